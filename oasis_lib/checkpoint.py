@@ -1,0 +1,44 @@
+"""A model folder: weights as safetensors, configuration as JSON. Loading one executes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from oasis_lib.paths import atomic, read_json, write_json
+
+WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "training.pt"
+
+
+def save_model(folder: str | Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """`config` holds `kind` and `model` (what rebuilds it), and whatever else is worth knowing of its making."""
+    folder = Path(folder)
+    write_json(folder / CONFIG, config)
+    with atomic(folder / WEIGHTS) as beside:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, beside)
+
+
+def read_model(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}; train the model first")
+    try:
+        return load_file(folder / WEIGHTS), read_json(folder / CONFIG)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}); delete it and train again") from error
+
+
+def save_state(folder: str | Path, state: dict[str, Any]) -> None:
+    """Everything that an exact resume needs: tensors and plain values only."""
+    with atomic(Path(folder) / STATE) as beside:
+        torch.save(state, beside)
+
+
+def read_state(folder: str | Path) -> dict[str, Any] | None:
+    path = Path(folder) / STATE
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None

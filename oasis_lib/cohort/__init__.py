@@ -1,0 +1,5 @@
+"""Cohorts: from what people have (or from a seed) to one prepared form, split by person."""
+
+from oasis_lib.cohort.store import SPLITS, Cohort, Split, open_cohort
+
+__all__ = ["SPLITS", "Cohort", "Split", "open_cohort"]

@@ -1,0 +1,253 @@
+"""Every setting of the study: one frozen dataclass a part, gathered in profiles. A profile is data, never an `if`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class CohortConfig:
+    source: str = "phantom"  # "phantom", or a folder or file of one's own
+    size: int = 128  # slices are square, this many pixels a side
+    people: int = 60  # of the phantom
+    lesions: int = 8  # further copies of phantom test people, with a planted lesion
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    channels: int = 1
+    factor: int = 4  # pixels a code covers, each way: 4, 8 or 16
+    entries: int = 512
+    code_dim: int = 8
+    hidden: int = 64
+    blocks: int = 2
+    stem: Literal["space-to-depth", "convolutions"] = "space-to-depth"
+    preset: str = ""  # "" is ours; "paper" or "seed-000" .. "seed-004" rebuild an earlier recipe
+    codebook: Literal["ema", "gradient"] = "ema"
+    decay: float = 0.99
+    revival: float = 0.05  # an entry used less than this fraction of the mean is put onto a live vector; 0 is off
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    gradient: Literal["straight-through", "rotation"] = "straight-through"
+    commitment: float = 0.25
+    loss: Literal["l1", "l2", "l1+ssim"] = "l1+ssim"
+
+
+@dataclass(frozen=True)
+class PixelCNNConfig:
+    preset: str = ""  # "", "seed-002", "seed-004"
+    hidden: int = 64
+    layers: int = 12
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    width: int = 192
+    layers: int = 6
+    heads: int = 6
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    width: int = 192
+    layers: int = 6
+    heads: int = 6
+    dropout: float = 0.1
+    passes: int = 12  # a whole map is drawn in this many
+
+
+@dataclass(frozen=True)
+class CodeGANConfig:
+    codes: Literal["one-hot", "latent", "index"] = "one-hot"  # how the generator reaches codes
+    bins: Literal["uniform", "quantile", "learned"] = "quantile"  # for "index"
+    noise: int = 128
+    hidden: int = 64
+    stabiliser: Literal["spectral", "r1", "none"] = "spectral"
+    smoothing: float = 0.1  # real labels are 1 - this
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop. It ends at the first of `epochs`, `steps` and `minutes` that is set (not 0)."""
+
+    epochs: int = 0
+    steps: int = 0
+    minutes: float = 0.0
+    batch: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.03  # fraction of the run
+    clip: float = 1.0
+    ema: float = 0.999  # of the weights; 0 is off
+    precision: Literal["auto", "bf16", "no"] = "auto"
+    compile: bool = False
+    validate_every: int = 0  # steps; 0 is once an epoch
+    shift: int = 4  # pixels, either way
+    flip: bool = True  # left for right
+    intensity: float = 0.05  # relative scale, either way
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    samples: int = 1000
+    bootstrap: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model and how it is trained; `--set vqvae.epochs=3` finds its field in either."""
+
+    model: Any
+    training: TrainingConfig
+
+
+@dataclass(frozen=True)
+class Profile:
+    name: str
+    cohort: CohortConfig
+    vqvae: Part
+    pixelcnn: Part
+    transformer: Part
+    masked: Part
+    codegan: Part
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+PRIORS = ("transformer", "pixelcnn", "masked", "codegan")  # the first is the default
+MODEL_CONFIGS = {
+    "vqvae": VQVAEConfig,
+    "pixelcnn": PixelCNNConfig,
+    "transformer": TransformerConfig,
+    "masked": MaskedConfig,
+    "codegan": CodeGANConfig,
+}
+
+PROFILES = {
+    "smoke": Profile(
+        name="smoke",
+        cohort=CohortConfig(size=64, people=10, lesions=2),
+        vqvae=Part(VQVAEConfig(entries=64, hidden=32, factor=4), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
+        pixelcnn=Part(PixelCNNConfig(hidden=16, layers=4), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
+        transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, lr=2e-3, shift=2)),
+        masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
+        codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=1, lr=2e-4, shift=2)),
+        evaluation=EvaluationConfig(samples=64, bootstrap=200),
+    ),
+    "laptop": Profile(
+        name="laptop",
+        cohort=CohortConfig(size=128, people=60, lesions=8),
+        vqvae=Part(VQVAEConfig(entries=256, factor=8), TrainingConfig(minutes=2.5, batch=32, lr=2e-3)),
+        pixelcnn=Part(PixelCNNConfig(), TrainingConfig(minutes=0.7)),
+        transformer=Part(TransformerConfig(width=128, layers=4, heads=4), TrainingConfig(minutes=2.5)),
+        masked=Part(MaskedConfig(width=128, layers=4, heads=4), TrainingConfig(minutes=0.7)),
+        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.7, lr=2e-4)),
+        evaluation=EvaluationConfig(samples=256),
+    ),
+    "full": Profile(
+        name="full",
+        cohort=CohortConfig(size=256, people=150, lesions=15),
+        vqvae=Part(VQVAEConfig(entries=1024, factor=8, hidden=128), TrainingConfig(minutes=2.5, batch=64)),
+        pixelcnn=Part(PixelCNNConfig(hidden=128, layers=16), TrainingConfig(minutes=1.0, batch=64)),
+        transformer=Part(TransformerConfig(width=512, layers=8, heads=8, dropout=0.2), TrainingConfig(minutes=3.0, batch=64)),
+        masked=Part(MaskedConfig(width=512, layers=8, heads=8, dropout=0.2), TrainingConfig(minutes=1.0, batch=64)),
+        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.5, batch=64, lr=2e-4)),
+    ),
+}
+
+
+def profile(name: str, settings: Iterable[str] = ()) -> Profile:
+    """A profile by name, with settings such as "vqvae.epochs=20" applied."""
+    if name not in PROFILES:
+        raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}{near(name, PROFILES)}")
+    chosen = PROFILES[name]
+    for setting in settings:
+        chosen = _apply(chosen, setting)
+    return chosen
+
+
+def apply_settings(part: Part, section: str, settings: Iterable[str]) -> Part:
+    """The same for one part alone: settings of other sections are refused."""
+    for setting in settings:
+        name, key, value = split_setting(setting)
+        if name != section:
+            raise ValueError(f"setting {setting!r} is not of {section!r}")
+        part = _replace_in_part(part, section, key, value)
+    return part
+
+
+def split_setting(setting: str) -> tuple[str, str, str]:
+    """"vqvae.epochs=20" in its three pieces."""
+    left, equals, value = setting.partition("=")
+    section, dot, key = left.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise ValueError(f"setting {setting!r} must look like vqvae.epochs=20")
+    return section, key, value.strip()
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """"; did you mean ...?", or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """A config from a saved file. An unknown name is an error: a config of another version must not load quietly."""
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}{near(unknown[0], known)}")
+    return cls(**values)
+
+
+def _apply(chosen: Profile, setting: str) -> Profile:
+    section, key, value = split_setting(setting)
+    sections = [f.name for f in dataclasses.fields(chosen) if f.name != "name"]
+    if section not in sections:
+        raise ValueError(f"no section {section!r} in {setting!r}; there are {', '.join(sections)}{near(section, sections)}")
+    part = getattr(chosen, section)
+    changed = _replace_in_part(part, section, key, value) if isinstance(part, Part) else _replace(part, section, key, value)
+    return dataclasses.replace(chosen, **{section: changed})
+
+
+def _replace_in_part(part: Part, section: str, key: str, value: str) -> Part:
+    where = "model" if key in {f.name for f in dataclasses.fields(part.model)} else "training"
+    known = [f.name for f in (*dataclasses.fields(part.model), *dataclasses.fields(part.training))]
+    return dataclasses.replace(part, **{where: _replace(getattr(part, where), section, key, value, known)})
+
+
+def _replace(config: Any, section: str, key: str, text: str, known: list[str] | None = None) -> Any:
+    fields = typing.get_type_hints(type(config))
+    if key not in fields:
+        known = known or list(fields)
+        raise ValueError(f"no setting {section}.{key}; {section} has {', '.join(known)}{near(key, known)}")
+    return dataclasses.replace(config, **{key: parse(f"{section}.{key}", fields[key], text)})
+
+
+def parse(name: str, kind: Any, text: str) -> Any:
+    """Text as the declared type, or an error that says what was expected."""
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if text not in choices:
+            raise ValueError(f"{name}={text!r} must be one of {', '.join(choices)}{near(text, choices)}")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(f"{name}={text!r} must be true or false")
+        return text.lower() in ("true", "1")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r} must be {kind.__name__}") from None

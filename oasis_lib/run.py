@@ -1,0 +1,74 @@
+"""A run's folder: the files that stages leave for each other, and the one object through which a notebook reaches them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oasis_lib.cohort import Cohort, open_cohort
+from oasis_lib.config import Part, Profile, profile
+from oasis_lib.paths import atomic, data_home, project_path, read_json, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Run:
+    """`run.folder / "vqvae"` and its fellows are the model folders; figures and metrics are kept through it."""
+
+    folder: Path
+    profile: Profile
+    cohort_folder: Path
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        return open_cohort(self.cohort_folder)
+
+    def part(self, name: str) -> Part:
+        """A model's configuration and training settings under this profile: `run.part("vqvae").training.epochs`."""
+        return getattr(self.profile, name)
+
+    def path(self, *names: str) -> Path:
+        return self.folder.joinpath(*names)
+
+    def needs(self, *names: str) -> None:
+        """Refuse to go on without the files of the stages before, saying which stage makes them."""
+        for name in names:
+            if not self.path(name).exists():
+                raise FileNotFoundError(f"{self.path(name)} is missing: run the notebooks before this one first (or `oasis study`)")
+
+    def figure(self, name: str, figure: Figure, caption: str) -> Figure:
+        """Keep a figure as figures/NN_name.png with its caption, and give it back for the notebook to show."""
+        path = self.path("figures", f"{name}.png")
+        with atomic(path) as beside:
+            figure.savefig(beside, format="png")
+        self._merge("figures/captions.json", {name: caption})
+        return figure
+
+    def metrics(self, section: str, values: dict[str, Any]) -> None:
+        """Put a stage's numbers into metrics.json, under the stage's own section."""
+        self._merge("metrics.json", {section: values})
+
+    def read_metrics(self) -> dict[str, Any]:
+        path = self.path("metrics.json")
+        return read_json(path) if path.is_file() else {}
+
+    def _merge(self, file: str, new: dict[str, Any]) -> None:
+        path = self.path(file)
+        write_json(path, (read_json(path) if path.is_file() else {}) | new)
+
+
+def open_run(run: str | Path = "runs/latest", profile_name: str = "laptop", cohort: str | Path = "", settings: tuple[str, ...] | list[str] = ()) -> Run:
+    """The run folder (made if need be) with its profile. `cohort` is a prepared folder; "" is the profile's own phantom."""
+    chosen = profile(profile_name, settings)
+    folder = project_path(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(folder, chosen, project_path(cohort) if cohort else default_cohort(chosen))
+
+
+def default_cohort(chosen: Profile) -> Path:
+    c = chosen.cohort
+    return data_home() / (f"phantom-{c.size}" if c.people == 60 else f"phantom-{c.size}-{c.people}")
