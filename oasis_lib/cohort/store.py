@@ -84,11 +84,15 @@ def open_cohort(folder: str | Path) -> Cohort:
     if not (folder / "cohort.json").is_file():
         raise FileNotFoundError(f"{folder} is not a prepared cohort: it has no cohort.json; make it with `oasis prepare`")
     info = read_json(folder / "cohort.json")
-    table = pd.read_csv(folder / "slices.csv", dtype={"subject": str})
+    people = pd.read_csv(folder / "participants.tsv", sep="\t", dtype={"subject": str}).drop(columns="split")
+    table = pd.read_csv(folder / "slices.csv", dtype={"subject": str, "session": str}).merge(people, on="subject", how="left")
     splits = {}
     for name in info["splits"]:
         rows = table[table["split"] == name].drop(columns="split").reset_index(drop=True)
-        arrays = {key: _array(folder / f"{name}{suffix}.npy") for key, suffix in (("images", ""), ("tissue", "_tissue"), ("lesion", "_lesion"))}
+        arrays = {
+            key: _array(folder / f"{name}{suffix}.npy")
+            for key, suffix in (("images", ""), ("tissue", "_tissue"), ("lesion", "_lesion"))
+        }
         if arrays["images"] is None or len(arrays["images"]) != len(rows):
             raise ValueError(f"{folder}: {name}.npy and slices.csv disagree; delete the folder and prepare it again")
         splits[name] = Split(name, table=rows, **arrays)

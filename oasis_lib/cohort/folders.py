@@ -1,0 +1,314 @@
+"""Folders of slice images: the course set, split folders, class folders, or all of this without a person in any name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from oasis_lib.cohort.people import find_sheet, join_people, read_sheet, refuse_shared, split_people
+from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred, cut_share, examples
+from oasis_lib.cohort.store import SPLITS
+
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "validate", "valid": "validate", "validate": "validate"} | {
+    "validation": "validate", "dev": "validate", "test": "test", "testing": "test"}  # fmt: skip
+CLASS_RATINGS = {"nondemented": 0.0, "verymilddemented": 0.5, "milddemented": 1.0, "moderatedemented": 2.0}
+SEGMENTATION = {0: 0, 85: 1, 170: 2, 255: 3}  # the course set's greys: background, CSF, grey matter, white matter
+
+PERSON = re.compile(r"(sub-[A-Za-z0-9]+|(?:case|seg)_\d+|OAS[12]_\d{4}|OAS3\d{4})")
+SESSION = re.compile(r"(ses-[A-Za-z0-9]+|(?<=_)MR\d+|(?<=_)d\d{4}(?=\D))")
+LEVEL = re.compile(r"(?:slice|level|z)[-_]?(\d+)|[-_](\d+)$")
+NUMBERS = re.compile(r"(\d+)_(\d+)$")  # person and slice as bare numbers
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a file's path says of it. `level` as written: whether it counts from 0 or 1 is told by all of them together."""
+
+    subject: str
+    session: str
+    level: int
+
+
+def plan_folder(root: Path, files: list[Path], *, size: int, seed: int, fractions: tuple[float, float], skip_bad: bool) -> Plan:
+    """Look at every name and every image header; read no pixels yet."""
+    splits, masks = _by_split(root, files)
+    heads, left_out = _headers(root, [f for fs in splits.values() for f in fs], skip_bad)
+    splits = {name: [f for f in fs if f in heads] for name, fs in splits.items()}
+    names, warnings, misnamed = _names(root, [f for fs in splits.values() for f in fs], skip_bad)
+    splits = {name: [f for f in fs if f in names] for name, fs in splits.items()}
+    people = _people(root, splits, names)
+    sheet = find_sheet(root)
+    if sheet:
+        people = join_people(people, read_sheet(sheet))
+    if "" in splits:
+        chosen = split_people(people, seed, fractions)
+        people["split"] = people["subject"].map(chosen)
+        by_split = defaultdict(list)
+        for file in splits.pop(""):
+            by_split[chosen[names[file].subject]].append(file)
+        splits = {name: by_split[name] for name in SPLITS}
+        made = f"made here by person, seed {seed}"
+    else:
+        made = "as given"
+    modes = Counter(heads[f][1] for fs in splits.values() for f in fs)
+    if modes["colour"]:
+        warnings.append(f"{modes['colour']:,} colour images are turned grey (luminance)")
+    items = [item for name in SPLITS for item in _items(root, name, splits[name], names)]
+    with_masks = tuple(s for s in SPLITS if splits[s] and all(_mask_of(f, masks) for f in splits[s]))
+    partly = [s for s in SPLITS if s not in with_masks and any(_mask_of(f, masks) for f in splits[s])]
+    if partly:
+        warnings.append(f"tissue masks of {', '.join(partly)} are not used: some slices have none")
+    mask_paths = {str(f.relative_to(root)): str(_mask_of(f, masks)) for s in with_masks for f in splits[s]}
+    levels = 1 + max((level for item in items for level in item.levels), default=-1)
+    first = next(iter(heads))
+    counts = ", ".join(f"{s} {len(splits[s]):,} slices of {(people['split'] == s).sum()} people" for s in SPLITS)
+    deep = "16-bit images windowed by person from 0 to the 99.8th percentile of what is above 0" if modes["deep"] else ""
+    return Plan(
+        items=items,
+        people=people.sort_values(["split", "subject"], kind="stable"),
+        read=partial(read_images, root, size, mask_paths, frozenset(with_masks)),
+        info={
+            "synthetic": False,
+            "source": str(root),
+            "intensity": deep or "8-bit values as they are",
+            "mm": None,
+            "licence": LICENCE,
+        },
+        summary=[
+            f"{sum(modes.values()):,} images of {heads[first][0][0]} x {heads[first][0][1]} pixels in {root}",
+            f"split ({made}): {counts}",
+            f"{levels} levels a head" if levels else "no levels in the names",
+            f"participants from {sheet}" if sheet else "no participants' sheet (participants.tsv) found",
+            *([f"tissue masks for {', '.join(with_masks)}"] if with_masks else []),
+        ],
+        fingerprint=fingerprint(root, files),
+        tissue=with_masks,
+        warnings=warnings + _cut_warning(next(f for fs in splits.values() for f in fs), size),
+        left_out=left_out + misnamed,
+    )
+
+
+LICENCE = "the source's own terms hold; keep these images where its agreement allows"
+
+
+def fingerprint(root: Path, files: list[Path]) -> str:
+    """Names and sizes of the files: enough to see that a source changed since."""
+    text = "\n".join(f"{f.relative_to(root)} {f.stat().st_size}" for f in sorted(files))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _by_split(root: Path, files: list[Path]) -> tuple[dict[str, list[Path]], dict[tuple, Path]]:
+    """Files under their split; "" holds them all where no folder is named after a split. Course masks apart, by split and name."""
+    splits, masks, folders = defaultdict(list), {}, {}
+    for file in files:
+        name, mask = "", False
+        for part in file.relative_to(root).parts[:-1]:
+            words = part.lower()
+            stem = words.removeprefix("keras_png_slices_")
+            mask = mask or stem.startswith("seg_") or stem in ("seg", "masks", "labels")
+            name = name or SPLIT_NAMES.get(stem.removeprefix("seg_"), "")
+        if mask:
+            masks[name, re.sub(r"^seg_", "case_", file.name)] = file
+        else:
+            splits[name].append(file)
+    for folder in (p for p in root.glob("**/*") if p.is_dir() and p.name.lower().removeprefix("keras_png_slices_") in SPLIT_NAMES):
+        folders[SPLIT_NAMES[folder.name.lower().removeprefix("keras_png_slices_")]] = folder
+    if not folders:
+        return {"": splits[""]}, masks
+    for name in SPLITS:
+        if name not in folders:
+            raise CohortError(
+                f"{root}: has {' and '.join(sorted(folders))} but no {name} folder; add one with people of its own, or put all slices into one folder to have them split by person"
+            )
+        if not splits[name]:
+            raise CohortError(
+                f"{folders[name]}: holds no images ({', '.join(IMAGES)}); fill it, or take the split folders away to have the split made by person"
+            )
+    return {name: splits[name] for name in SPLITS}, {k: v for k, v in masks.items()}
+
+
+def _mask_of(file: Path, masks: dict[tuple, Path]) -> Path | None:
+    for part in file.parts[:-1]:
+        name = SPLIT_NAMES.get(part.lower().removeprefix("keras_png_slices_"))
+        if name and (name, file.name) in masks:
+            return masks[name, file.name]
+    return masks.get(("", file.name))
+
+
+def _headers(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, tuple], list[str]]:
+    """Size and kind of every image. One of another size than most, or that is no image, is bad."""
+    heads, bad = {}, []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                deep = image.mode.startswith("I") or image.mode == "F"
+                heads[file] = (image.size, "deep" if deep else "grey" if image.mode in ("L", "1") else "colour")
+        except (UnidentifiedImageError, OSError) as error:
+            bad.append(unreadable(file, error))
+    sizes = Counter(size for size, _ in heads.values())
+    if sizes:
+        usual = sizes.most_common(1)[0][0]
+        for file in [f for f, (size, _) in heads.items() if size != usual]:
+            size = heads.pop(file)[0]
+            bad.append(
+                f"{file}: is {size[0]} x {size[1]} pixels where most images are {usual[0]} x {usual[1]}; bring all to one size"
+            )
+    if bad and not skip_bad:
+        raise CohortError(f"{bad[0]} ({len(bad):,} such files; skip_bad (--skip-bad) leaves them out)")
+    if not heads:
+        raise CohortError(f"{root}: no image in it can be read; first: {bad[0]}")
+    return heads, bad
+
+
+def unreadable(file: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{file}: no permission to read it; ask its owner, or chmod u+r"
+    if isinstance(error, UnidentifiedImageError):
+        with open(file, "rb") as head:
+            empty = not head.read(1)
+        return f"{file}: {'is empty' if empty else 'is not an image, whatever its extension says'}; replace or remove it"
+    return f"{file}: is damaged ({str(error).splitlines()[0]}); copy it again from its source or remove it"
+
+
+def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, Name], list[str], list[str]]:
+    """Person, session and level out of every path; without them each file stands for itself, and that is said."""
+    found = {file: parse_name(file.relative_to(root)) for file in files}
+    numbers = {file: NUMBERS.fullmatch(_stem(file)) for file in files}
+    if not any(found.values()) and all(numbers.values()) and len({m[1] for m in numbers.values()}) * 2 <= len(files):
+        found = {file: Name(m[1], "", int(m[2])) for file, m in numbers.items()}
+    known = {file: name for file, name in found.items() if name}
+    if len(known) >= 0.9 * len(files):
+        odd = [
+            f"{f}: its name tells no person where others do (sub-001_slice-01); rename or remove it" for f in files if not found[f]
+        ]
+        if odd and not skip_bad:
+            raise CohortError(f"{odd[0]} ({len(odd):,} such files; skip_bad (--skip-bad) leaves them out)")
+        if all(name.level >= 0 for name in known.values()):
+            lowest = min(name.level for name in known.values())
+            return {f: Name(n.subject, n.session, n.level - lowest) for f, n in known.items()}, [], odd
+        return {f: Name(n.subject, n.session, -1) for f, n in known.items()}, ["the names tell no slice level: level is -1"], odd
+    warning = (
+        f"no person can be told from the names (such as {files[0].name}): each image counts as a person of its own, so slices of one head"
+        " may stand in two splits (a leak that flatters every score); name files sub-001_slice-01.png, or give split folders by person"
+    )
+    return {f: Name(re.sub(r"[,\t\n\"]", "_", str(f.relative_to(root).with_suffix(""))), "", -1) for f in files}, [warning], []
+
+
+def parse_name(path: Path) -> Name | None:
+    """Name("sub-007", "", 5) out of sub-007_slice-05.jpg; None where the path names no person."""
+    person = PERSON.search(str(path))
+    if not person:
+        return None
+    session = SESSION.search(str(path), person.end())
+    rest = _stem(path)
+    rest = rest.replace(person[0], "", 1)
+    level = LEVEL.search(rest)
+    return Name(person[0], session[0] if session else "", int(level[1] or level[2]) if level else -1)
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.nii$", "", path.stem)  # case_001_slice_0.nii.png
+
+
+def _people(root: Path, splits: dict[str, list[Path]], names: dict[Path, Name]) -> pd.DataFrame:
+    """One row a person; a class folder becomes `group`, and a rating where its name is one."""
+    where, groups = defaultdict(set), defaultdict(set)
+    for split, files in splits.items():
+        for file in files:
+            where[names[file].subject].add(split)
+            folder = file.parent.name
+            if (
+                file.parent != root
+                and folder.lower().removeprefix("keras_png_slices_") not in SPLIT_NAMES
+                and not PERSON.search(folder)
+            ):
+                groups[names[file].subject].add(folder)
+    refuse_shared(where, str(root))
+    subjects = sorted(where, key=natural)
+    people = pd.DataFrame({"subject": subjects, "split": [next(iter(where[s])) for s in subjects]})
+    classes = {name for names_ in groups.values() for name in names_}
+    if len(classes) > 1:
+        people["group"] = ["+".join(sorted(groups[s])) for s in subjects]
+        ratings = [CLASS_RATINGS.get(re.sub(r"[^a-z]", "", g.lower())) for g in people["group"]]
+        if all(r is not None for r in ratings):
+            people["cdr"] = ratings
+    return people
+
+
+def _items(root: Path, split: str, files: list[Path], names: dict[Path, Name]) -> list[Item]:
+    heads = defaultdict(list)
+    for file in files:
+        heads[natural(names[file].subject), natural(names[file].session)].append(file)
+    items = []
+    for key in sorted(heads):
+        mine = sorted(heads[key], key=lambda f: (names[f].level, natural(f.name)))
+        first = names[mine[0]]
+        paths = tuple(str(f.relative_to(root)) for f in mine)
+        items.append(Item(split, first.subject, paths, tuple(names[f].level for f in mine), first.session))
+    return items
+
+
+def natural(text: str) -> tuple:
+    """Sorts slice 2 before slice 10."""
+    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text))
+
+
+def read_images(root: Path, size: int, masks: dict[str, str], with_tissue: frozenset[str], item: Item) -> Slices:
+    """One person's slices, sized; a slice that can't be read is left out with its reason."""
+    found, kept, bad, tissue = [], [], [], []
+    for k, name in enumerate(item.files):
+        try:
+            with Image.open(root / name) as image:
+                values = np.asarray(image if image.mode[0] in "IFL" and image.mode != "LA" else image.convert("L"))
+            if not values.any():
+                raise CohortError(f"{root / name}: is all black; remove it")
+            if item.split in with_tissue:
+                tissue.append(centred(_tissue(Path(masks[name]), values.shape), size))
+            found.append(values)
+            kept.append(k)
+        except (OSError, SyntaxError) as error:
+            bad.append(unreadable(root / name, error))
+        except CohortError as error:
+            bad.append(str(error))
+    if any(values.dtype != np.uint8 for values in found):
+        found = _windowed(found)
+    images = np.stack([centred(v, size) for v in found]) if found else np.zeros((0, size, size), np.uint8)
+    maps = (np.stack(tissue) if tissue else np.zeros_like(images)) if item.split in with_tissue else None
+    return Slices(images, kept, maps, left_out=bad)
+
+
+def _windowed(slices: list[np.ndarray]) -> list[np.ndarray]:
+    """Deeper than 8 bits: one window for all slices of a person."""
+    values = np.concatenate([s[s > 0].ravel() for s in slices])
+    high = float(np.percentile(values, 99.8)) if len(values) else 1.0
+    return [np.clip(s * (255 / high) + 0.5, 0, 255).astype(np.uint8) for s in slices]
+
+
+def _tissue(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    with Image.open(path) as image:
+        values = np.asarray(image.convert("L"))
+    if values.shape != shape:
+        raise CohortError(f"{path}: this mask is {values.shape} where its image is {shape}; replace or remove it")
+    present = set(np.unique(values).tolist())
+    if present <= set(range(4)):
+        return values
+    if present <= set(SEGMENTATION):
+        return values // 85
+    raise CohortError(f"{path}: this mask has values {examples(sorted(present), 6)}; only 0 to 3 or 0, 85, 170, 255 are understood")
+
+
+def _cut_warning(file: Path, size: int) -> list[str]:
+    with Image.open(file) as image:
+        share = cut_share(np.asarray(image.convert("L")) > 30, size)
+    if share < 0.01:
+        return []
+    return [f"{size} pixels cut {share:.0%} off the head of {file.name}; a size of {max(image.size)} keeps all of it"]
