@@ -1,0 +1,166 @@
+"""What each sub-command does: paths and options made plain, then one call into the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from oasis_lib.check import choose_device
+from oasis_lib.config import PRIORS, apply_settings
+from oasis_lib.config import profile as profile_of
+from oasis_lib.paths import user_path
+
+
+def prepare(given: Namespace) -> None:
+    from oasis_lib.cohort import prepare as make
+
+    out = Path(given.out).expanduser().absolute()
+    cohort = make(given.source, out, size=given.size, progress=not given.quiet)
+    counts = ", ".join(f"{name} {len(split)} slices of {len(set(split.subjects))} people" for name, split in cohort.splits.items())
+    print(f"{out}: {cohort.size} x {cohort.size}, {cohort.levels or 'unknown'} levels, {counts}")
+    for warning in cohort.info.get("warnings", []):
+        print(f"note: {warning}")
+
+
+def study(given: Namespace) -> None:
+    """The driver notebook, through papermill: what people open in JupyterLab is what this runs."""
+    from oasis_lib.kernel import CellFailed, execute
+    from oasis_lib.report import closing
+    from oasis_lib.study import DRIVER, StageFailed, check_parameters, declared
+
+    choose_device(given.device)
+    folder = user_path(given.run)
+    cohort = str(user_path(given.cohort)) if given.cohort not in ("", "phantom") else given.cohort
+    values = {"profile": given.profile, "run": str(folder), "cohort": cohort, "settings": [*given.settings, *short_forms(given)]}
+    values |= {"runs": given.runs, "parameters": dict(literal(p) for p in given.parameters)}
+    profile_of(given.profile, values["settings"])
+    check_parameters("driver", values, declared(DRIVER))
+    try:
+        execute(DRIVER, folder / DRIVER.name, values, quiet=given.quiet, echo=not given.quiet)
+    except CellFailed as failure:
+        raise StageFailed(str(failure).rpartition("StageFailed: ")[2]) from None
+    if given.quiet:
+        print(closing(folder))
+
+
+def short_forms(given: Namespace) -> list[str]:
+    """The short options as settings. A number of epochs takes the place of the profile's limit in minutes."""
+    priors = [f"{prior}.{name}" for name in ("batch", "lr") for prior in PRIORS]
+    pairs = [("vqvae.batch", given.batch), ("vqvae.lr", given.lr), ("vqvae.entries", given.k), ("vqvae.code_dim", given.d)]
+    pairs += [(name, given.batch_prior if name.endswith("batch") else given.lr_prior) for name in priors]
+    if given.epoch is not None:
+        pairs += [("vqvae.epochs", given.epoch), ("vqvae.minutes", 0), ("vqvae.steps", 0)]
+    if given.epoch_prior is not None:
+        pairs += [
+            (f"{p}.{name}", value) for p in PRIORS for name, value in (("epochs", given.epoch_prior), ("minutes", 0), ("steps", 0))
+        ]
+    return [f"{name}={value}" for name, value in pairs if value is not None]
+
+
+def literal(text: str) -> tuple[str, object]:
+    """NAME=VALUE, the value as JSON where it is that."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--param {text!r} must look like name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def train(given: Namespace) -> None:
+    choose_device(given.device)
+    import torch
+
+    from oasis_lib.cohort import open_cohort
+
+    if given.kind != "vqvae" and not given.vqvae:
+        raise ValueError(f"training {given.kind} needs --vqvae DIR: the model whose codes it learns")
+    name = given.profile or ("full" if torch.cuda.is_available() and given.device != "cpu" else "laptop")
+    part = getattr(profile_of(name), given.kind)
+    if given.minutes is not None:
+        if given.minutes <= 0:
+            raise ValueError(f"--minutes {given.minutes:g} must be more than 0")
+        part = dataclasses.replace(part, training=dataclasses.replace(part.training, minutes=given.minutes, epochs=0, steps=0))
+    part = apply_settings(part, given.kind, given.settings)
+    cohort = open_cohort(user_path(given.cohort))
+    out = Path(given.out).expanduser().absolute()
+    if given.kind == "vqvae":
+        from oasis_lib.training import train_vqvae
+
+        history = train_vqvae(cohort, out, part, progress=not given.quiet)
+    else:
+        from oasis_lib.training import train_prior
+
+        history = train_prior(given.kind, cohort, user_path(given.vqvae), out, part, progress=not given.quiet)
+    last = history.iloc[-1]
+    print(f"{out}: step {int(last['step'])}, best score {history['score'].max():.5g}")
+
+
+def sample(given: Namespace) -> None:
+    choose_device(given.device)
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from oasis_lib.models import load
+    from oasis_lib.paths import atomic
+    from oasis_lib.training import best_device, decode_codes
+
+    if given.n < 1:
+        raise ValueError(f"--n {given.n} must be at least 1")
+    folder = user_path(given.prior)
+    prior, vqvae = load(folder).to(best_device()), load(user_path(given.vqvae) if given.vqvae else folder.parent / "vqvae")
+    generator = torch.Generator(device=best_device()).manual_seed(given.seed)
+    options = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p, "rating": given.rating}
+    codes = prior.sample(given.n, level=given.level, generator=generator, **options).cpu().numpy()
+    images = decode_codes(vqvae, codes, best_device())
+    out = Path(given.out).expanduser().absolute()
+    level = np.full(given.n, -1 if given.level is None else given.level, np.int16)
+    with atomic(out / "samples.npz") as beside, beside.open("wb") as file:
+        np.savez(file, codes=codes.astype(np.int16), level=level, images=images)
+    with atomic(out / "samples.png") as beside:
+        Image.fromarray(sheet(images)).save(beside, format="png")
+    print(f"{out}: {given.n} samples of {images.shape[1]} x {images.shape[2]} pixels in samples.npz and samples.png")
+
+
+def sheet(images, columns: int = 8):
+    """(N, H, W) -> one picture, row by row."""
+    import numpy as np
+
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    padded = np.zeros((rows * columns, *images.shape[1:]), np.uint8)
+    padded[: len(images)] = images
+    height, width = images.shape[1:]
+    return padded.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+
+
+def report(given: Namespace) -> None:
+    from oasis_lib import report as page
+
+    folders = [user_path(run) for run in given.runs]
+    if len(folders) > 2:
+        raise ValueError(f"report takes one run, or two to set side by side, not {len(folders)}")
+    out = Path(given.out).expanduser().absolute() if given.out else None
+    written = page.write(folders[0], out) if len(folders) == 1 else page.write_pair(*folders, out)
+    print(written)
+
+
+def check(given: Namespace) -> int:
+    from oasis_lib.check import installation, layers
+
+    choose_device(given.device)
+    if given.model:
+        rows, about = layers(user_path(given.model))
+        print(f"{'layer':<44} {'kind':<22} {'output':<16} parameters")
+        for name, kind, size, parameters in rows:
+            print(f"{name:<44} {kind:<22} {size:<16} {parameters:,}")
+        print(f"{about['parameters']:,} parameters in all; {about['config']}")
+        return 0
+    there, wrong = installation()
+    print("\n".join(there))
+    print("\n".join(f"! {line}" for line in wrong) or "nothing is wrong with this installation")
+    return 0
