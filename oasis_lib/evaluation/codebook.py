@@ -66,6 +66,16 @@ class Reading:
             images = self.model.decode(torch.from_numpy(codes.reshape(-1, *codes.shape[-2:]).astype(np.int64)))[:, 0]
         return images.float().numpy().reshape(*codes.shape[:-2], *images.shape[-2:])
 
+    def decode_latents(self, latents: np.ndarray) -> np.ndarray:
+        """(B, D, h, w), quantised or not, to (B, H, W)."""
+        with torch.inference_mode():
+            return self.model.decode_latents(torch.from_numpy(np.asarray(latents, dtype=np.float32)))[:, 0].float().numpy()
+
+    def snap(self, latents: np.ndarray) -> np.ndarray:
+        """(B, D, h, w) to the nearest entries' codes (B, h, w)."""
+        with torch.inference_mode():
+            return self.model.quantizer(torch.from_numpy(np.asarray(latents, dtype=np.float32)))[1].numpy()
+
     def latents(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W) uint8 to (B, D, h, w), as they are compared with the codebook."""
         with torch.inference_mode():
@@ -79,7 +89,13 @@ class Reading:
         rows = np.flatnonzero(self.shown.subjects == person)
         if not len(rows):
             raise ValueError(f"no person {person!r} among the test people, e.g. {self.shown.subjects[0]!r}")
-        return int(rows[np.abs(self.shown.levels[rows] - level).argmin()])
+        return int(rows[np.abs(self.levels[rows] - level).argmin()])
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """Of the slices shown; where levels are not known, the slices of each person count."""
+        known = self.shown.levels
+        return known if (known >= 0).all() else self.shown.table.groupby("subject").cumcount().to_numpy()
 
     @cached_property
     def people(self) -> list[str]:
@@ -88,7 +104,7 @@ class Reading:
     @cached_property
     def middle(self) -> int:
         """A level in the middle of the head."""
-        return int(np.median(self.shown.levels))
+        return int(np.median(self.levels))
 
 
 def read(run: Run) -> Reading:

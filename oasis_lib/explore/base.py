@@ -65,14 +65,14 @@ class Panel:
         """The same pictures at the settings of `examples`, for pages without a kernel."""
         drawn = [self.draw(**values) for values in self.examples()]
         columns = max(len(tiles) for tiles, _ in drawn)
-        figure, axes = new_figure(
-            len(drawn), columns, width=2.1 * columns + 1.6, height=2.2 * len(drawn) + 0.5, title=self.title
-        )
+        figure, axes = new_figure(len(drawn), columns, width=2.1 * columns + 1.6, height=2.2 * len(drawn) + 0.5, title=self.title)
+        above = [None] * columns
         for row, (tiles, words) in zip(axes, drawn):
             for axis in row[len(tiles) :]:
                 axis.set_visible(False)
-            for axis, (title, tile) in zip(row, tiles):
-                show_image(axis, tile, title, low=0, high=255)
+            for axis, (title, tile), same in zip(row, tiles, above):
+                show_image(axis, tile, "" if title == same else title, low=0, high=255)
+            above = [title for title, _ in tiles]
             words = "\n".join(textwrap.fill(line, 24) for line in words.splitlines())
             row[0].set_ylabel(words, rotation=0, ha="right", va="center", ma="left", fontsize=8)
         return synthetic(figure, self.is_synthetic)

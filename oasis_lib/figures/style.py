@@ -52,5 +52,7 @@ def show_image(axis: Axes, image, title: str = "", *, low: float = 0.0, high: fl
 def synthetic(figure: Figure, is_synthetic: bool) -> Figure:
     """Everything that is shown of made-up people says so."""
     if is_synthetic:
+        strip = 0.16 / figure.get_figheight()  # its own line: never across a picture
+        figure.get_layout_engine().set(rect=(0, strip, 1, 1 - strip))
         figure.text(0.995, 0.005, "SYNTHETIC", ha="right", va="bottom", color="#D55E00", fontsize=8, weight="bold")
     return figure
