@@ -52,6 +52,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     parallel: bool = False
+    warm: Callable[[], Any] = lambda: None  # called once before processes are forked, so that they share what it loads
 
 
 def centred(image: np.ndarray, size: int) -> np.ndarray:

@@ -95,6 +95,7 @@ def _results(plan: Plan, items: list[Item], processes: int) -> Iterator[tuple[It
     if not plan.parallel or processes < 2 or len(items) < 2:
         yield from ((item, plan.read(item)) for item in items)
         return
+    plan.warm()
     method = "fork" if sys.platform == "linux" else "spawn"  # spawn would ask every script for a __main__ guard
     with multiprocessing.get_context(method).Pool(min(processes, len(items))) as pool:
         yield from zip(items, pool.imap(plan.read, items))

@@ -1,0 +1,122 @@
+"""The anatomy that phantoms grow from: nilearn's MNI152 templates, sharpened, with depth, ventricles and smooth warps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+LATTICE = 4.0  # mm between the points on which warps live
+LOW, HIGH = np.array([-88.0, -124.0, -34.0]), np.array([88.0, 92.0, 66.0])  # mm, the box they cover (x, y, z)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Volumes on one 1 mm grid; `origin` is the place in mm of its first voxel."""
+
+    origin: np.ndarray
+    whiteness: np.ndarray  # T1, sharpened: fluid below 0.5, grey about 0.64, white about 0.87
+    tissue: np.ndarray  # the same in the cortex; deep inside it follows the tissue probabilities
+    depth: np.ndarray  # mm below the surface of the brain; negative outside
+    lateral: np.ndarray  # mm from the ventricles
+    towards_ventricles: np.ndarray  # (3, lattice): unit-peak field that points to them
+
+    def sample(self, volume: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Linear interpolation at points in mm, (3, n) -> (n,)."""
+        return ndimage.map_coordinates(volume, points - self.origin[:, None], order=1, mode="nearest", output=np.float32)
+
+
+@lru_cache(maxsize=1)
+def template() -> Template:
+    """Read and derive once a process: some 5 seconds."""
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
+
+    t1, grey, white = (load(resolution=1) for load in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template))
+    origin = t1.affine[:3, 3]
+    low, high = np.floor(LOW - 6 - origin).astype(int), np.ceil(HIGH + 6 - origin).astype(int)
+    box = tuple(slice(max(0, a), b) for a, b in zip(low, high))
+    t1, grey, white = (np.ascontiguousarray(v.get_fdata(dtype=np.float32)[box]) for v in (t1, grey, white))
+    origin = origin + np.maximum(low, 0)
+    brain = t1 > 0.1
+    for k in range(brain.shape[2]):
+        brain[:, :, k] = ndimage.binary_fill_holes(brain[:, :, k])
+    depth = (ndimage.distance_transform_edt(brain) - ndimage.distance_transform_edt(~brain)).astype(np.float32)
+    # An average of many people is blurred; a high-pass (that knows the brain's edge) gives sulci and gyri back.
+    share = np.maximum(ndimage.gaussian_filter(brain.astype(np.float32), 2.5), 1e-3)
+    sharp = t1 + 1.5 * (t1 - ndimage.gaussian_filter(t1 * brain, 2.5) / share)
+    deep = np.clip((depth - 24) / 10, 0, 1) * np.clip((t1 - 0.55) / 0.08, 0, 1)
+    tissue = (1 - deep) * sharp + deep * (0.79 + 0.25 * (white - grey))
+    x = np.abs(origin[0] + np.arange(t1.shape[0]))[:, None, None]
+    ventricles = ndimage.binary_opening((t1 < 0.55) & (depth > 22) & (x < 34))
+    lateral = ndimage.distance_transform_edt(~ventricles).astype(np.float32)
+    pull = np.stack(np.gradient(ndimage.gaussian_filter(ventricles.astype(np.float32), 6.0)))
+    made = Template(origin, sharp, tissue, depth, lateral, pull)
+    at = lattice_points().reshape(3, -1)
+    pull = np.stack([made.sample(p, at) for p in pull]).reshape(3, *lattice_shape())
+    return Template(origin, sharp, tissue, depth, lateral, pull / np.linalg.norm(pull, axis=0).max())
+
+
+def lattice_shape() -> tuple[int, ...]:
+    return tuple(int(n) for n in (HIGH - LOW) / LATTICE + 1)
+
+
+def lattice_points() -> np.ndarray:
+    """(3, nx, ny, nz) in mm."""
+    axes = [low + LATTICE * np.arange(n) for low, n in zip(LOW, lattice_shape())]
+    return np.stack(np.meshgrid(*axes, indexing="ij"))
+
+
+def on_lattice(field: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """A lattice field at points in mm, linearly."""
+    at = (points - LOW[:, None]) / LATTICE
+    return ndimage.map_coordinates(field, at, order=1, mode="nearest", output=np.float32)
+
+
+def smooth_noise(random: np.random.Generator, scale: float) -> np.ndarray:
+    """Gaussian noise on the lattice, smooth over `scale` mm, unit variance."""
+    sigma = scale / LATTICE
+    pad = int(np.ceil(2 * sigma))
+    noise = ndimage.gaussian_filter(random.standard_normal([n + 2 * pad for n in lattice_shape()]), sigma, mode="wrap")
+    noise = noise[tuple(slice(pad, pad + n) for n in lattice_shape())]
+    return noise / noise.std()
+
+
+def grow_warp(random: np.random.Generator, scales: dict[float, float], extra: np.ndarray) -> tuple[np.ndarray, float]:
+    """A displacement (3, lattice) in mm and the smallest Jacobian determinant of the map it makes.
+
+    Velocities at several scales ({smoothness: peak} in mm) are integrated, so that the map neither tears nor folds. Should
+    the discrete map still come near folding, it is grown again, gentler.
+    """
+    # Folding varies much more than the outline of the head: fine scales fade towards the surface.
+    points = lattice_points()
+    depth = template().sample(template().depth, points.reshape(3, -1)).reshape(lattice_shape())
+    inner = np.clip((depth + 4) / 16, 0.25, 1)
+    straight = np.stack([np.clip(abs(points[0]) / 24, 0.2, 1), np.ones_like(depth), np.ones_like(depth)])  # the midline
+    velocity = sum(
+        peak / 2 * np.stack([smooth_noise(random, scale) for _ in range(3)]) * (inner if scale < 20 else 1) * straight
+        for scale, peak in scales.items()
+    )
+    for gentler in (1.0, 0.7, 0.5, 0.3, 0.1):
+        displacement = integrate(gentler * (velocity + extra))
+        smallest = float(jacobian(displacement).min())
+        if smallest > 0.05:
+            return displacement, smallest
+    raise ValueError(f"a warp folds (Jacobian {smallest:.2f}) even at a tenth of its strength; lower its scales {scales}")
+
+
+def integrate(velocity: np.ndarray, steps: int = 5) -> np.ndarray:
+    """exp(velocity) by scaling and squaring: half a step composed with itself is a whole one."""
+    displacement = velocity / 2**steps
+    grid = np.indices(velocity.shape[1:]).astype(float)
+    for _ in range(steps):
+        at = grid + displacement / LATTICE
+        displacement = displacement + np.stack([ndimage.map_coordinates(d, at, order=1, mode="nearest") for d in displacement])
+    return displacement
+
+
+def jacobian(displacement: np.ndarray) -> np.ndarray:
+    """Determinant of the Jacobian of x -> x + displacement(x) at every lattice point: positive where nothing folds."""
+    gradient = np.stack([np.stack(np.gradient(d, LATTICE)) for d in displacement])  # (3, 3, lattice)
+    return np.linalg.det(np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3))

@@ -1,0 +1,216 @@
+"""The embedded population: synthetic people who differ in shape, folding, ventricles, atrophy, contrast, bias and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from oasis_lib.cohort.anatomy import grow_warp, on_lattice, smooth_noise, template
+from oasis_lib.cohort.people import split_people
+from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred
+from oasis_lib.cohort.store import SPLITS
+
+VERSION = 1  # of the generator: a cohort made by another version is another cohort
+LEVELS = 32
+HEIGHTS = -3.0 + 1.25 * np.arange(LEVELS)  # mm: from the midbrain to above the ventricles
+FIELD = 256.0  # mm across an image, whatever its pixels
+CENTRE = -18.0  # mm: the brain's middle, front to back
+FLUID, WHITE = 0.54, 0.8  # whiteness below which it is fluid, above which white matter
+
+
+@dataclass(frozen=True)
+class Person:
+    """What a synthetic person is drawn to be; all of it is kept in participants.tsv."""
+
+    subject: str
+    age: float
+    sex: str
+    cdr: float
+    atrophy: float  # 0 (none) to about 1
+    ventricles: float  # mm that their walls stand further out than the template's
+    widening: float  # of sulci, in whiteness
+
+
+def draw_people(count: int, seed: int) -> list[Person]:
+    """Ages of a study of ageing; a quarter with cdr 0.5 and a seventh with 1, whose brains have lost more than age explains."""
+    random = np.random.default_rng([seed, VERSION, 0])
+    ratings = np.where(np.arange(count) < round(0.14 * count), 1.0, np.where(np.arange(count) < round(0.4 * count), 0.5, 0.0))
+    people = []
+    for i, cdr in enumerate(random.permutation(ratings)):
+        age = random.uniform(60, 92) if cdr else random.choice([random.uniform(20, 60), random.uniform(60, 90)])
+        ageing = 0.5 * ((age - 20) / 70) ** 1.6
+        loss = {0.0: 0.0, 0.5: 0.2, 1.0: 0.42}[float(cdr)]
+        atrophy = float(np.clip(ageing + loss + 0.06 * random.standard_normal(), 0, 1.1))
+        people.append(
+            Person(
+                subject=f"sub-{i + 1:03d}",
+                age=round(age, 1),
+                sex=str(random.choice(["F", "M"])),
+                cdr=float(cdr),
+                atrophy=round(atrophy, 3),
+                ventricles=round(-2.0 + 13 * atrophy + 1.2 * random.standard_normal(), 3),
+                widening=round(0.15 * atrophy + 0.015 * random.standard_normal(), 4),
+            )
+        )
+    return people
+
+
+def plan_phantom(*, size: int, people: int, lesions: int, seed: int) -> Plan:
+    if people < 6:
+        raise CohortError(f"people={people} is too few for three splits of a phantom; at least 6")
+    drawn = draw_people(people, seed)
+    table = pd.DataFrame([{f.name: getattr(p, f.name) for f in fields(Person)} for p in drawn])
+    chosen = split_people(table, seed, (0.15, 0.15))
+    table.insert(1, "split", table["subject"].map(chosen))
+    levels = tuple(range(LEVELS))
+    items = [Item(s, p.subject, ("phantom",), levels) for s in SPLITS for p in drawn if chosen[p.subject] == s]
+    test = [i.subject for i in items if i.split == "test"]
+    if not 0 <= lesions <= len(test):
+        raise CohortError(f"lesions={lesions} must be from 0 to {len(test)}, the people in test (they are copied)")
+    items += [Item("lesion", subject, ("phantom with a planted lesion",), levels) for subject in test[:lesions]]
+    splits = tuple(dict.fromkeys(i.split for i in items))
+    counts = ", ".join(f"{sum(i.split == s for i in items)} in {s}" for s in splits)
+    return Plan(
+        items=items,
+        people=table,
+        read=partial(render, {p.subject: (i, p) for i, p in enumerate(drawn)}, size, seed),
+        info={
+            "synthetic": True,
+            "source": "phantom",
+            "intensity": "simulated T1 weighting; 0 outside the head",
+            "licence": "synthetic; grown from the MNI152 templates that nilearn carries",
+            "mm": FIELD / size,
+            "left_right": "columns",
+        },
+        summary=[f"{people} SYNTHETIC people, {LEVELS} slices each: {counts}"],
+        fingerprint=f"phantom generator {VERSION}",
+        tissue=splits,
+        lesion=("lesion",) if lesions else (),
+        parallel=True,
+        warm=template,
+    )
+
+
+def render(people: dict[str, tuple[int, Person]], size: int, seed: int, item: Item) -> Slices:
+    """All slices of one person. Every effect draws from a stream of its own, so that a lesion changes nothing but itself."""
+    index, person = people[item.subject]
+    streams = [np.random.default_rng([seed, VERSION, 1 + index, k]) for k in range(5)]
+    fine = 2 if size <= 128 else 1  # small pixels are means over finer ones, as a scanner's are
+    points, shape, small = _points(size, fine)
+    warped, inside, near = _warp(streams[0], person, points)
+    head = _tissues(streams[1], person, warped, inside)
+    lesion = _lesion(streams[4], head, points, inside, near) if item.split == "lesion" else None
+    signal = _signal(streams[2], person, head, points[:, inside], lesion)
+    white, grey, fluid = head["white"], head["grey"], head["fluid"]
+
+    def image(values: np.ndarray) -> np.ndarray:
+        out = np.zeros(inside.shape, np.float32)
+        out[inside] = values
+        return out.reshape(LEVELS, *shape).reshape(LEVELS, small[0], fine, small[1], fine).mean((2, 4))
+
+    share = image(np.ones(len(white)))
+    parts = np.stack([0.5 - (share - 0.5), image(fluid), image(grey), image(white)])
+    tissue = np.where(share < 0.5, 0, 1 + parts[1:].argmax(0)).astype(np.uint8)
+    values = _scanned(streams[3], image(signal)) * (tissue > 0)
+    values = np.clip(255 * values + 0.5, 0, 255).astype(np.uint8)
+    values[(tissue > 0) & (values == 0)] = 1  # so that 0 means outside the head
+    arrays = {"images": values, "tissue": tissue}
+    if lesion is not None:
+        arrays["lesion"] = ((image(lesion) > 0.5) & (tissue > 0)).astype(np.uint8)
+    arrays = {k: np.stack([centred(slice_, size) for slice_ in v]) for k, v in arrays.items()}
+    return Slices(kept=list(range(LEVELS)), **arrays)
+
+
+def _points(size: int, fine: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+    """Places in mm of the pixels that a head can reach, (3, n), anterior first; the shapes in fine and in final pixels."""
+    pixel = FIELD / size
+    small = tuple(min(size, size % 2 + 2 * int(np.ceil(mm / pixel / 2))) for mm in (208, 168))
+    rows, columns = ((np.arange(n * fine) - (n * fine - 1) / 2) * pixel / fine for n in small)
+    z, y, x = np.meshgrid(HEIGHTS, CENTRE - rows, columns, indexing="ij")
+    return np.stack([x.ravel(), y.ravel(), z.ravel()]), (len(rows), len(columns)), small
+
+
+def _warp(random: np.random.Generator, person: Person, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where in the template each place of this head lies, for the places that are inside it."""
+    mni = template()
+    turn = np.deg2rad(random.normal(0, [1.5, 1.0, 1.5]))
+    size = 1 / (random.normal(1.0 if person.sex == "M" else 0.965, 0.02) * random.normal(1, [0.025, 0.03, 0.025]))
+    affine = _rotation(turn) * size
+    middle = np.array([0.0, CENTRE, 10.0])[:, None]
+    displacement, smallest = grow_warp(random, {34.0: 5.0, 14.0: 3.6, 7.0: 3.0}, person.ventricles * mni.towards_ventricles)
+    moved = points + np.stack([on_lattice(d, points) for d in displacement])
+    moved = affine @ (moved - middle) + middle + random.normal(0, [[1.0], [1.5], [1.5]])
+    depth = mni.sample(mni.depth, moved)
+    inside = depth > random.uniform(-0.5, 1.0)
+    return moved[:, inside], inside, depth[inside]
+
+
+def _tissues(random: np.random.Generator, person: Person, at: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+    """Shares of fluid, grey and white matter: the template's, folded in this person's own way and thinned by atrophy."""
+    mni = template()
+    depth, lateral = mni.sample(mni.depth, at), mni.sample(mni.lateral, at)
+    fold = smooth_noise(random, 4.5) - 0.7 * smooth_noise(random, 8.0)
+    # Sampled with the depth compressed, the noise reaches inwards from the surface, as sulci do.
+    middle = np.array([0.0, CENTRE, 5.0])[:, None]
+    radius = np.linalg.norm((at - middle) / np.array([[66.0], [84.0], [70.0]]), axis=0) + 1e-3
+    folds = on_lattice(fold, middle + (at - middle) * radius**-0.6)
+    cortex = np.clip((34 - depth) / 16, 0, 1) * np.clip((lateral - 6) / 8, 0, 1)
+    change = cortex * (random.uniform(0.07, 0.11) * np.maximum(folds, -1.3) - person.widening)
+    below = depth - 0.4 - 20 * max(person.widening, 0)  # mm below the cortex: fluid fills what a brain that shrank leaves
+    rim = 0.4 * np.clip(-below, 0, 1)
+    crown = 0.66 + 0.1 * np.clip(below - 1.8, 0, None)  # a gyrus is grey on its crown too
+    values = np.minimum(mni.sample(mni.tissue, at) + change, crown) - rim
+    seen = mni.sample(mni.whiteness, at) + change - rim
+    not_fluid = _step(values, FLUID, 0.035)
+    white = not_fluid * _step(values, WHITE, 0.035)
+    return {"white": white, "grey": not_fluid - white, "fluid": 1 - not_fluid, "seen": seen, "lateral": lateral, "depth": depth}
+
+
+def _signal(random: np.random.Generator, person: Person, head: dict, points: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
+    """T1 brightness with this person's contrast, bias field and the paler white matter of age."""
+    fluid, grey, white = random.uniform(0.11, 0.17), random.uniform(0.5, 0.58), random.uniform(0.8, 0.86)
+    signal = fluid * head["fluid"] + grey * head["grey"] + white * head["white"]
+    deep = np.clip((head["depth"] - 24) / 10, 0, 1) * (1 - head["fluid"])
+    shade = grey + (white - grey) * np.clip((head["seen"] - 0.64) / 0.23, -0.3, 1.1)
+    signal += 0.6 * deep * (shade - signal)  # thalamus and pallidum lie between grey and white
+    patches = on_lattice(smooth_noise(random, 6.0), points)
+    caps = np.clip(1 - head["lateral"] / (4 + 10 * person.atrophy), 0, 1) * np.clip(0.6 * patches + 0.6, 0, 1.5)
+    signal -= 0.45 * person.atrophy * caps * head["white"]
+    signal *= 1 + 0.015 * patches
+    if lesion is not None:
+        signal += lesion * (random.uniform(0.22, 0.42) - signal)
+    bias = 0.05 * on_lattice(smooth_noise(random, 30.0), points)
+    return signal * np.exp(bias) * random.uniform(0.88, 1.08)
+
+
+def _scanned(random: np.random.Generator, images: np.ndarray) -> np.ndarray:
+    """Rician noise, as magnitudes of a noisy complex signal have."""
+    level = random.uniform(0.015, 0.032)
+    real, imaginary = random.standard_normal((2, *images.shape), dtype=np.float32)
+    return np.hypot(images + level * real, level * imaginary)
+
+
+def _lesion(random, head: dict, points: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """A dark, ragged spot of 6 to 12 mm radius, somewhere in the tissue well below the surface."""
+    mine = points[:, inside]
+    fit = np.flatnonzero((depth > 10) & (head["lateral"] > 8) & (head["white"] > 0.5) & (np.abs(mine[2] - 15) < 14))
+    centre = mine[:, random.choice(fit)][:, None]
+    radius = random.uniform(6, 12)
+    distance = np.linalg.norm(mine - centre, axis=0)
+    ragged = distance - radius * (1 + 0.25 * on_lattice(smooth_noise(random, 5.0), mine))
+    return _step(-ragged, 0, 0.5) * (distance < 2 * radius)
+
+
+def _step(values: np.ndarray, at: float, softness: float) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh((values - at) / (2 * softness))
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    c, s = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, c[0], -s[0]], [0, s[0], c[0]]])
+    about_y = np.array([[c[1], 0, s[1]], [0, 1, 0], [-s[1], 0, c[1]]])
+    about_z = np.array([[c[2], -s[2], 0], [s[2], c[2], 0], [0, 0, 1]])
+    return about_x @ about_y @ about_z
