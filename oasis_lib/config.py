@@ -35,12 +35,15 @@ class VQVAEConfig:
     distance: Literal["euclidean", "cosine"] = "euclidean"
     gradient: Literal["straight-through", "rotation"] = "straight-through"
     commitment: float = 0.25
-    loss: Literal["l1", "l2", "l1+ssim"] = "l1+ssim"
+    loss: Literal["l1", "l2", "l1+ssim"] = "l1+ssim"  # "l2" is divided by the variance of the training pixels
+    start: Literal["k-means", "uniform"] = "k-means"
+    warm: int = 60  # steps as a plain autoencoder, before k-means places the entries
+    normalise: bool = False  # pixels to mean 0 and variance 1 on the way in
 
 
 @dataclass(frozen=True)
 class PixelCNNConfig:
-    preset: str = ""  # "", "seed-002", "seed-004"
+    preset: Literal["", "seed-002", "seed-004"] = ""  # with one, the rest of these is the preset's
     hidden: int = 64
     layers: int = 12
     dropout: float = 0.1
@@ -52,6 +55,7 @@ class TransformerConfig:
     layers: int = 6
     heads: int = 6
     dropout: float = 0.1
+    hide: float = 0.05  # share of the codes that are not read, in training
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ class CodeGANConfig:
     noise: int = 128
     hidden: int = 64
     stabiliser: Literal["spectral", "r1", "none"] = "spectral"
-    smoothing: float = 0.1  # real labels are 1 - this
+    smoothing: float = 0.1  # real labels are 1 - this, false ones this
+    patience: float = 2.0  # the discriminator learns this many times as fast
+    code_dim: int = 8  # of the VQ-VAE's entries; training fills it in
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class TrainingConfig:
     batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
     warmup: float = 0.03  # fraction of the run
     clip: float = 1.0
     ema: float = 0.999  # of the weights; 0 is off
@@ -185,7 +193,7 @@ def apply_settings(part: Part, section: str, settings: Iterable[str]) -> Part:
 
 
 def split_setting(setting: str) -> tuple[str, str, str]:
-    """"vqvae.epochs=20" in its three pieces."""
+    """ "vqvae.epochs=20" in its three pieces."""
     left, equals, value = setting.partition("=")
     section, dot, key = left.strip().partition(".")
     if not (equals and dot and section and key):
@@ -194,7 +202,7 @@ def split_setting(setting: str) -> tuple[str, str, str]:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """"; did you mean ...?", or nothing."""
+    """ "; did you mean ...?", or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -1,0 +1,73 @@
+"""Every model, and one way to load any of them from its folder."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from oasis_lib.checkpoint import read_model
+from oasis_lib.config import MODEL_CONFIGS, from_dict, near
+from oasis_lib.models.blocks import Decoder, Encoder, ResidualBlock
+from oasis_lib.models.quantizer import VectorQuantizer, perplexity
+from oasis_lib.models.vqvae import VQVAE, VQOutput
+
+KINDS = {  # kind in config.json: module, class
+    "vqvae": ("vqvae", "VQVAE"),
+    "pixelcnn": ("pixelcnn", "GatedPixelCNN"),
+    "transformer": ("transformer", "CodeTransformer"),
+    "masked": ("masked", "MaskedTransformer"),
+    "codegan": ("codegan", "CodeGAN"),
+}
+_LATE = {cls: module for module, cls in KINDS.values()} | {"Generator": "codegan", "Discriminator": "codegan"}
+
+
+def build(kind: str, model: dict[str, Any] | Any, **shape: Any) -> nn.Module:
+    """A fresh model. Priors also take grid=(h, w), entries, levels and ratings."""
+    if kind not in KINDS:
+        raise ValueError(f"no model {kind!r}; there are {', '.join(KINDS)}{near(kind, KINDS)}")
+    module, cls = KINDS[kind]
+    config = from_dict(MODEL_CONFIGS[kind], model) if isinstance(model, dict) else model
+    return getattr(import_module(f"oasis_lib.models.{module}"), cls)(config, **shape)
+
+
+def load(folder: str | Path) -> Any:
+    """The model of a folder, in eval mode, on the CPU. Reads tensors and JSON; executes nothing."""
+    state, config = read_model(folder)
+    shape = {key: config[key] for key in ("grid", "entries", "levels", "ratings") if key in config}
+    if "grid" in shape:
+        shape["grid"] = tuple(shape["grid"])
+    model = build(config["kind"], config["model"], **shape)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: weights and configuration disagree ({str(error).splitlines()[0]})") from error
+    return model.eval()
+
+
+def __getattr__(name: str) -> Any:
+    """Priors are imported when they are first asked for."""
+    if name in _LATE:
+        return getattr(import_module(f"oasis_lib.models.{_LATE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "VQVAE",
+    "CodeGAN",
+    "CodeTransformer",
+    "Decoder",
+    "Discriminator",
+    "Encoder",
+    "GatedPixelCNN",
+    "Generator",
+    "MaskedTransformer",
+    "ResidualBlock",
+    "VQOutput",
+    "VectorQuantizer",
+    "build",
+    "load",
+    "perplexity",
+]

@@ -1,0 +1,139 @@
+"""The codebook: nearest entry, a gradient that passes through, and the two ways an entry can move."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ReduceOp, all_reduce, broadcast, is_available, is_initialized
+from torch.nn import functional as F
+
+from oasis_lib.config import VQVAEConfig
+
+CHUNK = 8192  # vectors compared at a time: the distances stay in the cache
+
+
+class VectorQuantizer(nn.Module):
+    """`forward` is pure: the codebook moves only in `update`, which the training loop calls after the optimiser's step.
+
+    EMA update: van den Oord 2017, appendix A.1. Rotation gradient: Fifty et al. 2024, arXiv:2410.06424.
+    """
+
+    def __init__(self, config: VQVAEConfig):
+        super().__init__()
+        self.config = config
+        entries, dim = config.entries, config.code_dim
+        codebook = torch.empty(entries, dim).uniform_(-1 / entries, 1 / entries)
+        if config.codebook == "gradient":
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+        # The codebook is sums / counts, decayed; all three are reset together when an entry is revived.
+        self.register_buffer("counts", torch.ones(entries))
+        self.register_buffer("sums", codebook.detach().clone())
+
+    def vectors(self) -> Tensor:
+        """The entries as they are compared and decoded: (K, D), of length one where the distance is the cosine."""
+        return F.normalize(self.codebook, dim=1) if self.config.distance == "cosine" else self.codebook
+
+    def nearest(self, flat: Tensor) -> Tensor:
+        """(N, D) -> (N,) int64. Full precision: half of it picks other entries."""
+        with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
+            vectors = self.vectors().float()
+            offset, doubled = vectors.square().sum(1), -2 * vectors.T
+            return torch.cat([torch.addmm(offset, part, doubled).argmin(1) for part in flat.float().split(CHUNK)])
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """(B, h, w) -> (B, D, h, w)."""
+        if codes.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"codes are int64 or int32 indices, not {codes.dtype}")
+        return F.embedding(codes, self.vectors()).movedim(-1, 1)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D, h, w) -> quantized (gradients reach the latents), codes (B, h, w), the loss terms that bind both."""
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.float()
+            if self.config.distance == "cosine":
+                latents = F.normalize(latents, dim=1)
+            codes = self.nearest(flatten(latents)).view(latents.shape[0], *latents.shape[2:])
+            entries = self.embed(codes)
+            loss = self.config.commitment * F.mse_loss(latents, entries.detach())
+            if self.config.codebook == "gradient":
+                loss = loss + F.mse_loss(entries, latents.detach())
+            through = rotate if self.config.gradient == "rotation" else straight_through
+            return through(latents, entries.detach()), codes, loss
+
+    @torch.no_grad()
+    def start(self, latents: Tensor, rounds: int = 10, generator: torch.Generator | None = None) -> None:
+        """k-means on a batch of latents: no entry starts where no vector is."""
+        flat = flatten(latents.float())
+        if self.config.distance == "cosine":
+            flat = F.normalize(flat, dim=1)
+        flat = flat[torch.randperm(len(flat), generator=generator)[: 64 * self.config.entries].to(flat.device)]
+        self.codebook.copy_(flat[torch.arange(self.config.entries, device=flat.device) % len(flat)])
+        for _ in range(rounds):
+            counts, sums = self._tally(flat, self.nearest(flat))
+            live = counts > 0
+            self.codebook[live] = sums[live] / counts[live, None]
+        if is_available() and is_initialized():
+            broadcast(self.codebook, 0)
+        self.counts.fill_(1.0)
+        self.sums.copy_(self.codebook)
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, codes: Tensor, generator: torch.Generator | None = None) -> None:
+        """One step of the moving averages (over all ranks), then revival of entries that went out of use."""
+        flat = flatten(latents.float())
+        if self.config.distance == "cosine":
+            flat = F.normalize(flat, dim=1)
+        counts, sums = self._tally(flat, codes.flatten())
+        if is_available() and is_initialized():
+            all_reduce(counts, ReduceOp.SUM)
+            all_reduce(sums, ReduceOp.SUM)
+        self.counts.lerp_(counts, 1 - self.config.decay)
+        self.sums.lerp_(sums, 1 - self.config.decay)
+        if self.config.codebook == "ema":
+            # An entry that nothing chose keeps its place exactly: sums and counts decay alike.
+            self.codebook.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
+        if self.config.revival:
+            self._revive(flat, generator)
+
+    def _revive(self, flat: Tensor, generator: torch.Generator | None) -> None:
+        mean = self.counts.mean()
+        dead = self.counts < self.config.revival * mean  # no `if dead.any()`: that would wait for the GPU
+        picks = torch.randint(len(flat), (self.config.entries,), generator=generator).to(flat.device)
+        candidates = flat[picks]
+        if is_available() and is_initialized():
+            broadcast(candidates, 0)
+        self.codebook.copy_(torch.where(dead[:, None], candidates, self.codebook))
+        self.counts.copy_(torch.where(dead, mean, self.counts))
+        self.sums.copy_(torch.where(dead[:, None], candidates * mean, self.sums))
+
+    def _tally(self, flat: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        counts = torch.bincount(codes, minlength=self.config.entries).to(flat.dtype)
+        return counts, torch.zeros_like(self.sums).index_add_(0, codes, flat)
+
+
+def flatten(latents: Tensor) -> Tensor:
+    """(B, D, h, w) -> (B * h * w, D)."""
+    return latents.movedim(1, -1).flatten(0, -2)
+
+
+def straight_through(latents: Tensor, entries: Tensor) -> Tensor:
+    """The entry's value, the latent's gradient."""
+    return latents + (entries - latents).detach()
+
+
+def rotate(latents: Tensor, entries: Tensor) -> Tensor:
+    """The latent rotated and scaled onto its entry: gradients keep their angle to the vector."""
+    length = latents.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    target = entries.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    u, v = (latents / length).detach(), entries / target
+    w = F.normalize(u + v, dim=1).detach()
+    turned = latents - 2 * (latents * w).sum(1, keepdim=True) * w + 2 * (latents * u).sum(1, keepdim=True) * v
+    return turned * (target / length).detach()
+
+
+def perplexity(counts: Tensor) -> float:
+    """exp of the entropy of how often each entry is used: 1 for a single entry, K for all alike."""
+    p = counts.double() / counts.sum().clamp(min=1)
+    return float(torch.exp(-torch.special.xlogy(p, p).sum()))

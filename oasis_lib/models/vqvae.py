@@ -1,0 +1,85 @@
+"""The VQ-VAE: images to a grid of code numbers, and back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from oasis_lib.config import VQVAEConfig
+from oasis_lib.models.blocks import Decoder, Encoder
+from oasis_lib.models.presets import preset_layers
+from oasis_lib.models.quantizer import VectorQuantizer
+
+
+class VQOutput(NamedTuple):
+    images: Tensor  # (B, C, H, W)
+    codes: Tensor  # (B, h, w) int64
+    latents: Tensor  # (B, D, h, w), before quantising
+    quantized: Tensor  # (B, D, h, w)
+    commitment: Tensor  # the loss terms of the quantizer
+
+
+class VQVAE(nn.Module):
+    def __init__(self, config: VQVAEConfig | None = None):
+        super().__init__()
+        self.config = config = config or VQVAEConfig()
+        self.encoder, self.decoder = preset_layers(config) if config.preset else (Encoder(config), Decoder(config))
+        self.quantizer = VectorQuantizer(config)
+        # What pixels are scaled by on the way in and out (1 and 0 unless `vqvae.normalise`), and what divides the squared error.
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("variance", torch.tensor(1.0))
+
+    @property
+    def kind(self) -> str:
+        return "vqvae"
+
+    def _scale(self) -> tuple[Tensor | float, Tensor | float]:
+        return (self.mean, self.variance.sqrt()) if self.config.normalise else (0.0, 1.0)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, D, h, w), before quantising."""
+        if images.dim() != 4 or images.shape[1] != self.config.channels:
+            raise ValueError(f"images must be (B, {self.config.channels}, H, W), not {tuple(images.shape)}")
+        if images.shape[2] % self.config.factor or images.shape[3] % self.config.factor:
+            raise ValueError(
+                f"images of {tuple(images.shape[2:])} pixels can't be cut in codes of {self.config.factor} pixels a side"
+            )
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floats in [0, 1], not {images.dtype}; divide uint8 by 255")
+        mean, deviation = self._scale()
+        return self.encoder((images - mean) / deviation)
+
+    def decode_latents(self, quantized: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, C, H, W); in [0, 1] except while training, where clamping would hide errors from the loss."""
+        mean, deviation = self._scale()
+        images = self.decoder(quantized) * deviation + mean
+        return images if self.training else images.clamp(0, 1)
+
+    def forward(self, images: Tensor, quantize: bool = True) -> VQOutput:
+        """`quantize=False` is the plain autoencoder, which training begins with: entries then start where vectors are."""
+        latents = self.latents(images)
+        if not quantize:
+            none = torch.zeros(latents.shape[0], *latents.shape[2:], dtype=torch.int64, device=latents.device)
+            return VQOutput(self.decode_latents(latents), none, latents, latents, latents.new_zeros(()))
+        quantized, codes, commitment = self.quantizer(latents)
+        # Outside training the entries themselves go on: adding and taking away the latents costs the last bits.
+        shown = quantized if self.training else self.quantizer.embed(codes)
+        return VQOutput(self.decode_latents(shown), codes, latents, quantized, commitment)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, h, w) int64. Never moves the codebook."""
+        latents = self.latents(images)
+        return self.quantizer(latents)[1]
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return self.quantizer.embed(codes)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, h, w) -> (B, C, H, W) in [0, 1]."""
+        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < self.config.entries):
+            raise ValueError(f"codes must lie in 0 .. {self.config.entries - 1}, not {int(codes.min())} .. {int(codes.max())}")
+        return self.decode_latents(self.embed(codes)).clamp(0, 1)

@@ -1,0 +1,26 @@
+"""Training: one loop, and what each model has to say to it."""
+
+from oasis_lib.training.data import Batches, to_images
+from oasis_lib.training.loop import Task, fit
+from oasis_lib.training.vqvae import best_device, decode_codes, encode_cohort, encode_images, train_vqvae
+
+__all__ = [
+    "Batches",
+    "Task",
+    "best_device",
+    "decode_codes",
+    "encode_cohort",
+    "encode_images",
+    "fit",
+    "to_images",
+    "train_prior",
+    "train_vqvae",
+]
+
+
+def __getattr__(name: str):
+    if name == "train_prior":
+        from oasis_lib.training.prior import train_prior
+
+        return train_prior
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

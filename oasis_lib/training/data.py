@@ -1,0 +1,117 @@
+"""Batches of a split: uint8 on the device when it fits, streamed from the memory map when not, varied on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from oasis_lib.cohort import Cohort
+from oasis_lib.config import TrainingConfig
+
+SHARE = 0.4  # of the device's free memory that images may take
+
+
+@dataclass(frozen=True)
+class Batch:
+    images: Tensor  # (B, 1, H, W) in [0, 1]
+    rows: Tensor  # (B,) rows of the split
+    level: Tensor  # (B,) -1 where it is not known
+    rating: Tensor  # (B,) index into cohort.ratings, -1 where it is not known
+
+
+class Batches:
+    """`batch(step)` depends on nothing but the seed and the step, so a resumed run needs no state of its own.
+
+    Of `world` processes each takes its share of one and the same global batch, variation included.
+    """
+
+    def __init__(self, cohort: Cohort, split: str, training: TrainingConfig, device: torch.device, rank: int = 0, world: int = 1):
+        part = cohort[split]
+        if len(part) == 0:
+            raise ValueError(f"{cohort.folder}: split {split!r} has no slices to train on")
+        self.training, self.device, self.rank, self.world = training, device, rank, world
+        self.size = min(training.batch, len(part))
+        if self.size % world:
+            raise ValueError(f"a batch of {self.size} can't be shared by {world} processes; set the batch to a multiple of {world}")
+        self.count = len(part)
+        self.steps_an_epoch = self.count // self.size
+        self.images = torch.from_numpy(np.array(part.images)).to(device) if fits(part.images.nbytes, device) else part.images
+        self.level = torch.from_numpy(part.levels.astype(np.int64)).to(device)
+        self.rating = torch.from_numpy(rating_index(cohort, split)).to(device)
+        self.flip = training.flip and cohort.info.get("left_right") == "columns"
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def batch(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_an_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = torch.randperm(self.count, generator=seeded(self.training.seed, 1, epoch))
+        mine = slice(self.rank, None, self.world)
+        rows = self._order[place * self.size : (place + 1) * self.size][mine]
+        draws = torch.rand(self.size, 4, generator=seeded(self.training.seed, 2, step))[mine]
+        pixels = self._pixels(rows)
+        rows, draws = rows.to(self.device), draws.to(self.device)
+        return Batch(vary(pixels, draws, self.training, self.flip), rows, self.level[rows], self.rating[rows])
+
+    def _pixels(self, rows: Tensor) -> Tensor:
+        if isinstance(self.images, Tensor):
+            return self.images[rows.to(self.device)]
+        order = np.argsort(rows.numpy())  # the disk is read in its own order
+        pixels = np.empty((len(rows), *self.images.shape[1:]), np.uint8)
+        pixels[order] = self.images[rows.numpy()[order]]
+        return torch.from_numpy(pixels).to(self.device, non_blocking=True)
+
+
+def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, flip: bool) -> Tensor:
+    """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W) floats: each image its own shift, flip and brightness.
+
+    One gather does shift and flip for the whole batch; torchvision's transforms draw once a batch or go image by image.
+    """
+    count, height, width = pixels.shape
+    span = 2 * training.shift + 1
+    down, across = ((draws[:, :2] * span).long() - training.shift).T
+    rows = (torch.arange(height, device=pixels.device) + down[:, None]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=pixels.device) + across[:, None]).clamp(0, width - 1)
+    if flip:
+        columns = torch.where(draws[:, 2:3] < 0.5, columns, width - 1 - columns)
+    index = torch.arange(count, device=pixels.device)[:, None, None]
+    images = pixels[index, rows[:, :, None], columns[:, None, :]][:, None].float() / 255
+    if training.intensity:
+        images = (images * (1 + training.intensity * (2 * draws[:, 3] - 1))[:, None, None, None]).clamp(max=1)
+    return images
+
+
+def to_images(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """(N, H, W) uint8 -> (N, 1, H, W) in [0, 1]."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3:
+        raise ValueError(f"prepared slices are (N, H, W) uint8, not {pixels.shape} {pixels.dtype}")
+    return torch.from_numpy(np.array(pixels)).to(device)[:, None].float() / 255
+
+
+def rating_index(cohort: Cohort, split: str) -> np.ndarray:
+    """Each slice's place in `cohort.ratings`; -1 without one."""
+    table = cohort[split].table
+    known = {rating: place for place, rating in enumerate(cohort.ratings)}
+    return np.array([known.get(rating, -1) for rating in table["cdr"]] if "cdr" in table and known else [-1] * len(table), np.int64)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` rows, spread over all of them: what is validated on while training."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+
+
+def fits(size: int, device: torch.device) -> bool:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return size < SHARE * free
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator for one purpose and one step."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 12_345) % (2**63 - 1)
+    return torch.Generator().manual_seed(seed)

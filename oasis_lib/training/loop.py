@@ -1,0 +1,221 @@
+"""The one loop that trains everything: the VQ-VAE, the priors and the GAN."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from oasis_lib.checkpoint import read_state, save_model, save_state
+from oasis_lib.config import TrainingConfig
+from oasis_lib.training.data import Batch, Batches, seeded
+
+SAVE_EVERY = 30  # seconds between saved states, so that short epochs don't spend their time on the disk
+LOOK_EVERY = 20  # steps between looks at the loss: each look waits for the GPU
+
+
+class Task:
+    """What a model has to say to be trained. `parts` are stepped in their order, each by an optimiser of its own."""
+
+    model: nn.Module
+    rates: dict[str, float] = {}  # a part's factor on the learning rate, where it is not 1
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.parts: dict[str, nn.Module] = self.split()
+
+    def split(self) -> dict[str, nn.Module]:
+        return {"model": self.model}
+
+    def begin(self, batch: Batch) -> None:
+        """Once, before the first step of a fresh run."""
+
+    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        raise TypeError(f"{type(self).__name__} has no loss")
+
+    def after_step(self, step: int) -> None:
+        """What moves without a gradient."""
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Of the averaged weights. `score` is what the best is chosen by: higher is better."""
+        raise TypeError(f"{type(self).__name__} has no validation")
+
+    def compile(self) -> None:
+        for part in self.parts.values():
+            part.compile()
+
+
+def accelerator_for(training: TrainingConfig) -> Accelerator:
+    """Device and processes as they are found; bf16 wherever the hardware has it."""
+    probe = PartialState().device
+    half = {"cuda": torch.cuda.is_available() and torch.cuda.is_bf16_supported(), "cpu": cpu_has_bf16(), "mps": False}
+    bf16 = training.precision == "bf16" or (training.precision == "auto" and half.get(probe.type, False))
+    AcceleratorState._reset_state()  # a kernel may train several models, each at its own precision
+    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+
+
+def cpu_has_bf16() -> bool:
+    return bool(
+        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    )
+
+
+def fit(
+    make_task: Callable[[torch.device], Task],
+    make_batches: Callable[[torch.device, int, int], Batches],
+    training: TrainingConfig,
+    out: str | Path,
+    saved: dict[str, Any],
+    report: Callable[[pd.DataFrame, float], None] = lambda history, fraction: None,
+) -> pd.DataFrame:
+    """Train until the first limit; keep the best weights in `out`, and the last state beside them for an exact resume."""
+    out = Path(out)
+    limits = {name: getattr(training, name) for name in ("epochs", "steps", "minutes") if getattr(training, name)}
+    if not limits:
+        raise ValueError("training has no end: set epochs, steps or minutes")
+    accelerator = accelerator_for(training)
+    device = accelerator.device
+    torch.manual_seed(training.seed)
+    task = make_task(device)
+    batches = make_batches(device, accelerator.process_index, accelerator.num_processes)
+    task.model.to(device, memory_format=torch.channels_last)
+
+    step, seconds, best, rows = 0, 0.0, -math.inf, []
+    decay = [0.0]  # of the averaged weights: grows with the steps, so that short runs are not held back by their start
+    average = AveragedModel(task.model, multi_avg_fn=lambda old, new, _: torch._foreach_lerp_(old, new, 1 - decay[0]))
+    optimizers = {name: _optimizer(part, training, task.rates.get(name, 1.0)) for name, part in task.parts.items()}
+    state = read_state(out)
+    if state is not None:
+        step, seconds, best, rows = state["step"], state["seconds"], state["best"], state["rows"]
+        task.model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+    else:
+        task.begin(batches.batch(0))
+    if training.compile:
+        task.compile()
+    task.parts = {name: accelerator.prepare_model(part) for name, part in task.parts.items()}
+    optimizers = {name: accelerator.prepare_optimizer(optimizer) for name, optimizer in optimizers.items()}
+
+    every = training.validate_every or batches.steps_an_epoch
+    started, looked, shown = time.perf_counter() - seconds, time.perf_counter(), step
+    kept = time.perf_counter()
+    sums: dict[str, Tensor] = {}
+    fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
+    while fraction < 1:
+        torch.manual_seed(training.seed * 1_000_003 + step * 64 + accelerator.process_index)  # dropout, the same after a resume
+        batch = batches.batch(step)
+        for name, part in task.parts.items():
+            optimizer = optimizers[name]
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_lr"] * _schedule(fraction, training.warmup)
+            with accelerator.autocast():
+                loss, logs = task.loss(name, batch, step)
+            accelerator.backward(loss)
+            if training.clip:
+                logs["gradient"] = accelerator.clip_grad_norm_(part.parameters(), training.clip)
+            optimizer.step()
+            for other in optimizers.values():  # a part's loss may run through the others
+                other.zero_grad(set_to_none=True)
+            for key, value in logs.items():
+                sums[key] = sums.get(key, 0) + value.detach().float()
+        task.after_step(step)
+        decay[0] = min(training.ema, (step + 1) / (step + 10))
+        average.update_parameters(task.model)
+        step += 1
+
+        seconds = time.perf_counter() - started
+        fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
+        if accelerator.num_processes > 1:
+            fraction = _agreed(fraction, device)
+        if step % LOOK_EVERY == 0 or fraction >= 1:
+            _refuse_nan(loss, step, out)
+            report(pd.DataFrame(rows), fraction)
+        if step % every == 0 or fraction >= 1:
+            _refuse_nan(loss, step, out)
+            count, now = step - shown, time.perf_counter()
+            row = {"step": step, "epoch": step / batches.steps_an_epoch, "seconds": seconds, "lr": optimizer.param_groups[0]["lr"]}
+            row["images_per_second"] = count * batches.size / (now - looked)
+            row |= {f"train_{key}": float(value) / count for key, value in sums.items()}
+            with torch.random.fork_rng(devices=[]):
+                row |= task.validate(average.module.eval())
+            started += time.perf_counter() - now  # validation is not training time
+            rows.append(row)
+            sums, shown, looked = {}, step, time.perf_counter()
+            if accelerator.is_main_process:
+                if row["score"] > best:
+                    best = row["score"]
+                    save_model(out, average.module.state_dict(), saved | {"step": step, "score": best})
+                if fraction >= 1 or time.perf_counter() - kept > SAVE_EVERY:
+                    kept = time.perf_counter()
+                    save_state(out, _state(step, seconds, best, rows, task, average, optimizers))
+                pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
+            report(pd.DataFrame(rows), fraction)
+    accelerator.wait_for_everyone()
+    return pd.DataFrame(rows)
+
+
+def _state(
+    step: int, seconds: float, best: float, rows: list[dict], task: Task, average: AveragedModel, optimizers: dict
+) -> dict[str, Any]:
+    return {
+        "step": step,
+        "seconds": seconds,
+        "best": best,
+        "rows": rows,
+        "model": task.model.state_dict(),
+        "average": average.state_dict(),
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+    }
+
+
+def _optimizer(part: nn.Module, training: TrainingConfig, rate: float) -> torch.optim.Optimizer:
+    """Weights decay; biases, gains and the like don't."""
+    weights = [p for p in part.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in part.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    for group in groups:
+        group["full_lr"] = training.lr * rate
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=training.lr, betas=(training.beta1, training.beta2), fused=True)
+
+
+def _schedule(fraction: float, warmup: float) -> float:
+    """Linear up, then a cosine down to a hundredth."""
+    if fraction < warmup:
+        return max(fraction / warmup, 0.01)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+
+
+def _fraction(limits: dict[str, float], step: int, seconds: float, steps_an_epoch: int) -> float:
+    """How much of the run is done: by whichever limit comes first."""
+    done = {"epochs": step / steps_an_epoch, "steps": step, "minutes": seconds / 60}
+    return min(1.0, max(done[name] / limit for name, limit in limits.items()))
+
+
+def _agreed(fraction: float, device: torch.device) -> float:
+    """Clocks differ between processes; the first one's counts."""
+    shared = torch.tensor(fraction, device=device, dtype=torch.float64)
+    torch.distributed.broadcast(shared, 0)
+    return float(shared)
+
+
+def _refuse_nan(loss: Tensor, step: int, out: Path) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is {float(loss)} at step {step}: training stopped. The best weights so far are kept in {out}; "
+            "try a smaller learning rate, or precision=no"
+        )
+
+
+__all__ = ["Task", "fit", "seeded"]

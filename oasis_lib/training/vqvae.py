@@ -1,0 +1,147 @@
+"""Training the VQ-VAE, and writing a cohort's codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oasis_lib import metrics
+from oasis_lib.cohort import Cohort
+from oasis_lib.config import Part, as_dict
+from oasis_lib.models import VQVAE, load, perplexity
+from oasis_lib.paths import atomic
+from oasis_lib.training.data import Batch, Batches, evenly, seeded, to_images
+from oasis_lib.training.loop import Task
+from oasis_lib.training.once import fit_once
+
+VALIDATED = 256  # slices looked at while training; the reported numbers are of all
+BATCH = 32  # of measuring and encoding
+
+
+class VQVAETask(Task):
+    def __init__(self, model: VQVAE, cohort: Cohort, device: torch.device, seed: int = 0):
+        super().__init__(model)
+        self.seed, self.device = seed, device
+        split = cohort["validate"]
+        rows = evenly(len(split), VALIDATED)
+        pixels = split.images[rows]
+        self.images = to_images(pixels, device)
+        self.masks = torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
+        self.begins = model.config.warm if model.config.start == "k-means" else 0
+        self.moved: tuple[Tensor, Tensor] | None = None  # what the last step's codebook update needs
+
+    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        target = in_channels(batch.images, self.model).contiguous(memory_format=torch.channels_last)
+        out = self.parts[part](target, quantize=step >= self.begins)
+        self.moved = out.latents.detach(), out.codes
+        reconstruction, logs = reconstruction_loss(out.images.float(), target, self.model)
+        total = reconstruction + out.commitment
+        return total, logs | {"loss": total, "commitment": out.commitment}
+
+    def after_step(self, step: int) -> None:
+        latents, codes = self.moved
+        if step + 1 == self.begins:
+            self.model.quantizer.start(latents, generator=seeded(self.seed, 3))
+        elif step >= self.begins:
+            self.model.quantizer.update(latents, codes, generator=seeded(self.seed, 4, step))
+
+    def compile(self) -> None:
+        self.model.encoder.compile()  # the quantizer stays outside
+        self.model.decoder.compile()
+
+    @torch.no_grad()
+    def validate(self, model: VQVAE) -> dict[str, float]:
+        scores = {"full": [], "brain": [], "psnr": []}
+        counts = torch.zeros(model.config.entries, device=self.device)
+        for images, masks in zip(self.images.split(BATCH), self.masks.split(BATCH)):
+            out = model(in_channels(images, model))
+            shown = out.images.mean(dim=1, keepdim=True)
+            scores["full"].append(metrics.ssim(images, shown))
+            scores["brain"].append(metrics.ssim(images, shown, masks))
+            scores["psnr"].append(metrics.psnr(images, shown))
+            counts += torch.bincount(out.codes.flatten(), minlength=len(counts))
+        full, brain, psnr = (torch.cat(values) for values in scores.values())
+        brain = brain[torch.isfinite(brain)]
+        return {
+            "validate_ssim": float(full.mean()),
+            "validate_ssim_min": float(full.min()),
+            "validate_ssim_max": float(full.max()),
+            "validate_ssim_brain": float(brain.mean()),
+            "validate_psnr": float(psnr[torch.isfinite(psnr)].mean()),
+            "codes_used": int((counts > 0).sum()),
+            "perplexity": perplexity(counts.cpu()),
+            "score": float(brain.mean()),
+        }
+
+
+def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Tensor, dict[str, Tensor]]:
+    if model.config.loss == "l2":
+        loss = F.mse_loss(shown, target) / model.variance
+        return loss, {"l2": loss}
+    l1 = F.l1_loss(shown, target)
+    if model.config.loss == "l1":
+        return l1, {"l1": l1}
+    structure = 1 - metrics.ssim(shown.mean(1, keepdim=True), target.mean(1, keepdim=True)).mean()
+    return l1 + structure, {"l1": l1, "structure": structure}
+
+
+def in_channels(images: Tensor, model: nn.Module) -> Tensor:
+    """Grey slices for a model that wants colour: the same three times."""
+    return images.expand(-1, model.config.channels, -1, -1)
+
+
+def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool = True) -> pd.DataFrame:
+    """Train into a model folder, or go on where an earlier call was stopped; returns the history."""
+    model, training = part.model, part.training
+
+    def make_task(device: torch.device) -> VQVAETask:
+        vqvae = VQVAE(model)
+        pixels = cohort["train"].images[evenly(len(cohort["train"]), 512)].astype(np.float32) / 255
+        vqvae.mean.fill_(float(pixels.mean()))
+        vqvae.variance.fill_(float(pixels.var()))
+        return VQVAETask(vqvae, cohort, device, training.seed)
+
+    saved = {"kind": "vqvae", "model": as_dict(model), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
+    return fit_once(make_task, lambda *where: Batches(cohort, "train", training, *where), training, out, saved, progress)
+
+
+def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+    """(N, H, W) uint8 -> (N, h, w) int16."""
+    vqvae = vqvae.to(device)
+    parts = [vqvae.encode(in_channels(to_images(pixels[i : i + BATCH], device), vqvae)).cpu() for i in range(0, len(pixels), BATCH)]
+    return torch.cat(parts).numpy().astype(np.int16)
+
+
+def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+    """(N, h, w) -> (N, H, W) uint8."""
+    vqvae = vqvae.to(device)
+    parts = []
+    for start in range(0, len(codes), BATCH):
+        part = torch.from_numpy(codes[start : start + BATCH].astype(np.int64)).to(device)
+        parts.append((vqvae.decode(part).mean(1) * 255).round().to(torch.uint8).cpu())
+    return torch.cat(parts).numpy()
+
+
+def encode_cohort(vqvae_folder: str | Path, cohort: Cohort, out: str | Path) -> dict[str, np.ndarray]:
+    """Every split's codes, written once and read back at once the next time: (N, h, w) int16 each."""
+    vqvae, out = load(vqvae_folder), Path(out)
+    weights = Path(vqvae_folder) / "model.safetensors"
+    codes = {}
+    for name, split in cohort.splits.items():
+        path = out / f"{name}.npy"
+        if not path.is_file() or path.stat().st_mtime < weights.stat().st_mtime or len(np.load(path, mmap_mode="r")) != len(split):
+            with atomic(path) as beside, beside.open("wb") as file:
+                np.save(file, encode_images(vqvae, split.images, best_device()))
+        codes[name] = np.load(path, mmap_mode="r")
+    return codes
+
+
+def best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
