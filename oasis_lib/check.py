@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
+
+from oasis_lib.paths import PROJECT, data_home
 
 IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn", "umap-learn": "umap"}
 
@@ -36,21 +41,50 @@ def device_name() -> str:
 
 
 def environment_line() -> str:
-    from importlib.metadata import version
-
     import torch
 
-    return f"oasis_lib {version('oasis_lib')} · Python {platform.python_version()} · torch {torch.__version__} · {device_name()}"
+    return f"oasis_lib {installed('oasis_lib')} · Python {platform.python_version()} · torch {torch.__version__} · {device_name()}"
+
+
+def describe_environment() -> dict[str, Any]:
+    """What a run was made with: for the manifest."""
+    return {"device": device_name(), "versions": versions(), "git": git_state()}
+
+
+def versions() -> dict[str, str]:
+    """Python, this library, and each of the dependencies that it declares."""
+    try:
+        declared = [r for r in distribution("oasis_lib").requires or [] if "extra ==" not in r]
+    except PackageNotFoundError:
+        declared = ["torch"]  # run from the source folder, not installed
+    names = ["oasis_lib", *(re.match(r"[\w.-]+", requirement).group() for requirement in declared)]
+    return {"python": platform.python_version()} | {name: installed(name) for name in names}
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def git_state() -> dict[str, Any]:
+    """The commit that this code stands at, and whether anything differs from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain") == ""}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "clean": None}  # not a clone, or no git: said as such in the report
 
 
 def installation() -> tuple[list[str], list[str]]:
     """What there is, and what is wrong with it."""
-    from oasis_lib.paths import PROJECT, data_home
-    from oasis_lib.study import git_state, versions
-
     there, wrong = [], []
-    for name, version in versions().items():
-        there.append(f"{name:<16} {version}")
+    for name, found in versions().items():
+        there.append(f"{name:<16} {found}")
         if name not in ("python", "oasis_lib", "torchvision"):
             try:
                 importlib.import_module(IMPORT_NAMES.get(name, name))

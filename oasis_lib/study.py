@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 from oasis_lib import config, report
+from oasis_lib.check import describe_environment, environment_line
 from oasis_lib.config import as_dict, near
 from oasis_lib.manifest import Manifest, digest, library_digest
 from oasis_lib.paths import PROJECT, project_path, read_json, user_path
@@ -50,8 +48,6 @@ def begin(name: str, namespace: dict[str, Any]) -> Run:
     if not (run.cohort_folder / "cohort.json").is_file() and not given.get("cohort"):
         if not name.startswith("01"):  # the first notebook shows how it is made; a later one run alone just needs it
             prepare_default(run)
-    from oasis_lib.check import environment_line
-
     print(f"{environment_line()} · profile {run.profile.name} · run {_short(run.folder)} · cohort {_short(run.cohort_folder)}")
     return run
 
@@ -183,38 +179,6 @@ def _run_stage(run: Run, manifest: Manifest, source: Path, parameters: dict[str,
         ) from None
     manifest.finish(source.stem, key, begun, peak, _cohort_hash(run))
     _say(f"{source.stem:<14} {(time.time() - begun) / 60:5.1f} min   {peak / 1e9:.1f} GB", quiet)
-
-
-def describe_environment() -> dict[str, Any]:
-    """What a run was made with: for the manifest."""
-    from oasis_lib.check import device_name
-
-    return {"device": device_name(), "versions": versions(), "git": git_state()}
-
-
-def versions() -> dict[str, str]:
-    """Python, this library, and each of the dependencies that it declares."""
-    found = {"python": sys.version.split()[0]}
-    try:
-        for requirement in ["oasis_lib", *(distribution("oasis_lib").requires or [])]:
-            if "extra ==" not in requirement:
-                name = requirement.split(">")[0].split("=")[0].strip()
-                found[name] = version(name)
-    except PackageNotFoundError as missing:
-        found[str(missing.name)] = "not installed"
-    return found
-
-
-def git_state() -> dict[str, Any]:
-    """The commit that this code stands at, and whether anything differs from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain") == ""}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "clean": None}  # not a clone, or no git: said as such in the report
 
 
 def resolve_cohort(cohort: str, size: int) -> str:

@@ -1,0 +1,48 @@
+"""Shared by all tests: no display, and one smoke study that many of them look at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["OASIS_PROGRESS"] = "0"
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """A finished smoke study: its folder, its prepared cohorts, what it printed, and how long it took."""
+
+    folder: Path
+    data: Path
+    printed: str
+    seconds: float
+
+    @property
+    def cohort(self) -> Path:
+        return next(p.parent for p in sorted(self.data.glob("*/cohort.json")))
+
+
+def oasis(*words: object, data: Path | None = None, cwd: Path = PROJECT, expect: int = 0) -> str:
+    """The command line in a process of its own, as people call it."""
+    env = os.environ | ({"OASIS_DATA": str(data)} if data else {})
+    command = [sys.executable, "-m", "oasis_lib", *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == expect, f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+    """Run from another folder than the project's, as somebody might."""
+    root = tmp_path_factory.mktemp("smoke")
+    begun = time.time()
+    printed = oasis("study", "--profile", "smoke", "--run", root / "run", data=root / "data", cwd=root)
+    return Smoke(root / "run", root / "data", printed, time.time() - begun)

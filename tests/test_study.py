@@ -1,0 +1,159 @@
+"""The study's own logic, on notebooks of a few cells: what is run, what is skipped, what is refused, what a failure says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from oasis_lib import report
+from oasis_lib.manifest import Manifest
+from oasis_lib.paths import read_json, write_json
+from oasis_lib.study import StageFailed, begin, check_parameters, declared, run_study
+
+PARAMETERS = 'profile: str = "smoke"\nrun: str = ""\ncohort: str = ""\nsettings: list = []\nepochs: int = 3'
+OPEN = "from oasis_lib.run import open_run\nthis = open_run(run, profile, cohort, settings)"
+COUNT = "log = this.folder.parent / 'ran.txt'\n_ = log.write_text((log.read_text() if log.is_file() else '') + {name!r} + '\\n')"
+FIGURE = "from oasis_lib.figures.style import new_figure\nthis.figure({name!r}, new_figure()[0], 'A <caption>')"
+
+
+class Study:
+    """Two tiny notebooks, a cohort that exists by name only, and the run they make."""
+
+    def __init__(self, root: Path):
+        self.root, self.notebooks, self.run = root, root / "notebooks", root / "run"
+        self.notebooks.mkdir()
+        write_json(root / "cohort" / "cohort.json", {"hash": "one", "size": 8, "synthetic": True, "warnings": ["made up"]})
+        self.write("01_cohort", FIGURE.format(name="01_look"), "this.metrics('cohort', {'people': 3, 'mean': [0.5, 0.4, 0.6]})")
+        self.write("02_vqvae", "_ = this.path('codes.npy').write_text('codes')")
+        self.write("03_codebook")
+
+    def write(self, name: str, *cells: str) -> None:
+        parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        sources = [OPEN, COUNT.format(name=name), *cells]
+        notebook = new_notebook(cells=[new_markdown_cell("# A title"), parameters, *map(new_code_cell, sources)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, self.notebooks / f"{name}.ipynb")
+
+    def go(self, *settings: str, **parameters: object) -> list[str]:
+        """Run it; gives back the stages that really ran this time."""
+        log = self.root / "ran.txt"
+        log.unlink(missing_ok=True)
+        cohort = self.root / "cohort"
+        run_study("smoke", self.run, cohort, settings, parameters=parameters, notebooks=self.notebooks, quiet=True)
+        return log.read_text().split() if log.is_file() else []
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_done_again_unless_something_changed(study: Study):
+    everything = ["01_cohort", "02_vqvae", "03_codebook"]
+    assert study.go() == everything
+    assert study.go() == []
+    assert study.go("vqvae.epochs=9") == everything[1:], "a setting reruns the first stage that reads it, and all that follow"
+    assert study.go("vqvae.epochs=9", "evaluation.samples=7") == [], "a setting of a later stage is none of theirs"
+    (study.run / "codes.npy").write_text("other codes")
+    assert study.go("vqvae.epochs=9") == everything[1:], "a file that somebody else changed is made again"
+    study.write("03_codebook", "1 + 1")
+    assert study.go("vqvae.epochs=9") == everything[2:]
+    assert study.go("vqvae.epochs=9", epochs=4) == everything, "a parameter of its own reruns a notebook"
+
+
+@pytest.mark.slow
+def test_a_failure_names_notebook_cell_and_cause_and_the_next_call_goes_on(study: Study):
+    study.write("02_vqvae", "1 / 0")
+    with pytest.raises(StageFailed, match=r"02_vqvae stopped in cell 6 \(`1 / 0`\): ZeroDivisionError: division by zero"):
+        study.go()
+    stages = read_json(study.run / "run.json")["stages"]
+    assert stages["01_cohort"]["status"] == "finished" and stages["02_vqvae"]["status"] == "failed"
+    study.write("02_vqvae", "import sys\nsys.exit(0)")
+    with pytest.raises(StageFailed, match="did not complete"):
+        study.go()
+    study.write("02_vqvae", "import os\nos._exit(1)")
+    with pytest.raises(StageFailed, match="kernel died"):
+        study.go()
+    study.write("02_vqvae")
+    assert study.go() == ["02_vqvae", "03_codebook"]
+
+
+@pytest.mark.slow
+def test_manifest_and_page(study: Study):
+    study.go()
+    manifest = read_json(study.run / "run.json")
+    assert {"versions", "device", "seed", "settings", "profile", "git", "cohort_info", "stages"} <= set(manifest)
+    assert manifest["versions"]["torch"] and manifest["cohort_info"]["hash"] == "one"
+    for stage in manifest["stages"].values():
+        assert stage["seconds"] > 0 and stage["peak_memory_bytes"] > 1e7 and stage["parameters"]["profile"] == "smoke"
+    page = (study.run / "report.html").read_text()
+    assert "A &lt;caption&gt;" in page and "data:image/png;base64," in page and "0.5 [0.4, 0.6]" in page and "made up" in page
+    assert "http://" not in page and "https://" not in page
+    assert (study.run / "01_cohort.html").is_file()
+    pair = report.write_pair(study.run, study.run, study.root / "both.html").read_text()
+    assert pair.count("data:image/png;base64,") == 2
+    closing = report.closing(study.run)
+    assert str(study.run / "report.html") in closing and "mean" in closing
+
+
+@pytest.mark.slow
+def test_seeds_run_apart_and_validation_chooses(study: Study):
+    history = "import pandas as pd\nseed = this.part('vqvae').training.seed\nthis.path('vqvae').mkdir(exist_ok=True)\n"
+    history += "pd.DataFrame({'score': [0.0, 1.0 - (seed - 1) ** 2]}).to_csv(this.path('vqvae', 'history.csv'))\n"
+    study.write("02_vqvae", history + "this.metrics('vqvae', {'ssim': float(seed)})")
+    best = run_study("smoke", study.run, study.root / "cohort", runs=3, notebooks=study.notebooks, quiet=True)
+    seeds = json.loads((study.run / "seeds.json").read_text())
+    assert best.folder.name == seeds["best"] == "seed-1"
+    assert seeds["metrics"]["vqvae ssim"] == {"mean": 1.0, "sd": 1.0}
+
+
+def test_unknown_and_ill_typed_parameters_are_refused_before_anything_runs(study: Study):
+    with pytest.raises(ValueError, match=r"'epcohs'.*did you mean 'epochs'"):
+        study.go(epcohs=5)
+    with pytest.raises(ValueError, match=r"epochs='five' must be int, like 3"):
+        study.go(epochs="five")
+    with pytest.raises(ValueError, match=r"vqvae.epcohs.*did you mean 'epochs'"):
+        study.go("vqvae.epcohs=5")
+    with pytest.raises(ValueError, match="neither phantom nor anything that exists"):
+        run_study("smoke", study.run, "no/such/place", notebooks=study.notebooks)
+    assert not (study.run / "01_cohort.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    "value, annotation, fits", [(3, "float", True), (True, "int", False), ("x", "list", False), ([], "list", True)]
+)
+def test_types_of_parameters(value, annotation, fits):
+    if fits:
+        check_parameters("a", {"x": value}, {"x": (annotation, 0)})
+    else:
+        with pytest.raises(ValueError, match="must be"):
+            check_parameters("a", {"x": value}, {"x": (annotation, 0)})
+
+
+def test_begin_refuses_what_papermill_only_warns_of():
+    injected = {
+        "In": ["", 'profile: str = "laptop"', '# Parameters\nepcohs = 5\nprofile = "smoke"\n'],
+        "epcohs": 5,
+        "profile": "smoke",
+    }
+    with pytest.raises(ValueError, match="02_vqvae has no parameter 'epcohs'"):
+        begin("02_vqvae", injected)
+
+
+def test_declared_reads_annotation_and_default(study: Study):
+    assert declared(study.notebooks / "01_cohort.ipynb")["epochs"] == ("int", 3)
+
+
+def test_a_manifest_is_whole_after_every_step(tmp_path: Path):
+    manifest = Manifest(tmp_path)
+    manifest.start("01_cohort", {})
+    assert not Manifest(tmp_path).is_finished("01_cohort", "key", "hash"), "killed while it ran"
+    manifest.finish("01_cohort", "key", 0.0, 1, "hash")
+    again = Manifest(tmp_path)
+    assert again.is_finished("01_cohort", "key", "hash")
+    assert not again.is_finished("01_cohort", "key", "another cohort") and not again.is_finished("01_cohort", "other", "hash")
