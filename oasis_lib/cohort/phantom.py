@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from oasis_lib.cohort.anatomy import grow_warp, on_lattice, smooth_noise, template
 from oasis_lib.cohort.people import split_people
@@ -19,6 +20,7 @@ HEIGHTS = -3.0 + 1.25 * np.arange(LEVELS)  # mm: from the midbrain to above the 
 FIELD = 256.0  # mm across an image, whatever its pixels
 CENTRE = -18.0  # mm: the brain's middle, front to back
 FLUID, WHITE = 0.54, 0.8  # whiteness below which it is fluid, above which white matter
+LESION = 0.33  # brightness, between fluid and grey matter
 
 
 @dataclass(frozen=True)
@@ -136,13 +138,13 @@ def _points(size: int, fine: int) -> tuple[np.ndarray, tuple[int, int], tuple[in
 def _warp(random: np.random.Generator, person: Person, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where in the template each place of this head lies, for the places that are inside it."""
     mni = template()
-    turn = np.deg2rad(random.normal(0, [1.5, 1.0, 1.5]))
-    size = 1 / (random.normal(1.0 if person.sex == "M" else 0.965, 0.02) * random.normal(1, [0.025, 0.03, 0.025]))
+    turn = np.deg2rad(random.normal(0, [1.2, 0.7, 1.0]))
+    size = 1 / (random.normal(1.0 if person.sex == "M" else 0.965, 0.015) * random.normal(1, [0.02, 0.02, 0.02]))
     affine = _rotation(turn) * size
     middle = np.array([0.0, CENTRE, 10.0])[:, None]
-    displacement, smallest = grow_warp(random, {34.0: 5.0, 14.0: 3.6, 7.0: 3.0}, person.ventricles * mni.towards_ventricles)
+    displacement, smallest = grow_warp(random, {34.0: 4.0, 14.0: 3.0, 7.0: 2.8}, person.ventricles * mni.towards_ventricles)
     moved = points + np.stack([on_lattice(d, points) for d in displacement])
-    moved = affine @ (moved - middle) + middle + random.normal(0, [[1.0], [1.5], [1.5]])
+    moved = affine @ (moved - middle) + middle + random.normal(0, [[0.5], [1.0], [1.2]])
     depth = mni.sample(mni.depth, moved)
     inside = depth > random.uniform(-0.5, 1.0)
     return moved[:, inside], inside, depth[inside]
@@ -171,7 +173,7 @@ def _tissues(random: np.random.Generator, person: Person, at: np.ndarray, inside
 
 def _signal(random: np.random.Generator, person: Person, head: dict, points: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
     """T1 brightness with this person's contrast, bias field and the paler white matter of age."""
-    fluid, grey, white = random.uniform(0.11, 0.17), random.uniform(0.5, 0.58), random.uniform(0.8, 0.86)
+    fluid, grey, white = random.uniform(0.07, 0.14), random.uniform(0.5, 0.58), random.uniform(0.8, 0.86)
     signal = fluid * head["fluid"] + grey * head["grey"] + white * head["white"]
     deep = np.clip((head["depth"] - 24) / 10, 0, 1) * (1 - head["fluid"])
     shade = grey + (white - grey) * np.clip((head["seen"] - 0.64) / 0.23, -0.3, 1.1)
@@ -181,24 +183,24 @@ def _signal(random: np.random.Generator, person: Person, head: dict, points: np.
     signal -= 0.45 * person.atrophy * caps * head["white"]
     signal *= 1 + 0.015 * patches
     if lesion is not None:
-        signal += lesion * (random.uniform(0.22, 0.42) - signal)
+        signal += lesion * (LESION - signal)
     bias = 0.05 * on_lattice(smooth_noise(random, 30.0), points)
     return signal * np.exp(bias) * random.uniform(0.88, 1.08)
 
 
 def _scanned(random: np.random.Generator, images: np.ndarray) -> np.ndarray:
-    """Rician noise, as magnitudes of a noisy complex signal have."""
-    level = random.uniform(0.015, 0.032)
+    """Rician noise, as magnitudes of a noisy complex signal have, seen through the blur of a scanner."""
+    level = random.uniform(0.015, 0.035)
     real, imaginary = random.standard_normal((2, *images.shape), dtype=np.float32)
-    return np.hypot(images + level * real, level * imaginary)
+    return ndimage.gaussian_filter(np.hypot(images + level * real, level * imaginary), (0, 0.45, 0.45))
 
 
 def _lesion(random, head: dict, points: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """A dark, ragged spot of 6 to 12 mm radius, somewhere in the tissue well below the surface."""
+    """A dark, ragged spot of 7 to 14 mm radius, somewhere in the tissue well below the surface."""
     mine = points[:, inside]
     fit = np.flatnonzero((depth > 10) & (head["lateral"] > 8) & (head["white"] > 0.5) & (np.abs(mine[2] - 15) < 14))
     centre = mine[:, random.choice(fit)][:, None]
-    radius = random.uniform(6, 12)
+    radius = random.uniform(7, 14)
     distance = np.linalg.norm(mine - centre, axis=0)
     ragged = distance - radius * (1 + 0.25 * on_lattice(smooth_noise(random, 5.0), mine))
     return _step(-ragged, 0, 0.5) * (distance < 2 * radius)
