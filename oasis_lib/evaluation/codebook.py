@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 from oasis_lib.cohort import Cohort, Split
-from oasis_lib.metrics import bootstrap_by_person, brain_mask, ssim
 from oasis_lib.models import load, perplexity
 
 if TYPE_CHECKING:
@@ -135,6 +134,13 @@ def usage_by_level(codes: np.ndarray, levels: np.ndarray, entries: int) -> pd.Da
     return pd.DataFrame(rows, columns=["level", "slices", "used", "perplexity"])
 
 
+def summary(counts: np.ndarray, by_level: pd.DataFrame) -> dict:
+    """The numbers of a codebook's use, for metrics.json."""
+    levels = {str(level): value for level, value in zip(by_level["level"], by_level["perplexity"])}
+    used, worth = int((counts > 0).sum()), perplexity(torch.from_numpy(counts))
+    return {"entries": len(counts), "used": used, "perplexity": worth, "perplexity_by_level": levels}
+
+
 def firing(codes: np.ndarray, entries: Sequence[int]) -> np.ndarray:
     """(len(entries), h, w): in what share of the slices an entry stands at each position."""
     return np.stack([(np.asarray(codes) == entry).mean(0) for entry in entries])
@@ -152,6 +158,16 @@ def adjacency(codes: np.ndarray, entries: int) -> np.ndarray:
 def neighbour_bits(pairs: np.ndarray) -> float:
     """Mutual information: how many bits of a code its neighbour tells already."""
     return entropy(pairs.sum(0)) + entropy(pairs.sum(1)) - entropy(pairs.ravel())
+
+
+def guess_bits(counts: np.ndarray, pairs: np.ndarray) -> dict[str, float]:
+    """What guessing a code costs: blindly, by its frequency, and beside one known neighbour."""
+    alone = entropy(counts)
+    return {
+        "all alike": float(np.log2(len(counts))),
+        "by frequency": alone,
+        "knowing one neighbour": alone - neighbour_bits(pairs),
+    }
 
 
 def decoded_patches(reading: Reading, codes: np.ndarray) -> np.ndarray:
@@ -202,9 +218,27 @@ def alike_order(codebook: np.ndarray) -> np.ndarray:
     )
 
 
-def outputs(reading: Reading, count: int = 20_000, seed: int = 0) -> pd.DataFrame:
+def commonest(reading: Reading, count: int = 18) -> np.ndarray:
+    """The most used entries that draw something: the commonest of all draw air."""
+    ranked = np.argsort(-reading.counts, kind="stable")
+    bright = ranked[(reading.brightness[ranked] > 0.08) & (reading.counts[ranked] > 0)]
+    return (bright if len(bright) >= 2 else ranked)[:count]
+
+
+def through(reading: Reading, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    """Test slices on their way through the model, as `figures.codebook.slices` draws them, in the channel that varies most."""
+    images, codes = np.asarray(reading.shown.images[rows]), np.asarray(reading.codes["test"][rows])
+    before = reading.latents(images)
+    after = reading.codebook[codes].transpose(0, 3, 1, 2)  # (B, h, w, D) -> (B, D, h, w)
+    channel = int(before.var((0, 2, 3)).argmax())
+    parts = {"images": images / 255, "before": before[:, channel], "after": after[:, channel]}
+    return parts | {"shades": reading.shades[codes], "decoded": reading.decode(codes)}
+
+
+def outputs(reading: Reading, count: int = 0, seed: int = 0) -> pd.DataFrame:
     """Encoder outputs of training people, rare codes favoured (air would drown the rest): z0.., code, brightness and tissue of the
-    pixels that each covers (-1 where tissue is not known)."""
+    pixels that each covers (-1 where tissue is not known). `count` 0 is forty an entry, 20,000 at most."""
+    count = count or min(20_000, 40 * len(reading.codebook))
     split, codes, factor = reading.cohort["train"], reading.codes["train"], reading.factor
     dice = np.random.default_rng(seed)
     per_slice = codes.shape[1] * codes.shape[2]
@@ -224,20 +258,6 @@ def outputs(reading: Reading, count: int = 20_000, seed: int = 0) -> pd.DataFram
     return table
 
 
-def keep_commonest(reading: Reading, codes: np.ndarray, keep: int = 64) -> np.ndarray:
-    """The same maps with only the `keep` commonest entries: each other code gives way to the nearest kept one."""
-    kept = np.argsort(-reading.counts, kind="stable")[:keep]
-    apart = ((reading.codebook[:, None] - reading.codebook[kept][None]) ** 2).sum(-1)  # (K, keep)
-    instead = kept[apart.argmin(1)]
-    instead[kept] = kept
-    return instead[np.asarray(codes)]
-
-
-def shuffled(codes: np.ndarray, seed: int = 0) -> np.ndarray:
-    """One map's own codes, at other places."""
-    return np.random.default_rng(seed).permutation(np.asarray(codes).ravel()).reshape(np.shape(codes))
-
-
 def farthest(codebook: np.ndarray, entry: int, counts: np.ndarray) -> int:
     """The used entry that is least like this one: the swap that should show most."""
     apart = ((codebook - codebook[entry]) ** 2).sum(1)
@@ -251,11 +271,14 @@ def nearest(codebook: np.ndarray, entry: int, count: int = 5) -> np.ndarray:
     return np.argsort(apart, kind="stable")[: min(count, len(codebook) - 1)]
 
 
-def _cells(images: np.ndarray, factor: int) -> np.ndarray:
-    """(B, H, W) to one row a code position: the pixels that it covers."""
-    batch, height, width = images.shape
-    cut = images.reshape(batch, height // factor, factor, width // factor, factor).transpose(0, 1, 3, 2, 4)
-    return cut.reshape(-1, factor * factor)
+def first(parts: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """The same for the first few slices only."""
+    return {name: part[:count] for name, part in parts.items()}
+
+
+def all_points(reading: Reading, table: pd.DataFrame) -> np.ndarray:
+    """(K + n, D): the codebook's entries, then the encoder outputs of a table from `outputs`."""
+    return np.concatenate([reading.codebook, table.filter(regex=r"^z\d+$").to_numpy(dtype=np.float32)])
 
 
 def examples(reading: Reading, entries: Sequence[int], count: int = 8, seed: int = 0) -> list[np.ndarray]:
@@ -271,19 +294,8 @@ def examples(reading: Reading, entries: Sequence[int], count: int = 8, seed: int
     return found
 
 
-def tamper(reading: Reading, rows: Sequence[int], keep: int = 64) -> pd.DataFrame:
-    """SSIM inside the brain (by person, with its interval) from all codes, from the `keep` commonest, and from shuffled ones."""
-    rows = np.sort(np.asarray(rows))
-    images, codes = np.asarray(reading.shown.images[rows]), np.asarray(reading.codes["test"][rows])
-    mask = torch.from_numpy(brain_mask(images))[:, None]
-    real = torch.from_numpy(images)[:, None].float() / 255
-    variants = {
-        "all entries": codes,
-        f"{keep} commonest": keep_commonest(reading, codes, keep),
-        "shuffled": np.stack([shuffled(one, seed) for seed, one in enumerate(codes)]),
-    }
-    people, scores = reading.shown.subjects[rows], {}
-    for name, maps in variants.items():
-        each = ssim(torch.from_numpy(reading.decode(maps))[:, None], real, mask=mask).numpy()
-        scores[name] = bootstrap_by_person(each, people)
-    return pd.DataFrame(scores, index=["ssim", "low", "high"]).T
+def _cells(images: np.ndarray, factor: int) -> np.ndarray:
+    """(B, H, W) to one row a code position: the pixels that it covers."""
+    batch, height, width = images.shape
+    cut = images.reshape(batch, height // factor, factor, width // factor, factor).transpose(0, 1, 3, 2, 4)
+    return cut.reshape(-1, factor * factor)

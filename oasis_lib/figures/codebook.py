@@ -160,26 +160,20 @@ def followers(pairs: np.ndarray, order: np.ndarray, bits: dict[str, float]) -> F
     return figure
 
 
-def tampering(
-    names: Sequence[str],
-    images: np.ndarray,
-    scores: Sequence[str],
-    reference: int = 0,
-    box: tuple[int, int, int, int] | None = None,
-) -> Figure:
-    """Above the pictures, below how each differs from the `reference`. `box` (row, column, height, width) frames a swapped code."""
-    reach = 0.3
+def tampering(images: dict[str, np.ndarray], box: tuple[int, int, int, int]) -> Figure:
+    """Above the pictures, below how each differs from the first. `box` (row, column, height, width) frames the swapped code."""
+    reach, names = 0.3, list(images)
     figure, axes = new_figure(2, len(names), width=2.3 * len(names), height=5.0, title="Tampering with the codes")
-    for column, (name, image, score) in enumerate(zip(names, images, scores)):
-        show_image(axes[0, column], image, name)
-        drawn = show_image(axes[1, column], image - images[reference], score, low=-reach, high=reach, cmap=DIVERGING)
-    if box is not None:
-        for axis in axes[:, 1]:
-            row, left, height, width = box
-            axis.plot(
-                np.array([0, width, width, 0, 0]) + left - 0.5, np.array([0, 0, height, height, 0]) + row - 0.5, color=MODEL, lw=1
-            )
-    figure.colorbar(drawn, ax=list(axes[1]), label=f"change from “{names[reference]}”", shrink=0.8)
+    for (above, below), (name, image) in zip(axes.T, images.items()):
+        show_image(above, image, name)
+        change = image - images[names[0]]
+        title = f"mean change {np.abs(change).mean():.1%}"
+        drawn = show_image(below, change, title, low=-reach, high=reach, cmap=DIVERGING)
+    row, left, height, width = box
+    for axis in axes[:, 1]:
+        across, down = np.array([0, width, width, 0, 0]) + left - 0.5, np.array([0, 0, height, height, 0]) + row - 0.5
+        axis.plot(across, down, color=MODEL, lw=1)
+    figure.colorbar(drawn, ax=list(axes[1]), label=f"change from “{names[0]}”", shrink=0.8)
     return figure
 
 
