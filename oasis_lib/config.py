@@ -105,8 +105,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    samples: int = 1000
+    samples: int = 1000  # of each prior
     bootstrap: int = 2000
+    feature_steps: int = 300  # of the feature network's training
+    components: int = 32  # of either feature space
+    neighbours: int = 5  # of precision, recall, density and coverage
+    draws: int = 5  # of equally many slices a level, averaged
     seed: int = 0
 
 
@@ -144,17 +148,17 @@ PROFILES = {
         name="smoke",
         cohort=CohortConfig(size=64, people=10, lesions=2),
         vqvae=Part(VQVAEConfig(entries=64, hidden=32, factor=4), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
-        pixelcnn=Part(PixelCNNConfig(hidden=16, layers=4), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
+        pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, lr=2e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=1, lr=2e-4, shift=2)),
-        evaluation=EvaluationConfig(samples=64, bootstrap=200),
+        evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, draws=2),
     ),
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
         vqvae=Part(VQVAEConfig(entries=256, factor=8), TrainingConfig(minutes=2.5, batch=32, lr=2e-3)),
-        pixelcnn=Part(PixelCNNConfig(), TrainingConfig(minutes=0.7)),
+        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.7)),
         transformer=Part(TransformerConfig(width=128, layers=4, heads=4), TrainingConfig(minutes=2.5)),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4), TrainingConfig(minutes=0.7)),
         codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.7, lr=2e-4)),
@@ -164,9 +168,18 @@ PROFILES = {
         name="full",
         cohort=CohortConfig(size=256, people=150, lesions=15),
         vqvae=Part(VQVAEConfig(entries=1024, factor=8, hidden=128), TrainingConfig(minutes=2.5, batch=64)),
-        pixelcnn=Part(PixelCNNConfig(hidden=128, layers=16), TrainingConfig(minutes=1.0, batch=64)),
-        transformer=Part(TransformerConfig(width=512, layers=8, heads=8, dropout=0.2), TrainingConfig(minutes=3.0, batch=64)),
-        masked=Part(MaskedConfig(width=512, layers=8, heads=8, dropout=0.2), TrainingConfig(minutes=1.0, batch=64)),
+        pixelcnn=Part(
+            PixelCNNConfig(hidden=128, layers=16, dropout=0.2),
+            TrainingConfig(minutes=1.0, batch=64, validate_every=200),
+        ),
+        transformer=Part(
+            TransformerConfig(width=512, layers=8, heads=8, dropout=0.2),
+            TrainingConfig(minutes=3.0, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
+        ),
+        masked=Part(
+            MaskedConfig(width=512, layers=8, heads=8, dropout=0.2),
+            TrainingConfig(minutes=1.0, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
+        ),
         codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.5, batch=64, lr=2e-4)),
     ),
 }

@@ -1,0 +1,159 @@
+"""A gated PixelCNN (van den Oord 2016, arXiv:1606.05328) whose view covers the whole map, and two earlier recipes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oasis_lib.config import PixelCNNConfig
+from oasis_lib.models.sampling import Autoregressive, Labels, Step
+
+
+class Reach(NamedTuple):
+    """How far a layer looks: `taps` steps of `dilation` positions; a strict layer leaves the position itself out."""
+
+    taps: int
+    dilation: int = 1
+    strict: bool = False
+
+
+class Preset(NamedTuple):
+    layers: tuple[Reach, ...]
+    hidden: int
+    head: int
+    labels: bool
+
+
+# Mask A 7 x 7, then 3 x 3 with mask B: as both seeds have it, so that a code sees 12 rows (or 17) and no further.
+PRESETS = {
+    "seed-002": Preset((Reach(3, strict=True), *[Reach(1)] * 9), hidden=64, head=512, labels=False),
+    "seed-004": Preset((Reach(3, strict=True), *[Reach(1)] * 14), hidden=64, head=512, labels=True),
+}
+
+
+def plan(layers: int, grid: tuple[int, int]) -> tuple[Reach, ...]:
+    """A strict 5 x 5 layer, then steps of 1, 2, 4 ... over and over: all that is needed to see the whole map."""
+    far, first = max(grid) - 1, Reach(2, strict=True)
+    for cycle in range(1, layers):
+        steps = [2 ** (i % cycle) for i in range(layers - 1)]
+        if first.taps + sum(steps) >= far:
+            return (first, *(Reach(1, step) for step in steps))
+    raise ValueError(f"pixelcnn.layers={layers} can't see all of a {grid[0]} x {grid[1]} map; {far.bit_length() + 1} layers can")
+
+
+class Layer(nn.Module):
+    """The vertical stack looks at rows above; the horizontal one to the left, and takes in the vertical one at its place."""
+
+    def __init__(self, inputs: int, hidden: int, reach: Reach, residual: bool, dropout: float):
+        super().__init__()
+        taps, dilation, strict = reach
+        self.reach, self.dropout, self.pad = reach, dropout, taps * dilation
+        # A strict layer has no tap at its own row (column): no mask that could slip off.
+        self.vertical = nn.Conv2d(inputs, 2 * hidden, (taps + (not strict), 2 * taps + 1), dilation=dilation)
+        self.horizontal = nn.Conv2d(inputs, 2 * hidden, (1, taps + (not strict)), dilation=dilation)
+        self.down, self.out = nn.Conv2d(2 * hidden, 2 * hidden, 1), nn.Conv2d(hidden, hidden, 1)
+        self.up = nn.Conv2d(hidden, hidden, 1) if residual and not strict else None
+
+    def look_up(self, strip: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """A strip padded above and at both sides -> the vertical stack at its rows, and what it tells the horizontal one."""
+        raw = self.vertical(strip)
+        seen = F.dropout(gate(raw + label), self.dropout, self.training)
+        if self.up is not None:
+            seen = self.up(seen) + strip[:, :, self.pad :, self.pad : -self.pad]
+        return seen, self.down(raw)
+
+    def look_left(self, strip: Tensor, told: Tensor, label: Tensor) -> Tensor:
+        """A strip padded at the left, and what the vertical stack tells -> the horizontal stack at its columns."""
+        seen = self.out(F.dropout(gate(self.horizontal(strip) + told + label), self.dropout, self.training))
+        return seen if self.reach.strict else seen + strip[..., self.pad :]
+
+    def forward(self, vertical: Tensor, horizontal: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        strict, pad = int(self.reach.strict), self.pad
+        # A strict layer's last row (column) of the strip is the position's own: left out.
+        above = F.pad(vertical, (pad, pad, pad, -strict))
+        left = F.pad(horizontal, (pad, -strict, 0, 0))
+        seen, told = self.look_up(above, label)
+        return seen, self.look_left(left, told, label)
+
+
+def gate(x: Tensor) -> Tensor:
+    value, opening = x.chunk(2, dim=1)
+    return value.tanh() * opening.sigmoid()
+
+
+class GatedPixelCNN(Autoregressive):
+    kind = "pixelcnn"
+
+    def __init__(self, config: PixelCNNConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
+        super().__init__(config, grid, entries, levels, ratings)
+        if config.preset and config.preset not in PRESETS:
+            raise ValueError(f"pixelcnn.preset={config.preset!r} must be one of {', '.join(PRESETS)}, or empty")
+        own = Preset(plan(config.layers, grid), config.hidden, 4 * config.hidden, True) if not config.preset else None
+        preset = own or PRESETS[config.preset]
+        hidden, dropout = preset.hidden, config.dropout if own else 0.0
+        self.reaches, self.hidden = preset.layers, hidden
+        self.codes = nn.Embedding(entries, hidden)
+        self.places = nn.Parameter(torch.zeros(2 * hidden, *grid)) if own else None  # where on the map, told to the first layer
+        self.label_table = Labels(levels, ratings, 2 * hidden * len(self.reaches)) if preset.labels else None
+        self.layers = nn.ModuleList(Layer(hidden, hidden, reach, bool(own), dropout) for reach in self.reaches)
+        self.head = nn.Sequential(nn.Conv2d(hidden, preset.head, 1), nn.ReLU(), nn.Conv2d(preset.head, entries, 1))
+
+    @property
+    def receptive_field(self) -> int:
+        """Rows up, and columns to either side, that a code's chances depend on."""
+        return sum(reach.taps * reach.dilation for reach in self.reaches)
+
+    def _labels(self, level: Tensor | None, rating: Tensor | None, n: int) -> list[Tensor]:
+        """One (n, 2 * hidden, 1, 1) a layer."""
+        if self.label_table is None:
+            return [torch.zeros(1, 2 * self.hidden, 1, 1, device=self.device, dtype=self.head[0].weight.dtype)] * len(self.layers)
+        return [part[:, :, None, None] for part in self.label_table(level, rating, n).chunk(len(self.layers), 1)]
+
+    def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
+        """(B, h, w) -> logits (B, h, w, K); those at a position depend on the codes before it alone."""
+        vertical = horizontal = self.codes(codes).movedim(-1, 1)
+        for i, (layer, label) in enumerate(zip(self.layers, self._labels(level, rating, len(codes)))):
+            place = self.places if i == 0 and self.places is not None else 0.0
+            vertical, horizontal = layer(vertical, horizontal, label + place)
+        return self.head(horizontal).movedim(1, -1)
+
+    def stepper(self, level: Tensor, rating: Tensor) -> Step:
+        """Whole rows of the vertical stack once a row, one position of the horizontal stack a code."""
+        (h, w), n = self.grid, len(level)
+        labels = self._labels(level, rating, n)
+        kind = {"device": self.device, "dtype": self.head[0].weight.dtype}
+        # What each layer reads, with its padding: all rows for the vertical stack, this row for the horizontal one.
+        above = [torch.zeros(n, self.hidden, layer.pad + h, w + 2 * layer.pad, **kind) for layer in self.layers]
+        left = [torch.zeros(n, self.hidden, 1, layer.pad + w, **kind) for layer in self.layers]
+        told: list[Tensor] = []
+
+        def begin_row(flat: Tensor, r: int) -> None:
+            told.clear()
+            if r:  # the row above is complete now
+                row = self.codes(flat[:, (r - 1) * w : r * w]).movedim(-1, 1)
+                above[0][:, :, self.layers[0].pad + r - 1, self.layers[0].pad : self.layers[0].pad + w] = row
+            for i, layer in enumerate(self.layers):
+                label = labels[i] + (self.places[:, r : r + 1] if i == 0 and self.places is not None else 0.0)
+                seen, tells = layer.look_up(above[i][:, :, r : r + layer.pad + (not layer.reach.strict)], label)
+                told.append(tells + label)  # the horizontal stack hears the label too
+                if i + 1 < len(self.layers):
+                    pad = self.layers[i + 1].pad
+                    above[i + 1][:, :, pad + r, pad : pad + w] = seen[:, :, 0]
+
+        def step(flat: Tensor, t: int) -> Tensor:
+            r, c = divmod(t, w)
+            if c == 0:
+                begin_row(flat, r)
+            else:
+                left[0][:, :, 0, self.layers[0].pad + c - 1] = self.codes(flat[:, t - 1])
+            for i, layer in enumerate(self.layers):
+                strip = left[i][..., c : c + layer.pad + (not layer.reach.strict)]
+                seen = layer.look_left(strip, told[i][..., c : c + 1], 0.0)
+                if i + 1 < len(self.layers):
+                    left[i + 1][..., self.layers[i + 1].pad + c : self.layers[i + 1].pad + c + 1] = seen
+            return self.head(seen)[:, :, 0, 0]
+
+        return step

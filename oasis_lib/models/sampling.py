@@ -1,0 +1,223 @@
+"""What every prior over codes has in common: labels that may be left open, and draws that nothing but the seed decides."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+MARGIN = 3e-5  # choices closer than this are made again in double precision; single precision errs by some 1e-6
+Label = int | Tensor | None
+Step = Callable[[Tensor, int], Tensor]
+
+
+class Prior(nn.Module):
+    """A distribution over (h, w) maps of codes 0 .. entries - 1, given a level and a rating or neither."""
+
+    kind = ""
+
+    def __init__(self, config: Any, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
+        super().__init__()
+        if len(grid) != 2 or min(grid) < 1:
+            raise ValueError(f"grid={grid!r} must be (rows, columns), both at least 1")
+        self.config, self.grid, self.entries, self.levels, self.ratings = config, tuple(grid), entries, levels, ratings
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a fresh one is built from, beside its config."""
+        return {"grid": list(self.grid), "entries": self.entries, "levels": self.levels, "ratings": self.ratings}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def labels(self, n: int, level: Label = None, rating: Label = None) -> tuple[Tensor, Tensor]:
+        """Both labels as (n,) tensors, -1 where open, after a look at their range."""
+        given = (("level", level, self.levels), ("rating", rating, self.ratings))
+        return tuple(_label(name, value, count, n).to(self.device) for name, value, count in given)
+
+    def sample(self, n: int, level: Label = None, rating: Label = None, **options: Any) -> Tensor:
+        """(n, h, w) int64. Options: temperature, top_k, top_p, generator, cached, batch, progress."""
+        if n < 1:
+            raise ValueError(f"n={n} must be at least 1")
+        empty = torch.zeros(n, *self.grid, dtype=torch.int64, device=self.device)
+        return self.fill(empty, torch.ones_like(empty, dtype=torch.bool), level, rating, **options)
+
+    def check_codes(self, codes: Tensor) -> Tensor:
+        if codes.dim() != 3 or tuple(codes.shape[1:]) != self.grid:
+            raise ValueError(f"codes must be (B, {self.grid[0]}, {self.grid[1]}), not {tuple(codes.shape)}")
+        if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.entries:
+            raise ValueError(f"codes must lie in 0 .. {self.entries - 1}, not {int(codes.min())} .. {int(codes.max())}")
+        return codes.to(self.device, torch.int64)
+
+
+class Autoregressive(Prior):
+    """One code after the other, row by row. A child gives `forward` (B, h, w) -> logits (B, h, w, K) and `stepper`."""
+
+    def stepper(self, level: Tensor, rating: Tensor) -> Step:
+        """A function (codes (n, h * w), position) -> logits (n, K), called for positions 0, 1, 2 ... in turn."""
+        raise TypeError(f"{type(self).__name__} has no cached sampler; use cached=False")
+
+    @torch.no_grad()
+    def log_probs(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
+        """(B, h, w): the natural logarithm of each code's probability given the codes before it."""
+        codes = self.check_codes(codes)
+        labels = self.labels(len(codes), level, rating)
+        parts = zip(codes.split(batch), *(label.split(batch) for label in labels))
+        return torch.cat([-F.cross_entropy(self(*p).movedim(-1, 1).float(), p[0], reduction="none") for p in parts])
+
+    def nll(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
+        """(B,) nats an image."""
+        return -self.log_probs(codes, level, rating, batch).flatten(1).sum(1)
+
+    @torch.no_grad()
+    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
+             top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
+             cached: bool = True, batch: int = 64, progress: bool | None = None) -> Tensor:  # fmt: skip
+        """`codes` drawn anew where `mask` is true, each given the codes before it; all others stay as they are.
+
+        `cached=False` is the plain loop, one whole pass a code, and draws the same codes from the same seed.
+        """
+        check_options(temperature, top_k, top_p)
+        codes, mask = self.check_codes(codes).clone(), mask.to(self.device).expand(len(codes), *self.grid)
+        level, rating = self.labels(len(codes), level, rating)
+        seeds = image_seeds(len(codes), generator, self.device)
+        wanted = mask.flatten(1)
+        end = int(wanted.any(0).nonzero().max()) + 1 if bool(wanted.any()) else 0
+        done, referee = [], None
+        bar = tqdm(total=-(-len(codes) // batch) * end, desc="drawing codes", unit="code", disable=not progress, mininterval=1.0)
+        with full_precision(self), bar:
+            for part in torch.arange(len(codes), device=self.device).split(batch):
+                flat, labels = codes[part].flatten(1), (level[part], rating[part])
+                step = self.stepper(*labels) if cached else self._plain_stepper(*labels)
+                for t in range(end):
+                    logits = step(flat, t)
+                    noise = gumbel(seeds[part], t, self.entries)
+                    drawn, doubt = choose(logits, noise, temperature, top_k, top_p)
+                    doubt &= wanted[part, t]
+                    if bool(doubt.any()):  # too close for single precision: settled the same way by every sampler
+                        referee = referee or copy.deepcopy(self).double()
+                        again = referee._plain_stepper(*(label[doubt] for label in labels))(flat[doubt], t)
+                        drawn[doubt] = choose(again, noise[doubt], temperature, top_k, top_p)[0]
+                    flat[:, t] = torch.where(wanted[part, t], drawn, flat[:, t])
+                    bar.update()
+                done.append(flat.view(-1, *self.grid))
+        return torch.cat(done)
+
+    def _plain_stepper(self, level: Tensor, rating: Tensor) -> Step:
+        return lambda flat, t: self(flat.view(-1, *self.grid), level, rating).flatten(1, 2)[:, t]
+
+
+class Labels(nn.Module):
+    """Level and rating as one vector; each has one more entry, for "left open"."""
+
+    def __init__(self, levels: int, ratings: int, width: int):
+        super().__init__()
+        self.level, self.rating = nn.Embedding(levels + 1, width), nn.Embedding(ratings + 1, width)
+
+    def forward(self, level: Tensor | None, rating: Tensor | None, n: int) -> Tensor:
+        """(n,) each, -1 or None where open -> (n, width)."""
+        return _look_up(self.level, level, n) + _look_up(self.rating, rating, n)
+
+
+def _look_up(table: nn.Embedding, label: Tensor | None, n: int) -> Tensor:
+    open_label = table.num_embeddings - 1
+    if label is None:
+        return table.weight[open_label].expand(n, -1)
+    return table(torch.where(label < 0, open_label, label))
+
+
+def _label(name: str, value: Label, count: int, n: int) -> Tensor:
+    if value is None:
+        return torch.full((n,), -1)
+    value = torch.as_tensor(value).to(torch.int64).reshape(-1)
+    if len(value) not in (1, n):
+        raise ValueError(f"{name} must be one number or {n} of them, not {len(value)}")
+    if int(value.max()) >= count or int(value.min()) < -1:
+        known = f"0 .. {count - 1}, or -1 where open" if count else "left open: this prior was trained without it"
+        raise ValueError(f"{name}={int(value.max()) if int(value.max()) >= count else int(value.min())} must be {known}")
+    return value.expand(n).clone()
+
+
+def check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature} must be 0 (always the likeliest) or more")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1, or None")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must be above 0 and at most 1, or None")
+
+
+def image_seeds(n: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
+    """(n,) numbers below 2^32, one an image: all that is taken from the generator."""
+    where = generator.device if generator is not None else "cpu"
+    return torch.randint(2**32, (n,), generator=generator, device=where).to(device)
+
+
+def uniform(seeds: Tensor, position: int, count: int) -> Tensor:
+    """(n, count) in (0, 1): a hash of image, position and code, hence the same for any order, batch and device."""
+    x = (seeds[:, None] + position * 0x9E3779B1) ^ (torch.arange(count, device=seeds.device) * 0x85EBCA6B)
+    for factor in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F):  # murmur3's finishing steps
+        x = x & 0xFFFFFFFF
+        x = (x ^ (x >> 16)) * factor
+    x = x & 0xFFFFFFFF
+    return ((x ^ (x >> 15)).double() + 0.5) / 2**32
+
+
+def gumbel(seeds: Tensor, position: int, count: int) -> Tensor:
+    return -torch.log(-torch.log(uniform(seeds, position, count)))
+
+
+def choose(logits: Tensor, noise: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
+    """(n, K) logits and Gumbel noise -> (n,) codes, and whether rounding could have decided which."""
+    logits = logits.double() / (temperature or 1.0)
+    low, high = _thresholds(logits, top_k, top_p)
+    scores = logits + (noise if temperature else 0.0)
+    best, codes = scores.masked_fill(logits < high, -torch.inf).max(1)
+    rivals = scores.masked_fill(logits < low, -torch.inf)
+    rivals = rivals.scatter(1, codes[:, None], -torch.inf).max(1).values
+    doubt = best - rivals < MARGIN
+    if top_k is not None or top_p is not None:
+        unsure = (logits >= low).sum(1) != (logits >= high).sum(1)
+        at_edge = logits.gather(1, codes[:, None]) <= high + MARGIN
+        doubt |= unsure & at_edge[:, 0]
+    return codes, doubt
+
+
+def _thresholds(logits: Tensor, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
+    """The least logit that surely may be drawn and the least that, within rounding, might: (n, 1) each."""
+    low = high = torch.full_like(logits[:, :1], -torch.inf)
+    if top_k is None and top_p is None:
+        return low, high
+    ranked = logits.sort(1, descending=True).values
+    if top_k is not None and top_k < logits.shape[1]:
+        high = ranked[:, top_k - 1 : top_k]
+        low = high - MARGIN
+    if top_p is not None and top_p < 1:
+        chances = ranked.softmax(1)
+        before = chances.cumsum(1) - chances
+        last = [((before < p).sum(1, keepdim=True) - 1).clamp(min=0) for p in (top_p, top_p + MARGIN)]
+        high = torch.maximum(high, ranked.gather(1, last[0]))
+        low = torch.maximum(low, ranked.gather(1, last[1]) - MARGIN)
+    return low, high
+
+
+@contextmanager
+def full_precision(model: nn.Module) -> Iterator[None]:
+    """Eval mode and true float32 (no TF32) while codes are drawn; all is put back after."""
+    was_training, matmul, convolution = model.training, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    model.eval()
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution

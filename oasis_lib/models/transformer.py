@@ -1,0 +1,132 @@
+"""A decoder-only transformer over code maps, and the blocks it shares with the masked prior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oasis_lib.config import TransformerConfig
+from oasis_lib.models.sampling import Autoregressive, Labels, Step
+
+# What a position is told of directly, as (rows up, columns right). Attention reaches all the codes before it.
+NEIGHBOURS = ((0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-1, 2), (-2, -1), (-2, 0), (-2, 1))
+Cache = tuple[Tensor, Tensor]  # keys and values, (B, heads, N, width / heads) each
+
+
+class Block(nn.Module):
+    """Pre-norm attention and a feed-forward net, each added to the stream."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width={width} can't be shared out among {heads} heads")
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.mix = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, causal: bool, cache: Cache | None = None, t: int = 0) -> Tensor:
+        """(B, T, width) -> the same. With a cache, x is position t alone and sees the cached ones before it."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
+        if cache is not None:
+            cache[0][:, :, t : t + 1], cache[1][:, :, t : t + 1] = k, v
+            k, v, causal = cache[0][:, :, : t + 1], cache[1][:, :, : t + 1], False
+        p = self.dropout if self.training else 0.0
+        seen = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=causal)
+        x = x + F.dropout(self.mix(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return x + F.dropout(self.narrow(F.gelu(self.wide(self.norm2(x)))), self.dropout, self.training)
+
+
+class Trunk(nn.Module):
+    """Position in two dimensions and the labels, added to what comes in; then the blocks; then a logit an entry."""
+
+    def __init__(self, config, grid: tuple[int, int], entries: int, levels: int, ratings: int):
+        super().__init__()
+        width = config.width
+        self.rows = nn.Parameter(0.02 * torch.randn(grid[0], 1, width))
+        self.columns = nn.Parameter(0.02 * torch.randn(1, grid[1], width))
+        self.labels, self.dropout = Labels(levels, ratings, width), config.dropout
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, entries)
+        self.apply(_start)
+        for block in self.blocks:  # each adds to one stream: together they start as large as one
+            for last in (block.mix, block.narrow):
+                nn.init.normal_(last.weight, std=0.02 / (2 * config.layers) ** 0.5)
+
+    def places(self) -> Tensor:
+        return (self.rows + self.columns).flatten(0, 1)  # (h * w, width)
+
+    def forward(self, x: Tensor, level: Tensor | None, rating: Tensor | None, causal: bool) -> Tensor:
+        """(B, N, width) -> logits (B, N, K)."""
+        x = x + self.places() + self.labels(level, rating, len(x))[:, None]
+        x = F.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, causal)
+        return self.head(self.norm(x))
+
+
+class CodeTransformer(Autoregressive):
+    """Each position reads its nearest neighbours before it, embedded side by side, and attends to all positions before it."""
+
+    kind = "transformer"
+
+    def __init__(self, config: TransformerConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
+        super().__init__(config, grid, entries, levels, ratings)
+        dim = max(16, config.width // 4)
+        self.codes = nn.Embedding(entries + 2, dim)  # two more: outside the map, and hidden (in training)
+        self.gather = nn.Linear(dim * (len(NEIGHBOURS) + 1), config.width)
+        self.trunk = Trunk(config, grid, entries, levels, ratings)
+        self.codes.apply(_start)
+        self.register_buffer("neighbours", neighbour_table(*grid), persistent=False)
+
+    def _read(self, flat: Tensor, neighbours: Tensor) -> Tensor:
+        """Codes (B, N) and a table (T, neighbours) of where to look -> (B, T, width)."""
+        outside = torch.full_like(flat[:, :1], self.entries)
+        return self.gather(self.codes(torch.cat([flat, outside], 1)[:, neighbours]).flatten(2))
+
+    def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
+        """(B, h, w) -> logits (B, h, w, K); those at a position depend on the codes before it alone."""
+        flat = codes.flatten(1)
+        if self.training and self.config.hide:  # some codes are hidden, so that none can be leant on alone
+            hidden = torch.rand(flat.shape, device=flat.device) < self.config.hide
+            flat = torch.where(hidden, self.entries + 1, flat)
+        return self.trunk(self._read(flat, self.neighbours), level, rating, causal=True).unflatten(1, self.grid)
+
+    def stepper(self, level: Tensor, rating: Tensor) -> Step:
+        """Keys and values of the positions before are kept, so that a code costs one position's work."""
+        n, trunk = len(level), self.trunk
+        heads = self.config.heads
+        room = (n, heads, len(self.neighbours), self.config.width // heads)
+        kind = {"device": self.device, "dtype": trunk.head.weight.dtype}
+        caches = [(torch.empty(room, **kind), torch.empty(room, **kind)) for _ in trunk.blocks]
+        places = trunk.places() + trunk.labels(level, rating, n)[:, None]  # (n, N, width)
+
+        def step(flat: Tensor, t: int) -> Tensor:
+            x = self._read(flat, self.neighbours[t : t + 1]) + places[:, t : t + 1]
+            for block, cache in zip(trunk.blocks, caches):
+                x = block(x, True, cache, t)
+            return trunk.head(trunk.norm(x))[:, 0]
+
+        return step
+
+
+def neighbour_table(h: int, w: int) -> Tensor:
+    """(h * w, neighbours + 1): where in the row-by-row order they lie; h * w is outside the map.
+
+    The last is the code just before in that order: at the start of a row no other neighbour is.
+    """
+    row, column = torch.arange(h)[:, None, None], torch.arange(w)[None, :, None]
+    up, right = torch.tensor(NEIGHBOURS).T
+    row, column = row + up, column + right
+    inside = (row >= 0) & (column >= 0) & (column < w)
+    table = torch.where(inside, row * w + column, h * w).flatten(0, 1)
+    before = torch.arange(h * w)[:, None] - 1
+    return torch.cat([table, torch.where(before < 0, h * w, before)], 1)
+
+
+def _start(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

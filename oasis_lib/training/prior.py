@@ -1,0 +1,158 @@
+"""Training priors on codes that are made afresh at every step: shifted, flipped images through the frozen VQ-VAE."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oasis_lib.checkpoint import WEIGHTS
+from oasis_lib.cohort import Cohort
+from oasis_lib.config import PRIORS, Part, as_dict, near
+from oasis_lib.models import VQVAE, build, load
+from oasis_lib.models.sampling import Autoregressive, Prior
+from oasis_lib.paths import atomic
+from oasis_lib.training.data import Batch, Batches, evenly, rating_index, seeded
+from oasis_lib.training.loop import Task
+from oasis_lib.training.once import fit_once
+from oasis_lib.training.vqvae import encode_images, in_channels
+
+VALIDATED = 192  # slices looked at while training; the reported numbers are of all
+BATCH = 32  # of validation
+OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
+SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
+
+
+class PriorTask(Task):
+    """Any prior: a child says what its loss is, and how it is validated."""
+
+    def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: torch.device, seed: int, out: Path):
+        super().__init__(model)
+        self.out, self.step = out, 0
+        self.vqvae, self.device, self.seed = vqvae.to(device).eval().requires_grad_(False), device, seed
+        split = cohort["validate"]
+        rows = evenly(len(split), VALIDATED)
+        self.codes = torch.from_numpy(encode_images(self.vqvae, split.images[rows], device).astype(np.int64)).to(device)
+        self.level = torch.from_numpy(split.levels[rows].astype(np.int64)).to(device)
+        self.rating = torch.from_numpy(rating_index(cohort, "validate")[rows]).to(device)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Tensor:
+        """Codes as everywhere else: half precision would pick other entries."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.vqvae.encode(in_channels(batch.images, self.vqvae))
+
+    def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Level and rating, each left open now and then."""
+        draws = torch.rand(2, len(batch.rows), generator=seeded(self.seed, 5, step)).to(self.device)
+        return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.level, batch.rating), draws))
+
+    def after_step(self, step: int) -> None:
+        self.step = step + 1
+
+    def measure(self, model: Prior) -> dict[str, float]:
+        raise TypeError(f"{type(self).__name__} has no validation")
+
+    @torch.no_grad()
+    def validate(self, model: Prior) -> dict[str, float]:
+        measured = self.measure(model)
+        if PartialState().is_main_process:
+            keep_snapshot(self.out / SNAPSHOTS, model, self.step)
+        return measured
+
+
+class LikelihoodTask(PriorTask):
+    """Autoregressive priors: the bits of an image, and nothing else."""
+
+    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        codes = self.encode(batch)
+        logits = self.parts[part](codes, *self.labels(batch, step))
+        loss = F.cross_entropy(logits.float().flatten(0, 2), codes.flatten())
+        return loss, {"bits": loss * codes[0].numel() / math.log(2)}
+
+    def measure(self, model: Autoregressive) -> dict[str, float]:
+        nats = model.nll(self.codes, self.level, self.rating, batch=BATCH)
+        bits = float(nats.mean()) / math.log(2)
+        return {"validate_bits": bits, "validate_nats_a_code": float(nats.mean()) / self.codes[0].numel(), "score": -bits}
+
+
+class MaskedTask(PriorTask):
+    """Cross-entropy of the hidden codes; a share of the map is hidden that differs from image to image."""
+
+    def _cross_entropy(self, model: nn.Module, codes: Tensor, labels: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        draws = torch.rand(len(codes), 1 + codes[0].numel(), generator=generator).to(self.device)
+        hidden = self.model.hide(codes, draws)
+        nats = F.cross_entropy(model(codes, hidden, *labels).float().flatten(0, 2), codes.flatten(), reduction="none")
+        return (nats * hidden.flatten()).sum() / hidden.sum()
+
+    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self._cross_entropy(self.parts[part], self.encode(batch), self.labels(batch, step), seeded(self.seed, 6, step))
+        return loss, {"bits_a_hidden_code": loss / math.log(2)}
+
+    def measure(self, model: Prior) -> dict[str, float]:
+        """The same places hidden every time."""
+        parts = [slice(i, i + BATCH) for i in range(0, len(self.codes), BATCH)]
+        labels = [(self.level[part], self.rating[part]) for part in parts]
+        nats = [
+            self._cross_entropy(model, self.codes[part], label, seeded(self.seed, 7, part.start))
+            for part, label in zip(parts, labels)
+        ]
+        bits = float(torch.stack(nats).mean()) / math.log(2)
+        return {"validate_bits_a_hidden_code": bits, "score": -bits}
+
+
+def task_of(kind: str) -> type[PriorTask]:
+    if kind == "codegan":
+        from oasis_lib.training.gan import GANTask  # here, because it builds on this module
+
+        return GANTask
+    tasks = {"transformer": LikelihoodTask, "pixelcnn": LikelihoodTask, "masked": MaskedTask}
+    if kind not in tasks:
+        raise ValueError(f"no prior {kind!r}; there are {', '.join(PRIORS)}{near(kind, PRIORS)}")
+    return tasks[kind]
+
+
+def keep_snapshot(path: Path, model: Prior, step: int) -> None:
+    """Add maps of this moment's weights to the file, if the steps have doubled since the last: the seed is always the same."""
+    before = dict(np.load(path)) if path.is_file() else {}
+    steps = before.get("steps", np.zeros(0, np.int64))
+    steps, maps = steps[steps < step], before.get("codes", np.zeros((0, SHOWN, *model.grid), np.int16))
+    if len(steps) and step < 2 * steps[-1]:
+        return
+    level = (torch.arange(SHOWN) * 2 + 1) * model.levels // (2 * SHOWN) if model.levels else None
+    drawn = model.sample(SHOWN, level=level, generator=seeded(0)).cpu().numpy().astype(np.int16)
+    with atomic(path) as beside, beside.open("wb") as file:
+        np.savez(file, steps=np.append(steps, step), codes=np.concatenate([maps[: len(steps)], drawn[None]]))
+
+
+def train_prior(
+    kind: str, cohort: Cohort, vqvae: str | Path, out: str | Path, part: Part, *, progress: bool = True
+) -> pd.DataFrame:
+    """Train a prior over the codes of the VQ-VAE in folder `vqvae`, or go on where an earlier call was stopped."""
+    task = task_of(kind)
+    vqvae, out, training = Path(vqvae), Path(out), part.training
+    encoder = load(vqvae)
+    config, entries, side = part.model, encoder.config.entries, cohort.size // encoder.config.factor
+    if kind == "codegan":
+        config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
+    shape = {"grid": [side, side], "entries": entries, "levels": cohort.levels, "ratings": len(cohort.ratings)}
+
+    def make_task(device: torch.device) -> PriorTask:
+        model = build(kind, config, **shape)
+        return task(model, load(vqvae), cohort, device, training.seed, out)
+
+    digest = hashlib.sha256((vqvae / WEIGHTS).read_bytes()).hexdigest()
+    saved = {"kind": kind, "model": as_dict(config), **shape, "cohort": cohort.hash, "vqvae": digest, "synthetic": cohort.synthetic}
+
+    def make_batches(*where) -> Batches:
+        return Batches(cohort, "train", training, *where)
+
+    return fit_once(make_task, make_batches, training, out, saved, progress)
