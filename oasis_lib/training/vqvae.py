@@ -107,7 +107,7 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool =
         return VQVAETask(vqvae, cohort, device, training.seed)
 
     saved = {"kind": "vqvae", "model": as_dict(model), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
-    return fit_once(make_task, lambda *where: Batches(cohort, "train", training, *where), training, out, saved, progress)
+    return fit_once(make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress)
 
 
 def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
