@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -80,6 +84,26 @@ def test_a_failure_names_notebook_cell_and_cause_and_the_next_call_goes_on(study
     with pytest.raises(StageFailed, match="kernel died"):
         study.go()
     study.write("02_vqvae")
+    assert study.go() == ["02_vqvae", "03_codebook"]
+
+
+@pytest.mark.slow
+def test_killed_half_way_it_goes_on_from_there(study: Study):
+    study.write("02_vqvae", "import time\nif not this.folder.joinpath('waited').exists():\n    time.sleep(300)")
+    code = "from oasis_lib.study import run_study; run_study('smoke', {!r}, {!r}, notebooks={!r})"
+    words = [sys.executable, "-c", code.format(*map(str, (study.run, study.root / "cohort", study.notebooks)))]
+    running = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    log = study.root / "ran.txt"
+    until = time.time() + 120
+    while time.time() < until and not (log.is_file() and "02_vqvae" in log.read_text()):
+        time.sleep(0.2)
+    kernels = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    running.wait()
+    assert read_json(study.run / "run.json")["stages"]["02_vqvae"]["status"] == "running"
+    _, left = psutil.wait_procs(kernels, timeout=30)
+    assert not left, "kernels end with the study that started them"
+    (study.run / "waited").touch()
     assert study.go() == ["02_vqvae", "03_codebook"]
 
 

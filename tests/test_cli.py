@@ -1,0 +1,149 @@
+"""The command line: what it says, what it refuses, and that every command in README does what README says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Smoke, oasis
+
+from oasis_lib.__main__ import parser
+from oasis_lib.commands import literal, sheet, short_forms
+from oasis_lib.config import PRIORS, profile
+
+COMMANDS = ("prepare", "study", "train", "sample", "evaluate", "report", "check")
+README = (PROJECT / "README.md").read_text()
+
+
+def readme_commands(start: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args([command, "--help"])
+    assert end.value.code == 0
+    example = re.search(r"example:\s+oasis (.+)", capsys.readouterr().out).group(1)
+    assert parser().parse_args(shlex.split(example)).command == command
+
+
+def test_help_is_instant_and_imports_nothing_heavy():
+    code = "import sys; from oasis_lib.__main__ import parser; parser(); print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
+    begun = time.time()
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+    assert time.time() - begun < 5
+
+
+def test_the_eight_short_options_become_settings():
+    words = "study --epoch 3 --batch 8 --lr 0.002 --epoch_prior 4 --batch-prior 16 --lr-prior 1e-4 --k 128 --d 16".split()
+    changed = profile("laptop", short_forms(parser().parse_args(words)))
+    vqvae, training = changed.vqvae.model, changed.vqvae.training
+    assert (vqvae.entries, vqvae.code_dim) == (128, 16)
+    assert (training.epochs, training.minutes, training.batch, training.lr) == (3, 0, 8, 0.002)
+    for prior in PRIORS:
+        training = getattr(changed, prior).training
+        assert (training.epochs, training.minutes, training.batch, training.lr) == (4, 0, 16, 1e-4)
+    assert short_forms(parser().parse_args(["study"])) == [], "not given: the profile's own"
+    with pytest.raises(SystemExit):
+        parser().parse_args(["study", "--k", "12.5"])
+
+
+def test_parameters_are_read_as_json_where_they_are_that():
+    assert literal("n=3") == ("n", 3) and literal("name=a b") == ("name", "a b") and literal("x=[1, 2]") == ("x", [1, 2])
+    with pytest.raises(ValueError, match="must look like name=value"):
+        literal("n")
+
+
+def test_a_sheet_holds_every_image_in_order():
+    numpy = pytest.importorskip("numpy")
+    images = numpy.arange(10, dtype=numpy.uint8)[:, None, None] * numpy.ones((1, 2, 3), numpy.uint8)
+    drawn = sheet(images, columns=4)
+    assert drawn.shape == (6, 12)
+    assert drawn[0, ::3].tolist() == [0, 1, 2, 3] and drawn[4, ::3].tolist() == [8, 9, 0, 0]
+
+
+REFUSED = [
+    (["study", "--set", "vqvae.epcohs=5"], "did you mean 'epochs'"),
+    (["study", "--set", "vqvea.epochs=5"], "did you mean 'vqvae'"),
+    (["train", "transformer", "--cohort", "x", "--out", "y"], "needs --vqvae DIR"),
+    (["train", "vqvae", "--cohort", "no/such", "--out", "y"], "not a prepared cohort"),
+    (["train", "vqvae", "--cohort", "x", "--out", "y", "--minutes", "0"], "must be more than 0"),
+    (["sample", "--prior", "no/such", "--out", "y", "--n", "0"], "must be at least 1"),
+    (["report", "no/such"], "is not a run"),
+    (["report", "a", "b", "c"], "one run, or two"),
+    (["check", "no/such"], "not a model folder"),
+]
+
+
+@pytest.mark.parametrize("words, said", REFUSED)
+def test_mistakes_are_answered_in_one_plain_line(words: list[str], said: str, capsys: pytest.CaptureFixture):
+    from oasis_lib.__main__ import main
+
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error and error.startswith(f"oasis {words[0]}: ")
+
+
+def test_a_device_that_is_not_there():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert "--device cpu" in oasis("check", "--device", "cuda", expect=1)
+
+
+def test_check_tells_versions_device_and_data():
+    told = oasis("check")
+    for word in ("python", "torch", "device", "data", "git"):
+        assert re.search(rf"^{word}\s", told, re.M)
+
+
+def test_make_alone_lists_its_commands():
+    listed = subprocess.check_output(["make", "-C", str(PROJECT), "--no-print-directory"], text=True)
+    for name in ("study", "test", "lab", "bench", "publish"):
+        assert re.search(rf"^  make {name}\s+\w", listed, re.M)
+    for command in readme_commands("make "):
+        assert f"  make {command.split()[1]} " in listed
+
+
+@pytest.mark.slow
+def test_readme_commands(smoke: Smoke, tmp_path: Path):
+    """As written, on the smoke study's cohort and run, and with less patience."""
+    done = []
+    for line in readme_commands(".venv/bin/oasis "):
+        words = shlex.split(line)[1:]
+        if words[0] == "study":  # the fixture is one; that the options parse is what is left to see
+            assert parser().parse_args(words).command == "study"
+            continue
+        words = [re.sub(r"^data/phantom-128$", str(smoke.cohort), w) for w in words]
+        words = [w.replace("runs/mine", str(tmp_path)).replace("runs/latest", str(smoke.folder)) for w in words]
+        if words[0] == "prepare":
+            continue  # cohorts have tests of their own
+        if words[0] == "train":
+            words[words.index("--minutes") + 1] = "0.05"
+        done.append(words[0])
+        oasis(*words, data=smoke.data)
+    assert set(done) == {"check", "train", "sample", "evaluate", "report"}
+    assert (tmp_path / "new" / "samples.png").stat().st_size > 2000
+    assert (tmp_path / "scores.json").is_file()
+
+
+@pytest.mark.slow
+def test_two_runs_side_by_side(smoke: Smoke, tmp_path: Path):
+    page = tmp_path / "both.html"
+    oasis("report", smoke.folder, smoke.folder, "--out", page)
+    assert page.read_text().count('class="pair"') >= 6
+
+
+@pytest.mark.slow
+def test_a_model_is_listed_layer_by_layer(smoke: Smoke):
+    for name in ("vqvae", *PRIORS):
+        told = oasis("check", smoke.folder / name)
+        assert re.search(r"[\d,]+ parameters in all", told) and len(told.splitlines()) > 5, name
