@@ -64,6 +64,10 @@ class Autoregressive(Prior):
         """A function (codes (n, h * w), position) -> logits (n, K), called for positions 0, 1, 2 ... in turn."""
         raise TypeError(f"{type(self).__name__} has no cached sampler; use cached=False")
 
+    def targets(self, codes: Tensor) -> Tensor:
+        """The codes that the logits of `forward` are of in training; a child may leave some out."""
+        return codes
+
     @torch.no_grad()
     def log_probs(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
         """(B, h, w): the natural logarithm of each code's probability given the codes before it."""

@@ -57,9 +57,9 @@ class Trunk(nn.Module):
     def places(self) -> Tensor:
         return (self.rows + self.columns).flatten(0, 1)  # (h * w, width)
 
-    def forward(self, x: Tensor, level: Tensor | None, rating: Tensor | None, causal: bool) -> Tensor:
-        """(B, N, width) -> logits (B, N, K)."""
-        x = x + self.places() + self.labels(level, rating, len(x))[:, None]
+    def forward(self, x: Tensor, level: Tensor | None, rating: Tensor | None, causal: bool, where=slice(None)) -> Tensor:
+        """(B, N, width) at the N positions `where` -> logits (B, N, K)."""
+        x = x + self.places()[where] + self.labels(level, rating, len(x))[:, None]
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x, causal)
@@ -67,7 +67,11 @@ class Trunk(nn.Module):
 
 
 class CodeTransformer(Autoregressive):
-    """Each position reads its nearest neighbours before it, embedded side by side, and attends to all positions before it."""
+    """Each position reads its nearest neighbours before it, embedded side by side, and attends to all positions before it.
+
+    The air around a head is the same code in every image, and half of the map: `frame` finds those positions, and gives each a
+    fixed distribution. The transformer then works on the others alone, in half the time; likelihoods still sum to one.
+    """
 
     kind = "transformer"
 
@@ -79,6 +83,31 @@ class CodeTransformer(Autoregressive):
         self.trunk = Trunk(config, grid, entries, levels, ratings)
         self.codes.apply(_start)
         self.register_buffer("neighbours", neighbour_table(*grid), persistent=False)
+        size = grid[0] * grid[1]
+        self.register_buffer("inside", torch.ones(size, dtype=torch.bool))
+        self.register_buffer("usual", torch.zeros(size, dtype=torch.int64))  # outside: the code that is there,
+        self.register_buffer("chance", torch.ones(size))  # and how probable it is; the rest is shared by all others
+
+    @torch.no_grad()
+    def frame(self, codes: Tensor, share: float = 0.998) -> None:
+        """Outside is where one code fills at least `share` of these (training) maps."""
+        counts = torch.stack([torch.bincount(at, minlength=self.entries) for at in codes.flatten(1).T])  # (h * w, K)
+        most, usual = counts.max(1)
+        self.usual.copy_(usual)
+        self.chance.copy_((most + 1) / (len(codes) + 2))  # Laplace's rule: never quite certain
+        self.inside.copy_(most < share * len(codes))
+        if not bool(self.inside.any()):
+            self.inside.fill_(True)
+
+    def targets(self, codes: Tensor) -> Tensor:
+        """The codes that training's logits are of: (B, n)."""
+        return codes.flatten(1)[:, self.inside]
+
+    def _outside(self, where: Tensor | int) -> Tensor:
+        """Logits (n, K) at positions of air."""
+        usual, chance = self.usual[where].reshape(-1, 1), self.chance[where].reshape(-1, 1)
+        rest = torch.log((1 - chance).clamp(min=1e-9) / max(self.entries - 1, 1))
+        return rest.expand(-1, self.entries).scatter(1, usual, chance.log())
 
     def _read(self, flat: Tensor, neighbours: Tensor) -> Tensor:
         """Codes (B, N) and a table (T, neighbours) of where to look -> (B, T, width)."""
@@ -86,26 +115,35 @@ class CodeTransformer(Autoregressive):
         return self.gather(self.codes(torch.cat([flat, outside], 1)[:, neighbours]).flatten(2))
 
     def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
-        """(B, h, w) -> logits (B, h, w, K); those at a position depend on the codes before it alone."""
+        """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the inside; each depends on the codes before it alone."""
         flat = codes.flatten(1)
         if self.training and self.config.hide:  # some codes are hidden, so that none can be leant on alone
             hidden = torch.rand(flat.shape, device=flat.device) < self.config.hide
             flat = torch.where(hidden, self.entries + 1, flat)
-        return self.trunk(self._read(flat, self.neighbours), level, rating, causal=True).unflatten(1, self.grid)
+        inner = self.trunk(self._read(flat, self.neighbours[self.inside]), level, rating, causal=True, where=self.inside)
+        if self.training:
+            return inner
+        logits = inner.new_empty(len(flat), flat.shape[1], self.entries)
+        logits[:, self.inside] = inner
+        logits[:, ~self.inside] = self._outside(~self.inside).to(inner.dtype)
+        return logits.unflatten(1, self.grid)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
         """Keys and values of the positions before are kept, so that a code costs one position's work."""
         n, trunk = len(level), self.trunk
-        heads = self.config.heads
-        room = (n, heads, len(self.neighbours), self.config.width // heads)
+        order = (self.inside.cumsum(0) - 1).tolist()  # a position's place among those inside
+        inside = self.inside.tolist()
+        room = (n, self.config.heads, sum(inside), self.config.width // self.config.heads)
         kind = {"device": self.device, "dtype": trunk.head.weight.dtype}
         caches = [(torch.empty(room, **kind), torch.empty(room, **kind)) for _ in trunk.blocks]
         places = trunk.places() + trunk.labels(level, rating, n)[:, None]  # (n, N, width)
 
         def step(flat: Tensor, t: int) -> Tensor:
+            if not inside[t]:
+                return self._outside(t).to(kind["dtype"]).expand(n, -1)
             x = self._read(flat, self.neighbours[t : t + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):
-                x = block(x, True, cache, t)
+                x = block(x, True, cache, order[t])
             return trunk.head(trunk.norm(x))[:, 0]
 
         return step

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from oasis_lib.checkpoint import WEIGHTS
 from oasis_lib.cohort import Cohort
-from oasis_lib.config import PRIORS, Part, as_dict, near
+from oasis_lib.config import PRIORS, Part, TrainingConfig, as_dict, near
 from oasis_lib.models import VQVAE, build, load
 from oasis_lib.models.sampling import Autoregressive, Prior
+from oasis_lib.models.transformer import CodeTransformer
 from oasis_lib.paths import atomic
 from oasis_lib.training.data import Batch, Batches, evenly, rating_index, seeded
 from oasis_lib.training.loop import Task
@@ -27,6 +28,7 @@ from oasis_lib.training.vqvae import encode_images, in_channels
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
+FRAMED = 128  # slices in which the air around the head is looked for
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
@@ -34,8 +36,9 @@ SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenev
 class PriorTask(Task):
     """Any prior: a child says what its loss is, and how it is validated."""
 
-    def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: torch.device, seed: int, out: Path):
+    def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
         super().__init__(model)
+        seed, self.shift, self.cohort = training.seed, training.shift, cohort
         self.out, self.step = out, 0
         self.vqvae, self.device, self.seed = vqvae.to(device).eval().requires_grad_(False), device, seed
         split = cohort["validate"]
@@ -72,11 +75,20 @@ class PriorTask(Task):
 class LikelihoodTask(PriorTask):
     """Autoregressive priors: the bits of an image, and nothing else."""
 
+    def begin(self, batch: Batch) -> None:
+        """Show the transformer where every training map, shifted as far as training shifts, has the same code."""
+        if not isinstance(self.model, CodeTransformer):
+            return
+        images = self.cohort["train"].images[evenly(len(self.cohort["train"]), FRAMED)]
+        moves = [(y * self.shift, x * self.shift) for y, x in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))]
+        codes = np.concatenate([encode_images(self.vqvae, np.roll(images, move, axis=(1, 2)), self.device) for move in moves])
+        self.model.frame(torch.from_numpy(codes.astype(np.int64)).to(self.device))
+
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         codes = self.encode(batch)
-        logits = self.parts[part](codes, *self.labels(batch, step))
-        loss = F.cross_entropy(logits.float().flatten(0, 2), codes.flatten())
-        return loss, {"bits": loss * codes[0].numel() / math.log(2)}
+        logits, targets = self.parts[part](codes, *self.labels(batch, step)), self.model.targets(codes)
+        loss = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+        return loss, {"bits": loss * targets[0].numel() / math.log(2)}
 
     def measure(self, model: Autoregressive) -> dict[str, float]:
         nats = model.nll(self.codes, self.level, self.rating, batch=BATCH)
@@ -147,7 +159,7 @@ def train_prior(
 
     def make_task(device: torch.device) -> PriorTask:
         model = build(kind, config, **shape)
-        return task(model, load(vqvae), cohort, device, training.seed, out)
+        return task(model, load(vqvae), cohort, device, training, out)
 
     digest = hashlib.sha256((vqvae / WEIGHTS).read_bytes()).hexdigest()
     saved = {"kind": kind, "model": as_dict(config), **shape, "cohort": cohort.hash, "vqvae": digest, "synthetic": cohort.synthetic}
