@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -83,7 +82,8 @@ def train(given: Namespace) -> None:
     if given.minutes is not None:
         if given.minutes <= 0:
             raise ValueError(f"--minutes {given.minutes:g} must be more than 0")
-        part = dataclasses.replace(part, training=dataclasses.replace(part.training, minutes=given.minutes, epochs=0, steps=0))
+        limits = [f"{given.kind}.{limit}" for limit in (f"minutes={given.minutes}", "epochs=0", "steps=0")]
+        given.settings = [*limits, *given.settings]
     part = apply_settings(part, given.kind, given.settings)
     cohort = open_cohort(user_path(given.cohort))
     out = Path(given.out).expanduser().absolute()

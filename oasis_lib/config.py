@@ -142,16 +142,17 @@ MODEL_CONFIGS = {
     "masked": MaskedConfig,
     "codegan": CodeGANConfig,
 }
+ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 
 PROFILES = {
     "smoke": Profile(
         name="smoke",
         cohort=CohortConfig(size=64, people=10, lesions=2),
-        vqvae=Part(VQVAEConfig(entries=64, hidden=32, factor=4), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
+        vqvae=Part(VQVAEConfig(entries=64, hidden=32, factor=4, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, lr=2e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
-        codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=1, lr=2e-4, shift=2)),
+        codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, lr=2e-4, shift=2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, draws=2),
     ),
     "laptop": Profile(
@@ -161,7 +162,7 @@ PROFILES = {
         pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.7)),
         transformer=Part(TransformerConfig(width=128, layers=4, heads=4), TrainingConfig(minutes=2.5)),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4), TrainingConfig(minutes=0.7)),
-        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.7, lr=2e-4)),
+        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.7, lr=2e-4, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=256),
     ),
     "full": Profile(
@@ -180,8 +181,37 @@ PROFILES = {
             MaskedConfig(width=512, layers=8, heads=8, dropout=0.2),
             TrainingConfig(minutes=1.0, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
         ),
-        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.5, batch=64, lr=2e-4)),
+        codegan=Part(CodeGANConfig(hidden=96), TrainingConfig(minutes=0.5, batch=64, lr=2e-4, validate_every=200, **ADVERSARIAL)),
     ),
+}
+
+
+def _recipe(preset: str, stem: int, commitment: float = 0.25, channels: int = 1, **training: Any) -> Part:
+    """An earlier recipe: a codebook of 512 x 64 that starts uniform and learns by gradient, plain Adam, images as they are."""
+    model = VQVAEConfig(
+        preset=preset,
+        channels=channels,
+        code_dim=64,
+        hidden=stem,
+        stem="convolutions",
+        codebook="gradient",
+        start="uniform",
+        revival=0.0,
+        commitment=commitment,
+        loss="l2",
+    )
+    plain = {"weight_decay": 0.0, "beta2": 0.999, "warmup": 0.0, "clip": 0.0, "ema": 0.0}
+    return Part(model, TrainingConfig(**plain, shift=0, flip=False, intensity=0.0, **training))
+
+
+# What `--set vqvae.preset=NAME` puts in the place of the whole part; other settings then change it further.
+PRESETS = {
+    "paper": _recipe("paper", 256, steps=250_000, batch=128, lr=2e-4),
+    "seed-000": _recipe("seed-000", 128, channels=3, epochs=2, lr=1e-3),
+    "seed-001": _recipe("seed-001", 128, channels=3, epochs=5, lr=2e-4),
+    "seed-002": _recipe("seed-002", 64, commitment=1.0, epochs=20, lr=2e-3),
+    "seed-003": _recipe("seed-003", 64, epochs=12, lr=1e-3),
+    "seed-004": _recipe("seed-004", 128, channels=3, epochs=2, lr=3e-4),
 }
 
 
@@ -190,14 +220,14 @@ def profile(name: str, settings: Iterable[str] = ()) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}{near(name, PROFILES)}")
     chosen = PROFILES[name]
-    for setting in settings:
+    for setting in _presets_first(settings):
         chosen = _apply(chosen, setting)
     return chosen
 
 
 def apply_settings(part: Part, section: str, settings: Iterable[str]) -> Part:
     """The same for one part alone: settings of other sections are refused."""
-    for setting in settings:
+    for setting in _presets_first(settings):
         name, key, value = split_setting(setting)
         if name != section:
             raise ValueError(f"setting {setting!r} is not of {section!r}")
@@ -243,7 +273,16 @@ def _apply(chosen: Profile, setting: str) -> Profile:
     return dataclasses.replace(chosen, **{section: changed})
 
 
+def _presets_first(settings: Iterable[str]) -> list[str]:
+    """A preset changes all of its part, so it must not undo what was said before it."""
+    return sorted(settings, key=lambda setting: split_setting(setting)[1] != "preset")
+
+
 def _replace_in_part(part: Part, section: str, key: str, value: str) -> Part:
+    if (section, key) == ("vqvae", "preset") and value:
+        if value not in PRESETS:
+            raise ValueError(f"vqvae.preset={value!r} must be one of {', '.join(PRESETS)}, or empty{near(value, PRESETS)}")
+        return PRESETS[value]
     where = "model" if key in {f.name for f in dataclasses.fields(part.model)} else "training"
     known = [f.name for f in (*dataclasses.fields(part.model), *dataclasses.fields(part.training))]
     return dataclasses.replace(part, **{where: _replace(getattr(part, where), section, key, value, known)})

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,19 +22,24 @@ from oasis_lib.training.once import fit_once
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of measuring and encoding
+SNAPSHOTS, SHOWN = "snapshots.npz", 4  # the same few people, drawn before training and whenever the steps have doubled
 
 
 class VQVAETask(Task):
-    def __init__(self, model: VQVAE, cohort: Cohort, device: torch.device, seed: int = 0):
+    def __init__(self, model: VQVAE, cohort: Cohort, device: torch.device, seed: int = 0, out: Path | None = None):
         super().__init__(model)
-        self.seed, self.device = seed, device
+        self.seed, self.device, self.out, self.step = seed, device, out, 0
         split = cohort["validate"]
-        rows = evenly(len(split), VALIDATED)
-        pixels = split.images[rows]
+        self.rows = evenly(len(split), VALIDATED)
+        pixels = split.images[self.rows]
         self.images = to_images(pixels, device)
         self.masks = torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
         self.begins = model.config.warm if model.config.start == "k-means" else 0
         self.moved: tuple[Tensor, Tensor] | None = None  # what the last step's codebook update needs
+
+    def begin(self, batch: Batch) -> None:
+        self.keep_snapshot(self.model.eval())
+        self.model.train()
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         target = in_channels(batch.images, self.model).contiguous(memory_format=torch.channels_last)
@@ -44,6 +50,7 @@ class VQVAETask(Task):
         return total, logs | {"loss": total, "commitment": out.commitment}
 
     def after_step(self, step: int) -> None:
+        self.step = step + 1
         latents, codes = self.moved
         if step + 1 == self.begins:
             self.model.quantizer.start(latents, generator=seeded(self.seed, 3))
@@ -65,6 +72,7 @@ class VQVAETask(Task):
             scores["brain"].append(metrics.ssim(images, shown, masks))
             scores["psnr"].append(metrics.psnr(images, shown))
             counts += torch.bincount(out.codes.flatten(), minlength=len(counts))
+        self.keep_snapshot(model)
         full, brain, psnr = (torch.cat(values) for values in scores.values())
         brain = brain[torch.isfinite(brain)]
         return {
@@ -77,6 +85,24 @@ class VQVAETask(Task):
             "perplexity": perplexity(counts.cpu()),
             "score": float(brain.mean()),
         }
+
+    @torch.no_grad()
+    def keep_snapshot(self, model: VQVAE) -> None:
+        if self.out is None or not PartialState().is_main_process:
+            return
+        path = self.out / SNAPSHOTS
+        shown = evenly(len(self.rows), SHOWN + 2)[1:-1]  # not the very first and last slice
+        before = dict(np.load(path)) if path.is_file() and self.step else {}
+        steps = before.get("steps", np.zeros(0, np.int64))
+        keep = steps < self.step  # what an interrupted run drew beyond its last saved state is drawn again
+        if keep.any() and self.step < 2 * steps[keep][-1]:
+            return
+        drawn = (
+            (model(in_channels(self.images[shown], model)).images.mean(1).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        )
+        images = np.concatenate([before["images"][keep], drawn[None]]) if keep.any() else drawn[None]
+        with atomic(path) as beside, beside.open("wb") as file:
+            np.savez(file, steps=np.append(steps[keep], self.step), images=images, rows=self.rows[shown])
 
 
 def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Tensor, dict[str, Tensor]]:
@@ -104,7 +130,7 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool =
         pixels = cohort["train"].images[evenly(len(cohort["train"]), 512)].astype(np.float32) / 255
         vqvae.mean.fill_(float(pixels.mean()))
         vqvae.variance.fill_(float(pixels.var()))
-        return VQVAETask(vqvae, cohort, device, training.seed)
+        return VQVAETask(vqvae, cohort, device, training.seed, Path(out))
 
     saved = {"kind": "vqvae", "model": as_dict(model), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
     return fit_once(make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress)
