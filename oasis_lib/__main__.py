@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--vqvae", help="the VQ-VAE's folder (default: beside the prior's)")
     sub.add_argument("--out", required=True, help="takes samples.npz and samples.png")
     sub.add_argument("--n", type=int, default=32)
-    sub.add_argument("--level", type=int, help="of the slice, from 0 (default: as the prior draws them)")
+    sub.add_argument("--level", type=int, help="of the slice, from 0 (default: all levels evenly)")
     sub.add_argument("--rating", type=int, help="index of a clinical rating, where the prior knows them")
     sub.add_argument("--temperature", type=float, default=1.0)
     sub.add_argument("--top-k", type=int)
@@ -120,6 +120,9 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("runs", nargs="+", metavar="RUN", help="one run's folder, or two")
     sub.add_argument("--out", help="the page (default: report.html in the run, or compare.html in the first)")
+
+    sub = command("publish", "Make the pictures that README shows, from a synthetic run.", "oasis publish runs/latest")
+    sub.add_argument("run", help="a finished run's folder")
 
     sub = command("check", "Say what is installed and what is wrong, or what a model is made of.", "oasis check runs/latest/vqvae")
     sub.add_argument("model", nargs="?", help="a model's folder: its layers, output sizes and parameters")

@@ -70,15 +70,12 @@ def literal(text: str) -> tuple[str, object]:
 
 
 def train(given: Namespace) -> None:
-    choose_device(given.device)
-    import torch
-
     from oasis_lib.cohort import open_cohort
 
+    choose_device(given.device)
     if given.kind != "vqvae" and not given.vqvae:
         raise ValueError(f"training {given.kind} needs --vqvae DIR: the model whose codes it learns")
-    name = given.profile or ("full" if torch.cuda.is_available() and given.device != "cpu" else "laptop")
-    part = getattr(profile_of(name), given.kind)
+    part = getattr(profile_of(given.profile or fitting_profile()), given.kind)
     if given.minutes is not None:
         if given.minutes <= 0:
             raise ValueError(f"--minutes {given.minutes:g} must be more than 0")
@@ -99,6 +96,12 @@ def train(given: Namespace) -> None:
     print(f"{out}: step {int(last['step'])}, best score {history['score'].max():.5g}")
 
 
+def fitting_profile() -> str:
+    import torch
+
+    return "full" if torch.cuda.is_available() else "laptop"
+
+
 def sample(given: Namespace) -> None:
     choose_device(given.device)
     import numpy as np
@@ -115,15 +118,28 @@ def sample(given: Namespace) -> None:
     prior, vqvae = load(folder).to(best_device()), load(user_path(given.vqvae) if given.vqvae else folder.parent / "vqvae")
     generator = torch.Generator(device=best_device()).manual_seed(given.seed)
     options = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p, "rating": given.rating}
-    codes = prior.sample(given.n, level=given.level, generator=generator, **options).cpu().numpy()
+    levels = levels_for(prior, given.n, given.level)
+    codes = prior.sample(given.n, level=levels, generator=generator, progress=not given.quiet, **options).cpu().numpy()
     images = decode_codes(vqvae, codes, best_device())
     out = Path(given.out).expanduser().absolute()
-    level = np.full(given.n, -1 if given.level is None else given.level, np.int16)
+    level = np.full(given.n, -1, np.int16) if levels is None else levels.cpu().numpy().astype(np.int16)
     with atomic(out / "samples.npz") as beside, beside.open("wb") as file:
         np.savez(file, codes=codes.astype(np.int16), level=level, images=images)
     with atomic(out / "samples.png") as beside:
         Image.fromarray(sheet(images)).save(beside, format="png")
     print(f"{out}: {given.n} samples of {images.shape[1]} x {images.shape[2]} pixels in samples.npz and samples.png")
+
+
+def levels_for(prior, n: int, level: int | None = None):
+    """One level for all, or all levels evenly, or None where the prior knows of none."""
+    import torch
+
+    if not prior.levels:
+        return None
+    if level is not None and not 0 <= level < prior.levels:
+        raise ValueError(f"--level {level} must be from 0 to {prior.levels - 1}")
+    levels = torch.arange(n) * prior.levels // n if level is None else torch.full((n,), level)
+    return levels.to(next(prior.parameters()).device)
 
 
 def sheet(images, columns: int = 8):
@@ -136,6 +152,49 @@ def sheet(images, columns: int = 8):
     padded[: len(images)] = images
     height, width = images.shape[1:]
     return padded.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+
+
+def evaluate(given: Namespace) -> None:
+    """Reconstruction of test people, and of samples every measure of generation; the whole account goes into a file."""
+    import numpy as np
+    import torch
+
+    from oasis_lib.cohort import open_cohort
+    from oasis_lib.evaluation import reconstruction
+    from oasis_lib.evaluation.generation import evaluate_generation
+    from oasis_lib.models import load
+    from oasis_lib.paths import write_json
+    from oasis_lib.training import best_device, decode_codes
+
+    choose_device(given.device)
+    config = profile_of(fitting_profile(), given.settings).evaluation
+    cohort, vqvae = open_cohort(user_path(given.cohort)), load(user_path(given.vqvae))
+    tables = {"VQ-VAE": reconstruction.scores(vqvae, cohort["test"])} | reconstruction.baselines(cohort)
+    summary = reconstruction.summary(tables, config.bootstrap)
+    ssim, row = tables["VQ-VAE"]["ssim"], summary.loc["VQ-VAE"]
+    print(f"SSIM of {int(row['slices'])} slices of {int(row['people'])} test people, full frame:")
+    print(f"  mean {ssim.mean():.4f}   sd {ssim.std():.4f}   min {ssim.min():.4f}   max {ssim.max():.4f}")
+    print(f"  at least 0.6: {int((ssim >= 0.6).sum())} ({100 * (ssim >= 0.6).mean():.2f} %)")
+    print(f"\nby person, with 95 % intervals:\n{reconstruction.readable(summary).to_string()}")
+    found = {"reconstruction": summary.to_dict("index")}
+    if given.samples:
+        with np.load(user_path(given.samples)) as drawn:
+            images, levels = drawn["images"], drawn["level"]
+    elif given.prior:
+        prior = load(user_path(given.prior)).to(best_device())
+        generator = torch.Generator(device=best_device()).manual_seed(config.seed)
+        levels = levels_for(prior, config.samples)
+        codes = prior.sample(config.samples, level=levels, generator=generator, progress=not given.quiet).cpu().numpy()
+        images = decode_codes(vqvae, codes, best_device())
+        levels = np.full(len(images), -1) if levels is None else levels.cpu().numpy()
+    if given.samples or given.prior:
+        device = str(best_device())
+        found["generation"] = evaluate_generation(images, levels, cohort, device=device, config=config)
+        print("\n" + "\n".join(f"{len(images)} samples: {name} {t['value']:.4g}, target {t['target']}, {'met' if t['met'] else 'not met'}"
+                               for name, t in found["generation"]["targets"].items()))  # fmt: skip
+    out = Path(given.out).expanduser().absolute()
+    write_json(out, found)
+    print(f"\nall of it in {out}")
 
 
 def report(given: Namespace) -> None:
@@ -164,3 +223,31 @@ def check(given: Namespace) -> int:
     print("\n".join(there))
     print("\n".join(f"! {line}" for line in wrong) or "nothing is wrong with this installation")
     return 0
+
+
+def publish(given: Namespace) -> None:
+    """README's pictures from a finished run. Of synthetic people only: nobody's scan is to end up in a repository."""
+    import numpy as np
+
+    from oasis_lib.cohort import open_cohort
+    from oasis_lib.figures.overview import overview
+    from oasis_lib.models import load
+    from oasis_lib.paths import PROJECT, atomic, project_path
+    from oasis_lib.report import Contents
+    from oasis_lib.training import decode_codes
+
+    run = Contents(user_path(given.run))
+    if not run.manifest.get("cohort_info", {}).get("synthetic"):
+        raise ValueError(f"{run.folder} shows real people: only a run on the synthetic cohort is published")
+    cohort = open_cohort(project_path(run.manifest["cohort_folder"]))
+    test, levels = cohort["test"], np.linspace(0.2, 0.8, 8)
+    rows = [int(np.flatnonzero(test.levels == round(share * (cohort.levels - 1)))[i]) for i, share in enumerate(levels)]
+    drawn = np.load(run.folder / "samples" / f"{PRIORS[0]}.npz")
+    picks = [int(np.abs(drawn["level"] - test.levels[row]).argmin()) for row in rows]
+    codes = np.load(run.folder / "codes" / "test.npy", mmap_mode="r")[rows]
+    figure = overview(
+        test.images[rows], decode_codes(load(run.folder / "vqvae"), codes), codes, drawn["images"][picks], cohort.synthetic
+    )
+    with atomic(PROJECT / "images" / "overview.png") as beside:
+        figure.savefig(beside, format="png")
+    print(f"images/overview.png, from {run.folder}")

@@ -134,7 +134,9 @@ def _run_once(profile: str, run: str | Path, cohort: str, settings: list[str], *
     }
     plan = _plan(sources, common, parameters)
     manifest = Manifest(this.folder)
-    manifest.describe(**common, seed=this.profile.vqvae.training.seed, **describe_environment())
+    manifest.describe(
+        **common, cohort_folder=_short(this.cohort_folder), seed=this.profile.vqvae.training.seed, **describe_environment()
+    )
     key, ran = "", False
     for source in sources:
         sections = {s: as_dict(getattr(this.profile, s)) for s in SECTIONS.get(source.stem, ())}
