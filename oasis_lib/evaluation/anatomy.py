@@ -1,0 +1,124 @@
+"""What is inside a head: tissue areas by an intensity mixture, and the level that a slice looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from oasis_lib.cohort import Split
+from oasis_lib.metrics import brain_mask
+
+TISSUES = ("csf", "grey", "white")
+AREAS = (*TISSUES, "ventricles")
+DEEP = 0.11  # fluid farther from the brain's edge than this share of the frame's width counts as ventricle
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Three normals over brain brightness (relative to the slice's own white), fitted on real training people."""
+
+    cuts: tuple[float, float]  # fluid | grey | white
+
+    @classmethod
+    def fit(cls, images: np.ndarray, seed: int = 0) -> Mixture:
+        from sklearn.mixture import GaussianMixture
+
+        rng = np.random.default_rng(seed)
+        images = np.asarray(images[np.sort(rng.choice(len(images), min(len(images), 200), replace=False))])
+        values = relative(images)[brain_mask(images)]
+        values = rng.choice(values, min(len(values), 40_000), replace=False)
+        start = np.quantile(values, [0.08, 0.4, 0.8])[:, None]
+        model = GaussianMixture(3, means_init=start, random_state=seed).fit(values[:, None])
+        order = np.argsort(model.means_[:, 0])
+        grid = np.linspace(*model.means_[order[[0, 2]], 0], 500)
+        label = np.argsort(order)[model.predict(grid[:, None])]
+        return cls((float(grid[label >= 1][0]), float(grid[label >= 2][0])))
+
+    def segment(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W) -> 0 air, 1 fluid, 2 grey, 3 white."""
+        return np.where(brain_mask(images), 1 + np.digitize(relative(images), self.cuts), 0).astype(np.uint8)
+
+    def areas(self, images: np.ndarray) -> np.ndarray:
+        """(N, 4) percent of the frame: fluid, grey, white, and fluid deep inside (ventricles)."""
+        return measure_areas(self.segment(images))
+
+
+def relative(images: np.ndarray) -> np.ndarray:
+    """Brightness over the slice's own bright end, so that a scan's gain plays no part."""
+    lit = np.where(images > (10 if images.dtype == np.uint8 else 10 / 255), images, 0).reshape(len(images), -1)
+    white = np.array([np.quantile(row[row > 0], 0.9) if (row > 0).any() else 1.0 for row in lit])
+    return images / white[:, None, None]
+
+
+def measure_areas(tissue: np.ndarray) -> np.ndarray:
+    """Areas of a segmentation (N, H, W), in percent of the frame."""
+    from scipy.ndimage import distance_transform_edt
+
+    step = max(1, tissue.shape[-1] // 64)  # depth needs no finer grid
+    depth = np.stack([distance_transform_edt(t[::step, ::step] > 0) * step for t in tissue])
+    deep = np.repeat(np.repeat(depth > DEEP * tissue.shape[-1], step, 1), step, 2)[:, : tissue.shape[1], : tissue.shape[2]]
+    parts = [tissue == 1, tissue == 2, tissue == 3, (tissue == 1) & deep]
+    return 100 * np.stack([part.mean((1, 2)) for part in parts], axis=1)
+
+
+def segmentation_error(mixture: Mixture, split: Split, most: int = 200) -> dict[str, float]:
+    """The mixture against ground truth, where a cohort has it: Dice, and the mean error of an area relative to it."""
+    rows = np.linspace(0, len(split) - 1, min(most, len(split))).astype(int)
+    truth, found = np.asarray(split.tissue[rows]), mixture.segment(np.asarray(split.images[rows]))
+    dice = {f"dice_{t}": _dice(truth == i, found == i) for i, t in enumerate(TISSUES, 1)}
+    true_area, area = measure_areas(truth), measure_areas(found)
+    error = np.abs(area - true_area).mean(0) / np.maximum(true_area.mean(0), 1e-6)
+    return dice | {f"area_error_{t}": float(e) for t, e in zip(AREAS, error)}
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+
+
+def area_distance(areas: np.ndarray, levels: np.ndarray, real: np.ndarray, real_levels: np.ndarray) -> np.ndarray:
+    """(4,): the mean over levels of the distance between two spreads of areas (Wasserstein), relative to the real mean."""
+    from scipy.stats import wasserstein_distance
+
+    found = []
+    for level in np.intersect1d(levels, real_levels):
+        ours, theirs = areas[levels == level], real[real_levels == level]
+        found.append([wasserstein_distance(ours[:, i], theirs[:, i]) for i in range(areas.shape[1])])
+    return np.mean(found, axis=0) / np.maximum(real.mean(0), 1e-6)
+
+
+class LevelReader:
+    """Reads the level off a slice's features: kernel ridge regression on real training people, in folds of people.
+
+    A training person's slices are read by the one model that has not seen that person; all others by the models' mean.
+    """
+
+    def __init__(self, features: np.ndarray, levels: np.ndarray, people: np.ndarray, folds: int = 4, most: int = 4000):
+        from sklearn.kernel_ridge import KernelRidge
+
+        self.mean, spread = features.mean(0), features.std(0)
+        self.scale = np.maximum(spread, 0.1 * np.median(spread[spread > 0])) * np.sqrt(features.shape[1])
+        self.middle, self.last = levels.mean(), levels.max()
+        names = np.unique(people)
+        self.fold = {name: i % folds for i, name in enumerate(np.random.default_rng(0).permutation(names))}
+        fold, scaled, self.models = np.array([self.fold[name] for name in people]), self._scaled(features), []
+        for number in range(min(folds, len(names))):
+            rows = np.flatnonzero(fold != number)[:: max(1, len(features) // most)]
+            model = KernelRidge(kernel="rbf", gamma=0.04, alpha=0.003)
+            self.models.append(model.fit(scaled[rows], levels[rows] - self.middle))
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        return (features - self.mean) / self.scale
+
+    def read(self, features: np.ndarray, people: np.ndarray | None = None) -> np.ndarray:
+        """(N, features) -> (N,) the level read, a real number."""
+        each = np.stack([model.predict(self._scaled(features)) for model in self.models])  # (folds, N)
+        found = each.mean(0)
+        for row, name in enumerate([] if people is None else people):
+            if name in self.fold:
+                found[row] = each[self.fold[name], row]
+        return np.clip(found + self.middle, 0, self.last)
+
+    def agreement(self, features: np.ndarray, asked: np.ndarray, people: np.ndarray | None = None) -> dict[str, float]:
+        error = np.abs(self.read(features, people) - asked)
+        return {"level_within_one": float((error < 1.5).mean()), "level_error": float(error.mean())}

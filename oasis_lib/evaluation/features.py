@@ -1,0 +1,196 @@
+"""Two feature spaces to measure distances in: one trained here on training people, one that needs no training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oasis_lib.checkpoint import read_model, save_model
+
+SPACES = ("trained", "fixed")
+FEATURES = 32 + 64 + 4 * 128
+CORRUPTIONS = 6  # none, blur, noise, patch of another head, coarse blocks, two heads in one
+
+
+class FilterBank(nn.Module):
+    """Needs no training: energies of oriented filters at four octaves (mean and spread on a 4 x 4 grid) and a thumbnail."""
+
+    def __init__(self, orientations: int = 6, octaves: int = 4):
+        super().__init__()
+        self.octaves = octaves
+        angles = torch.arange(orientations) * math.pi / orientations
+        y, x = torch.meshgrid(torch.arange(-3.0, 4), torch.arange(-3.0, 4), indexing="ij")
+        along = x * torch.cos(angles)[:, None, None] + y * torch.sin(angles)[:, None, None]  # (O, 7, 7)
+        window = torch.exp(-(x**2 + y**2) / (2 * 1.7**2))
+        waves = torch.cat([torch.cos(along * math.pi / 2), torch.sin(along * math.pi / 2)]) * window  # period 4 pixels
+        waves = waves - window * waves.sum((1, 2), keepdim=True) / window.sum()  # blind to flat brightness
+        self.register_buffer("waves", (waves / waves.abs().sum((1, 2), keepdim=True))[:, None])  # (2O, 1, 7, 7)
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 1, H, W) -> (B, features)
+        features = [F.adaptive_avg_pool2d(images, 16).flatten(1)]
+        for _ in range(self.octaves):
+            stride = 2 if images.shape[-1] > 64 else 1  # energies vary slowly: every other pixel will do
+            even, odd = F.conv2d(images, self.waves, stride=stride, padding=3).chunk(2, dim=1)  # (B, O, h, w) each
+            power = even**2 + odd**2
+            mean = F.adaptive_avg_pool2d((power + 1e-8).sqrt(), 4)
+            spread = (F.adaptive_avg_pool2d(power, 4) - mean**2).clamp(min=0).sqrt()
+            features += [mean.flatten(1), spread.flatten(1)]
+            images = F.avg_pool2d(images, 2)
+        return torch.cat(features, dim=1)
+
+
+class FeatureNet(nn.Module):
+    """A small network that tells the level, the person, and what was done to a slice; its pooled maps are the features."""
+
+    def __init__(self, size: int, levels: int, people: int, width: int = 16):
+        super().__init__()
+        stride = max(1, size // 64)
+
+        def block(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU())
+
+        stem = nn.Sequential(nn.Conv2d(1, width, 2 * stride + 1, stride, stride), nn.BatchNorm2d(width), nn.ReLU())
+        self.stages = nn.ModuleList([stem, block(width, 32), block(32, 64), block(64, 128)])
+        self.heads = nn.ModuleDict(
+            {
+                "level": nn.Linear(FEATURES, max(levels, 1)),
+                "person": nn.Linear(FEATURES, people),
+                "damage": nn.Linear(FEATURES, CORRUPTIONS),
+            }
+        )
+        self.config = {"size": size, "levels": levels, "people": people, "width": width}
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 1, H, W) -> (B, FEATURES)
+        pooled, x = [], images * 2 - 0.5
+        for stage in self.stages:
+            x = stage(x)
+            pooled.append(x.mean((2, 3)))
+        quarters = F.adaptive_avg_pool2d(x, 2).flatten(1)  # the last stage keeps where, the earlier ones only what
+        return torch.cat([*pooled[1:-1], quarters], dim=1)
+
+
+def corrupt(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half of a batch spoiled the ways generated slices are; gives the images and what was done to each."""
+    count, size = len(images), images.shape[-1]
+    done = torch.randint(CORRUPTIONS, (count,), generator=generator)
+    done[torch.rand(count, generator=generator) < 0.4] = 0
+    partner = images[torch.randperm(count, generator=generator).to(images.device)]
+    spread = (0.004 + 0.012 * float(torch.rand(1, generator=generator))) * size
+    top, left = torch.randint(size // 4, size // 2, (2,), generator=generator).tolist()
+    cell = max(2, size // 64)
+    spoiled = images.clone()
+    for kind in range(1, CORRUPTIONS):
+        rows = torch.nonzero(done == kind)[:, 0].to(images.device)
+        x, other = images[rows], partner[rows]
+        strength = torch.rand(len(rows), 1, 1, 1, generator=generator).to(images.device)
+        if kind == 1:
+            x = _blur(x, spread)
+        elif kind == 2:
+            noise = torch.randn(x.shape, generator=generator).to(images.device)
+            x = x + noise * (x > 0.04) * (0.02 + 0.06 * strength)
+        elif kind == 3:
+            x = x.clone()
+            box = (..., slice(top, top + size // 4), slice(left, left + size // 4))
+            x[box] = other[box]
+        elif kind == 4:
+            x = F.interpolate(F.avg_pool2d(x, cell), scale_factor=cell)
+        else:
+            x = x + (other - x) * (0.2 + 0.3 * strength)
+        spoiled[rows] = x.clamp(0, 1)
+    return spoiled, done
+
+
+def _blur(images: Tensor, sigma: float) -> Tensor:
+    reach = max(1, math.ceil(3 * sigma))
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1.0, device=images.device) ** 2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    images = F.conv2d(images, kernel.view(1, 1, 1, -1), padding=(0, reach))
+    return F.conv2d(images, kernel.view(1, 1, -1, 1), padding=(reach, 0))
+
+
+def train_network(
+    images: np.ndarray, levels: np.ndarray, subjects: np.ndarray, *, steps: int, seed: int, device: str = "cpu"
+) -> FeatureNet:
+    """A minute at most on two cores. Seeded; level and person are learned from whole slices only, damage from all."""
+    _, people = np.unique(subjects, return_inverse=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = FeatureNet(images.shape[-1], int(levels.max()) + 1, int(people.max()) + 1).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=max(steps, 2))
+    targets = {"level": torch.as_tensor(levels.copy()), "person": torch.as_tensor(people)}
+    for _ in range(steps):
+        rows = torch.randint(len(images), (32,), generator=generator)
+        batch = to_tensor(images[rows.numpy()], device)
+        batch = batch * (0.9 + 0.2 * torch.rand(len(rows), 1, 1, 1, generator=generator)).to(device)
+        batch = torch.roll(batch, torch.randint(-3, 4, (2,), generator=generator).tolist(), dims=(2, 3))
+        batch, done = corrupt(batch, generator)
+        features = F.dropout(net(batch), 0.2)
+        loss = F.cross_entropy(net.heads["damage"](features), done.to(device))
+        for name, target in targets.items():
+            wanted = torch.where((done == 0) & (target[rows] >= 0), target[rows], -100).to(device)
+            if (wanted >= 0).any():
+                loss = loss + 0.5 * F.cross_entropy(net.heads[name](features), wanted)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return net.eval()
+
+
+def cached_network(cache: Path | None, key: dict, make) -> FeatureNet:
+    """The network of this key from `cache`, or made and kept there."""
+    folder = cache / "features" if cache else None
+    if folder and (folder / "config.json").is_file():
+        state, config = read_model(folder)
+        if config["key"] == key:
+            net = FeatureNet(**config["model"])
+            net.load_state_dict(state)
+            return net.eval()
+    net = make()
+    if folder:
+        save_model(folder, net.state_dict(), {"kind": "features", "model": net.config, "key": key})
+    return net
+
+
+def to_tensor(images: np.ndarray, device: str = "cpu") -> Tensor:
+    """(N, H, W), uint8 or already in [0, 1] -> (N, 1, H, W) float in [0, 1]."""
+    tensor = torch.as_tensor(np.array(images))[:, None].to(device)
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+
+
+@torch.no_grad()
+def extract(network: nn.Module, images: np.ndarray, device: str = "cpu", batch: int = 64) -> np.ndarray:
+    """(N, H, W) -> (N, features) float32."""
+    network = network.to(device)
+    parts = [network(to_tensor(images[i : i + batch], device)).cpu() for i in range(0, len(images), batch)]
+    return torch.cat(parts).numpy()
+
+
+@dataclass(frozen=True)
+class Space:
+    """Features standardised, projected on their first components and whitened, all of it fitted on training people."""
+
+    network: nn.Module
+    mean: np.ndarray
+    basis: np.ndarray  # (features, components)
+
+    @classmethod
+    def fit(cls, network: nn.Module, features: np.ndarray, components: int) -> Space:
+        mean, spread = features.mean(0), features.std(0)
+        spread = np.maximum(spread, 0.1 * np.median(spread[spread > 0]))  # corners that hold only air stay small
+        standard = (features - mean) / spread
+        values, vectors = np.linalg.eigh(standard.T @ standard / len(features))
+        keep = np.argsort(values)[::-1][: min(components, (len(features) - 1) // 2)]
+        basis = vectors[:, keep] / np.sqrt(values[keep])  # every component counts alike: else size and level drown detail
+        return cls(network, mean, (basis / spread[:, None]).astype(np.float32))
+
+    def project(self, features: np.ndarray) -> np.ndarray:
+        return (features - self.mean) @ self.basis

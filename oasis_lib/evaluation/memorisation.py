@@ -1,0 +1,115 @@
+"""Has a prior learned people by heart? Distances to the nearest training slice, calibrated on people held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from oasis_lib.evaluation.features import to_tensor
+from oasis_lib.metrics import ssim
+
+SEEDS_LINE = 0.6  # SSIM above which earlier work counted a sample as a brain
+
+
+@dataclass(frozen=True)
+class Nearest:
+    index: np.ndarray  # (N,) of the nearest training slice
+    distance: np.ndarray  # (N,)
+    ratio: np.ndarray  # (N,) that distance over the nearest slice of any other person: a copy stands out, a bland slice doesn't
+
+
+def thumbnails(images: np.ndarray, side: int = 64, device: str = "cpu") -> np.ndarray:
+    """(N, side * side): heads moved to the middle, shrunk, brightness and contrast taken out, so that no shift hides a copy."""
+    done = []
+    for start in range(0, len(images), 256):
+        x = to_tensor(images[start : start + 256], device)[:, 0]
+        size = x.shape[-1]
+        place = torch.arange(size, device=x.device) - (size - 1) / 2
+        mass = x.sum((1, 2)).clamp(min=1e-6)
+        rows, columns = ((x.sum(axis) * place).sum(1) / mass for axis in (2, 1))
+        theta = torch.zeros(len(x), 2, 3, device=x.device)
+        theta[:, 0, 0] = theta[:, 1, 1] = 1
+        theta[:, 0, 2], theta[:, 1, 2] = 2 * columns / size, 2 * rows / size
+        grid = F.affine_grid(theta, (len(x), 1, size, size), align_corners=False)
+        small = F.adaptive_avg_pool2d(F.grid_sample(x[:, None], grid, align_corners=False), side).flatten(1)
+        small = small - small.mean(1, keepdim=True)
+        done.append((small / small.norm(dim=1, keepdim=True).clamp(min=1e-6)).cpu())
+    return torch.cat(done).numpy()
+
+
+def mirrored(thumbs: np.ndarray) -> np.ndarray:
+    side = int(round(thumbs.shape[1] ** 0.5))
+    return thumbs.reshape(-1, side, side)[:, :, ::-1].reshape(len(thumbs), -1)
+
+
+def nearest(
+    points: np.ndarray,
+    bank: np.ndarray,
+    people: np.ndarray,
+    mirror: np.ndarray | None = None,
+    own: np.ndarray | None = None,
+) -> Nearest:
+    """Of each point in a bank of training slices. `mirror` is the points left for right, tried as well.
+
+    `own` is who each point shows, where that is known: real training people are not compared with themselves.
+    """
+    distance = _distances(points, bank)
+    if mirror is not None:
+        distance = np.minimum(distance, _distances(mirror, bank))
+    if own is not None:
+        distance[np.asarray(own)[:, None] == people[None]] = np.inf
+    index = distance.argmin(1)
+    best = distance[np.arange(len(points)), index]
+    distance[people[index][:, None] == people[None]] = np.inf
+    return Nearest(index, best, best / np.maximum(distance.min(1), 1e-9))
+
+
+def _distances(points: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    points, bank = points.astype(np.float32), bank.astype(np.float32)
+    squares = (points**2).sum(1)[:, None] + (bank**2).sum(1)[None] - 2 * points @ bank.T
+    return np.sqrt(np.maximum(squares, 1e-12))
+
+
+class Calibration:
+    """The first percentile of held-out people's distances, each relative to what is usual at its level."""
+
+    def __init__(self, held_out: Nearest, levels: np.ndarray):
+        self.usual = {level: np.median(held_out.distance[levels == level]) for level in np.unique(levels)}
+        self.all = float(np.median(held_out.distance))
+        self.line = float(np.quantile(self.relative(held_out, levels), 0.01))
+        self.ratio_line = float(np.quantile(held_out.ratio, 0.01))
+
+    def relative(self, found: Nearest, levels: np.ndarray) -> np.ndarray:
+        return found.distance / np.array([self.usual.get(level, self.all) for level in levels])
+
+    def shares(self, found: Nearest, levels: np.ndarray) -> dict[str, float]:
+        """Of slices nearer than 99 % of held-out ones; of slices whose nearest stands out more than for 99 %."""
+        near = float((self.relative(found, levels) < self.line).mean())
+        return {"memorised": near, "standing_out": float((found.ratio < self.ratio_line).mean())}
+
+
+@torch.no_grad()
+def best_ssim(images: np.ndarray, bank: np.ndarray, *, candidates: int = 3, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
+    """Each image's highest full-frame SSIM to a training slice, and which one.
+
+    Coarse to fine: the nearest `candidates` of the whole bank at 32 x 32 pixels, then SSIM at full size with each.
+    """
+    small, shelf = (_shrink(x, device) for x in (images, bank))
+    order = _distances(small, shelf).argsort(1)[:, :candidates]
+    best, index = np.full(len(images), -1.0), np.zeros(len(images), int)
+    for start in range(0, len(images), 32):
+        rows = np.arange(start, min(start + 32, len(images)))
+        x = to_tensor(images[rows], device)
+        for column in order[rows].T:
+            score = ssim(x, to_tensor(bank[column], device)).cpu().numpy()
+            better = score > best[rows]
+            best[rows[better]], index[rows[better]] = score[better], column[better]
+    return best, index
+
+
+def _shrink(images: np.ndarray, device: str) -> np.ndarray:
+    chunks = [images[i : i + 256] for i in range(0, len(images), 256)]
+    return torch.cat([F.adaptive_avg_pool2d(to_tensor(c, device), 32).flatten(1).cpu() for c in chunks]).numpy()

@@ -1,0 +1,53 @@
+"""How different samples are from each other, and how their detail is spread over frequencies."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from oasis_lib.evaluation.features import to_tensor
+from oasis_lib.metrics import ms_ssim
+
+
+@torch.no_grad()
+def pairwise_similarity(
+    images: np.ndarray, levels: np.ndarray, people: np.ndarray, *, pairs: int = 8, seed: int = 0, device: str = "cpu"
+) -> dict[int, float]:
+    """level -> mean MS-SSIM of pairs of different people at that level. To be matched with the real value, not minimised."""
+    rng, chosen = np.random.default_rng(seed), []
+    for level in np.unique(levels):
+        rows = np.flatnonzero(levels == level)
+        for _ in range(pairs):
+            a = rng.choice(rows)
+            others = rows[people[rows] != people[a]]
+            if len(others):
+                chosen.append((level, a, rng.choice(others)))
+    if not chosen:
+        return {}
+    level, first, second = np.array(chosen).T
+    values = []
+    for start in range(0, len(level), 32):
+        part = slice(start, start + 32)
+        values.append(ms_ssim(to_tensor(images[first[part]], device), to_tensor(images[second[part]], device)).cpu())
+    values = torch.cat(values).numpy()
+    return {int(one): float(values[level == one].mean()) for one in np.unique(level)}
+
+
+@torch.no_grad()
+def radial_spectrum(images: np.ndarray, device: str = "cpu", bins: int = 32) -> np.ndarray:
+    """(bins,) mean power in decibels at each distance from the middle of the frequency plane, without the flat part."""
+    size, sums = images.shape[-1], 0
+    frequency = torch.fft.fftfreq(size, device=device)
+    radius = torch.sqrt(frequency[:, None] ** 2 + torch.fft.rfftfreq(size, device=device)[None] ** 2)
+    bin_of = (radius * 2 * bins).long().clamp(max=bins).flatten()  # the corners beyond half a cycle a pixel go last
+    count = torch.bincount(bin_of, minlength=bins + 1)
+    for start in range(0, len(images), 128):
+        power = torch.fft.rfft2(to_tensor(images[start : start + 128], device)[:, 0]).abs() ** 2
+        ring = torch.zeros(len(power), bins + 1, device=device).index_add_(1, bin_of, power.flatten(1)) / count
+        sums = sums + 10 * torch.log10(ring + 1e-6).sum(0)
+    return (sums / len(images)).cpu().numpy()[1:bins]
+
+
+def spectrum_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Root mean square difference in decibels."""
+    return float(np.sqrt(((a - b) ** 2).mean()))
