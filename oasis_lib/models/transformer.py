@@ -88,6 +88,8 @@ class CodeTransformer(Autoregressive):
         self.register_buffer("usual", torch.zeros(size, dtype=torch.int64))  # outside: the code that is there,
         self.register_buffer("chance", torch.ones(size))  # and how probable it is; the rest is shared by all others
 
+        self._found: tuple | None = None
+
     @torch.no_grad()
     def frame(self, codes: Tensor, share: float = 0.998) -> None:
         """Outside is where one code fills at least `share` of these (training) maps."""
@@ -101,7 +103,18 @@ class CodeTransformer(Autoregressive):
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that training's logits are of: (B, n)."""
-        return codes.flatten(1)[:, self.inside]
+        return codes.flatten(1)[:, self._places()[0]]
+
+    @torch.compiler.disable
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """The positions inside (n,), and where each looks (n, neighbours + 1); found anew when `inside` has changed."""
+        stamp = (self.inside.device, self.inside._version)
+        if self._found is None or self._found[0] != stamp:
+            where = self.inside.nonzero()[:, 0]
+            table = self.neighbours[where]
+            table[1:, -1] = where[:-1]  # the one just before, leaving out the air: at the start of a row, the last of the row above
+            self._found = (stamp, where, table)
+        return self._found[1:]
 
     def _outside(self, where: Tensor | int) -> Tensor:
         """Logits (n, K) at positions of air."""
@@ -120,11 +133,12 @@ class CodeTransformer(Autoregressive):
         if self.training and self.config.hide:  # some codes are hidden, so that none can be leant on alone
             hidden = torch.rand(flat.shape, device=flat.device) < self.config.hide
             flat = torch.where(hidden, self.entries + 1, flat)
-        inner = self.trunk(self._read(flat, self.neighbours[self.inside]), level, rating, causal=True, where=self.inside)
+        where, table = self._places()
+        inner = self.trunk(self._read(flat, table), level, rating, causal=True, where=where)
         if self.training:
             return inner
         logits = inner.new_empty(len(flat), flat.shape[1], self.entries)
-        logits[:, self.inside] = inner
+        logits[:, where] = inner
         logits[:, ~self.inside] = self._outside(~self.inside).to(inner.dtype)
         return logits.unflatten(1, self.grid)
 
@@ -132,7 +146,7 @@ class CodeTransformer(Autoregressive):
         """Keys and values of the positions before are kept, so that a code costs one position's work."""
         n, trunk = len(level), self.trunk
         order = (self.inside.cumsum(0) - 1).tolist()  # a position's place among those inside
-        inside = self.inside.tolist()
+        inside, table = self.inside.tolist(), self._places()[1]
         room = (n, self.config.heads, sum(inside), self.config.width // self.config.heads)
         kind = {"device": self.device, "dtype": trunk.head.weight.dtype}
         caches = [(torch.empty(room, **kind), torch.empty(room, **kind)) for _ in trunk.blocks]
@@ -141,9 +155,10 @@ class CodeTransformer(Autoregressive):
         def step(flat: Tensor, t: int) -> Tensor:
             if not inside[t]:
                 return self._outside(t).to(kind["dtype"]).expand(n, -1)
-            x = self._read(flat, self.neighbours[t : t + 1]) + places[:, t : t + 1]
+            i = order[t]
+            x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):
-                x = block(x, True, cache, order[t])
+                x = block(x, True, cache, i)
             return trunk.head(trunk.norm(x))[:, 0]
 
         return step
