@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
-from oasis_lib.config import TrainingConfig
 from oasis_lib.models import VQVAE
 from oasis_lib.models.codegan import CodeGAN
 from oasis_lib.training.data import Batch, evenly, seeded
