@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ReduceOp, all_reduce, broadcast, is_available, is_initialized
+from torch.distributed import all_gather, all_reduce, get_rank, get_world_size, is_available, is_initialized
 from torch.nn import functional as F
 
 from oasis_lib.config import VQVAEConfig
@@ -64,7 +64,11 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def start(self, latents: Tensor, rounds: int = 10, generator: torch.Generator | None = None) -> None:
-        """k-means on a batch of latents: no entry starts where no vector is."""
+        """k-means on the latents of the (global) batch: no entry starts where no vector is."""
+        if world() > 1:
+            shares = [torch.empty_like(latents) for _ in range(world())]
+            all_gather(shares, latents.contiguous())
+            latents = torch.stack(shares, 1).flatten(0, 1)  # image i of the batch is with process i % world
         flat = flatten(latents.float())
         if self.config.distance == "cosine":
             flat = F.normalize(flat, dim=1)
@@ -74,8 +78,6 @@ class VectorQuantizer(nn.Module):
             counts, sums = self._tally(flat, self.nearest(flat))
             live = counts > 0
             self.codebook[live] = sums[live] / counts[live, None]
-        if is_available() and is_initialized():
-            broadcast(self.codebook, 0)
         self.counts.fill_(1.0)
         self.sums.copy_(self.codebook)
 
@@ -86,24 +88,26 @@ class VectorQuantizer(nn.Module):
         if self.config.distance == "cosine":
             flat = F.normalize(flat, dim=1)
         counts, sums = self._tally(flat, codes.flatten())
-        if is_available() and is_initialized():
-            all_reduce(counts, ReduceOp.SUM)
-            all_reduce(sums, ReduceOp.SUM)
+        if world() > 1:
+            all_reduce(counts)
+            all_reduce(sums)
         self.counts.lerp_(counts, 1 - self.config.decay)
         self.sums.lerp_(sums, 1 - self.config.decay)
         if self.config.codebook == "ema":
             # An entry that nothing chose keeps its place exactly: sums and counts decay alike.
             self.codebook.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
         if self.config.revival:
-            self._revive(flat, generator)
+            self._revive(flat, latents[0, 0].numel(), generator)
 
-    def _revive(self, flat: Tensor, generator: torch.Generator | None) -> None:
+    def _revive(self, flat: Tensor, places: int, generator: torch.Generator | None) -> None:
         mean = self.counts.mean()
         dead = self.counts < self.config.revival * mean  # no `if dead.any()`: that would wait for the GPU
-        picks = torch.randint(len(flat), (self.config.entries,), generator=generator).to(flat.device)
-        candidates = flat[picks]
-        if is_available() and is_initialized():
-            broadcast(candidates, 0)
+        picks = torch.randint(len(flat) * world(), (self.config.entries,), generator=generator).to(flat.device)
+        image, place = picks // places, picks % places
+        candidates = flat[image // world() * places + place]
+        if world() > 1:  # each process gives the picks that are its own
+            candidates = torch.where((image % world() == get_rank())[:, None], candidates, 0.0)
+            all_reduce(candidates)
         self.codebook.copy_(torch.where(dead[:, None], candidates, self.codebook))
         self.counts.copy_(torch.where(dead, mean, self.counts))
         self.sums.copy_(torch.where(dead[:, None], candidates * mean, self.sums))
@@ -111,6 +115,11 @@ class VectorQuantizer(nn.Module):
     def _tally(self, flat: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         counts = torch.bincount(codes, minlength=self.config.entries).to(flat.dtype)
         return counts, torch.zeros_like(self.sums).index_add_(0, codes, flat)
+
+
+def world() -> int:
+    """How many processes train together."""
+    return get_world_size() if is_available() and is_initialized() else 1
 
 
 def flatten(latents: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class Task:
 
 def accelerator_for(training: TrainingConfig) -> Accelerator:
     """Device and processes as they are found; bf16 wherever the hardware has it."""
-    probe = PartialState().device
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    probe = PartialState(cpu=not accelerated).device  # said outright, or several CPU processes would not find each other
     half = {"cuda": torch.cuda.is_available() and torch.cuda.is_bf16_supported(), "cpu": cpu_has_bf16(), "mps": False}
     bf16 = training.precision == "bf16" or (training.precision == "auto" and half.get(probe.type, False))
     AcceleratorState._reset_state()  # a kernel may train several models, each at its own precision
@@ -213,7 +214,7 @@ def _agreed(fraction: float, device: torch.device) -> float:
 def _refuse_nan(loss: Tensor, step: int, out: Path) -> None:
     if not torch.isfinite(loss):
         raise FloatingPointError(
-            f"the loss is {float(loss)} at step {step}: training stopped. The best weights so far are kept in {out}; "
+            f"the loss is {loss.item()} at step {step}: training stopped. The best weights so far are kept in {out}; "
             "try a smaller learning rate, or precision=no"
         )
 

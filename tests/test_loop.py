@@ -1,0 +1,185 @@
+"""The loop: it learns, it resumes exactly, it stops at nonsense, and two processes are one."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from oasis_lib.cohort import Cohort, Split
+from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
+from oasis_lib.metrics import ssim
+from oasis_lib.models import load
+from oasis_lib.training import Batches, encode_cohort, loop, to_images, train_vqvae
+from oasis_lib.training.data import content_box, vary
+
+MODEL = VQVAEConfig(entries=32, code_dim=4, hidden=16, blocks=1, warm=5)
+TRAINING = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=4)
+
+
+def made_cohort(folder, people=6, slices=4, size=32, grain=0) -> Cohort:
+    """Discs of several sizes, in a cohort that lives in memory."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size] - size / 2 + 0.5
+    splits = {}
+    for name in ("train", "validate", "test"):
+        radius = rng.uniform(6, 11, (people * slices, 1, 1))
+        images = (np.hypot(x, y) < radius) * (150 + 60 * np.sin(x / rng.uniform(1, 3, radius.shape)))
+        images = images + rng.uniform(0, grain, images.shape)
+        subject = np.repeat([f"{name}-{i}" for i in range(people)], slices)
+        table = pd.DataFrame({"subject": subject, "level": np.tile(np.arange(slices), people), "cdr": 0.0})
+        splits[name] = Split(name, images.astype(np.uint8), table)
+    info = {"hash": "made", "size": size, "levels": slices, "ratings": [0.0], "synthetic": True, "left_right": "columns"}
+    return Cohort(folder, info, splits)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_run_that_is_stopped_ends_with_the_same_weights_and_history(tmp_path, monkeypatch):
+    cohort = made_cohort(tmp_path)
+    whole = train_vqvae(cohort, tmp_path / "whole", Part(MODEL, TRAINING), progress=False)
+
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1)  # at every validation
+    validate, calls = loop.save_state, []
+
+    def killed(*arguments):
+        validate(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False)
+    assert json.loads((tmp_path / "broken/request.json").read_text())["finished"] is False
+    broken = train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False)
+
+    timing = ["seconds", "images_per_second"]
+    pd.testing.assert_frame_equal(whole.drop(columns=timing), broken.drop(columns=timing))
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_what_is_finished_is_not_trained_again_and_what_changed_is(tmp_path, monkeypatch):
+    cohort = made_cohort(tmp_path)
+    first = train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    monkeypatch.setattr("oasis_lib.training.once.fit", lambda *a, **k: pytest.fail("trained again"))
+    again = train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    pd.testing.assert_frame_equal(first, again, check_dtype=False)
+    monkeypatch.undo()
+    changed = train_vqvae(cohort, tmp_path / "m", Part(MODEL, replace(TRAINING, steps=8)), progress=False)
+    assert changed["step"].iloc[-1] == 8
+
+
+def test_the_loop_overfits_ten_slices_and_its_codes_are_kept(tmp_path):
+    cohort = made_cohort(tmp_path, people=5, slices=2)
+    training = replace(TRAINING, steps=400, lr=4e-3, ema=0.9, shift=0, flip=False, intensity=0.0, validate_every=400)
+    train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, hidden=32, entries=128), training), progress=False)
+    vqvae = load(tmp_path / "m")
+    images = to_images(cohort["train"].images)
+    with torch.no_grad():
+        assert ssim(images, vqvae(images).images).mean() > 0.93
+    codes = encode_cohort(tmp_path / "m", cohort, tmp_path / "codes")
+    assert codes["train"].shape == (10, 8, 8) and codes["train"].dtype == np.int16
+    assert np.array_equal(codes["train"], vqvae.encode(images).numpy())
+    assert len(np.unique(codes["train"])) > 20
+
+
+def test_nan_stops_with_words_and_the_good_weights_stay(tmp_path, monkeypatch):
+    from oasis_lib.training import vqvae
+
+    real, cohort = vqvae.reconstruction_loss, made_cohort(tmp_path)
+    seen = []
+
+    def poisoned(*arguments):
+        loss, logs = real(*arguments)
+        seen.append(1)
+        return (loss * float("nan") if len(seen) > 8 else loss), logs
+
+    monkeypatch.setattr(vqvae, "reconstruction_loss", poisoned)
+    with pytest.raises(FloatingPointError, match="smaller learning rate"):
+        train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "m").values())
+
+
+def test_the_best_weights_are_those_of_the_highest_score(tmp_path, monkeypatch):
+    from oasis_lib.training.vqvae import VQVAETask
+
+    scores = iter([0.3, 0.9, 0.5])
+    monkeypatch.setattr(VQVAETask, "validate", lambda self, model: {"score": next(scores)})
+    train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    kept = json.loads((tmp_path / "m/config.json").read_text())
+    assert (kept["step"], kept["score"]) == (8, 0.9)
+
+
+def test_training_without_an_end_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="set epochs, steps or minutes"):
+        train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TrainingConfig()), progress=False)
+
+
+def test_batches_cover_an_epoch_once_and_depend_on_the_step_alone(tmp_path):
+    cohort = made_cohort(tmp_path)
+    batches = Batches(cohort, "train", TRAINING, torch.device("cpu"))
+    seen = torch.cat([batches.batch(step).rows for step in range(batches.steps_an_epoch)])
+    assert sorted(seen.tolist()) == list(range(24))
+    fresh = Batches(cohort, "train", TRAINING, torch.device("cpu"))
+    assert torch.equal(fresh.batch(7).images, batches.batch(7).images)
+    shares = [Batches(cohort, "train", TRAINING, torch.device("cpu"), rank, 2).batch(7) for rank in (0, 1)]
+    assert torch.equal(torch.cat([s.images for s in shares]).sort(0).values, batches.batch(7).images.sort(0).values)
+
+
+def test_streamed_batches_equal_those_held_in_memory(tmp_path, monkeypatch):
+    cohort = made_cohort(tmp_path)
+    held = Batches(cohort, "train", TRAINING, torch.device("cpu")).batch(3)
+    monkeypatch.setattr("oasis_lib.training.data.fits", lambda size, device: False)
+    assert torch.equal(Batches(cohort, "train", TRAINING, torch.device("cpu")).batch(3).images, held.images)
+
+
+def test_variation_shifts_flips_and_scales_each_image_on_its_own():
+    pixels = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    pixels[:, 4, 2] = 100
+    draws = torch.tensor([[0.0, 0.0, 0.0, 0.5], [0.99, 0.5, 0.9, 1.0]])  # (down, across, flip, brightness)
+    out = vary(pixels, draws, TrainingConfig(shift=2, intensity=0.1), flip=True)[:, 0]
+    assert out[0].argmax() == 6 * 8 + 4 and out[0].max() == pytest.approx(100 / 255)
+    assert out[1].argmax() == 2 * 8 + 5 and out[1].max() == pytest.approx(110 / 255)
+
+
+def test_the_content_box_holds_all_that_is_lit():
+    images = np.zeros((3, 64, 64), np.uint8)
+    images[1, 20:41, 9:30] = 200
+    rows, columns = content_box(images, margin=2)
+    assert rows.start <= 18 and rows.stop >= 43 and (rows.stop - rows.start) % 16 == 0
+    assert columns.start <= 7 and columns.stop >= 32 and (columns.stop - columns.start) % 16 == 0
+    assert content_box(np.zeros((1, 64, 64), np.uint8), 2) == (slice(0, 64), slice(0, 64))
+
+
+TWO = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_loop import MODEL, TRAINING, made_cohort
+from oasis_lib.config import Part
+from oasis_lib.training import train_vqvae
+train_vqvae(made_cohort(Path({out!r}), grain=40), Path({out!r}) / "two", Part(MODEL, TRAINING), progress=False)
+"""
+
+
+@pytest.mark.slow  # grain: two equal vectors have no nearest entry that rounding could not change
+def test_two_processes_equal_one_on_the_same_global_batch(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(tests=os.path.dirname(__file__), out=str(tmp_path)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    train_vqvae(made_cohort(tmp_path, grain=40), tmp_path / "one", Part(MODEL, TRAINING), progress=False)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    different = {key: float((one[key] - two[key]).abs().max()) for key in one}
+    assert max(different.values()) < 1e-4, different
