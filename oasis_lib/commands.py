@@ -190,8 +190,9 @@ def evaluate(given: Namespace) -> None:
     if given.samples or given.prior:
         device = str(best_device())
         found["generation"] = evaluate_generation(images, levels, cohort, device=device, config=config)
-        print("\n" + "\n".join(f"{len(images)} samples: {name} {t['value']:.4g}, target {t['target']}, {'met' if t['met'] else 'not met'}"
-                               for name, t in found["generation"]["targets"].items()))  # fmt: skip
+        print(f"\n{len(images)} samples:")
+        for name, target in found["generation"]["targets"].items():
+            print(f"  {name:<24} {target['value']:8.4g}   target {target['target']:<8} {'met' if target['met'] else 'not met'}")
     out = Path(given.out).expanduser().absolute()
     write_json(out, found)
     print(f"\nall of it in {out}")
