@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import struct
+import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from oasis_lib.cohort.people import find_sheet, join_people, read_sheet, refuse_shared, split_people
+from oasis_lib.cohort.people import assign_splits, describe_splits, natural
 from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred, cut_share, examples
 from oasis_lib.cohort.store import SPLITS
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validate", "valid": "validate", "validate": "validate"} | {
     "validation": "validate", "dev": "validate", "test": "test", "testing": "test"}  # fmt: skip
-CLASS_RATINGS = {"nondemented": 0.0, "verymilddemented": 0.5, "milddemented": 1.0, "moderatedemented": 2.0}
 SEGMENTATION = {0: 0, 85: 1, 170: 2, 255: 3}  # the course set's greys: background, CSF, grey matter, white matter
 
 PERSON = re.compile(r"(sub-[A-Za-z0-9]+|(?:case|seg)_\d+|OAS[12]_\d{4}|OAS3\d{4})")
 SESSION = re.compile(r"(ses-[A-Za-z0-9]+|(?<=_)MR\d+|(?<=_)d\d{4}(?=\D))")
 LEVEL = re.compile(r"(?:slice|level|z)[-_]?(\d+)|[-_](\d+)$")
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)  # as Pillow tells it
 NUMBERS = re.compile(r"(\d+)_(\d+)$")  # person and slice as bare numbers
 
 
@@ -38,63 +40,51 @@ class Name:
     level: int
 
 
-def plan_folder(root: Path, files: list[Path], *, size: int, seed: int, fractions: tuple[float, float], skip_bad: bool) -> Plan:
+def plan_folder(root, files, sheet, *, size: int, seed: int, fractions, skip_bad: bool) -> Plan:
     """Look at every name and every image header; read no pixels yet."""
-    splits, masks = _by_split(root, files)
-    heads, left_out = _headers(root, [f for fs in splits.values() for f in fs], skip_bad)
-    splits = {name: [f for f in fs if f in heads] for name, fs in splits.items()}
-    names, warnings, misnamed = _names(root, [f for fs in splits.values() for f in fs], skip_bad)
-    splits = {name: [f for f in fs if f in names] for name, fs in splits.items()}
-    people = _people(root, splits, names)
-    sheet = find_sheet(root)
-    if sheet:
-        people = join_people(people, read_sheet(sheet))
-    if "" in splits:
-        chosen = split_people(people, seed, fractions)
-        people["split"] = people["subject"].map(chosen)
-        by_split = defaultdict(list)
-        for file in splits.pop(""):
-            by_split[chosen[names[file].subject]].append(file)
-        splits = {name: by_split[name] for name in SPLITS}
-        made = f"made here by person, seed {seed}"
-    else:
-        made = "as given"
-    modes = Counter(heads[f][1] for fs in splits.values() for f in fs)
+    masks = {f for f in files if _is_mask(root, f)}
+    found = by_split(root, [f for f in files if f not in masks], "images")
+    heads, left_out = _headers(root, [f for fs in found.values() for f in fs], skip_bad)
+    names, warnings, misnamed = _names(root, list(heads), skip_bad)
+    found = {split: [f for f in fs if f in names] for split, fs in found.items()}
+    subjects = {f: name.subject for f, name in names.items()}
+    people, splits, made = assign_splits(root, found, subjects, sheet, seed, fractions, _groups(root, names))
+    modes = Counter(heads[f][1] for f in names)
     if modes["colour"]:
         warnings.append(f"{modes['colour']:,} colour images are turned grey (luminance)")
-    items = [item for name in SPLITS for item in _items(root, name, splits[name], names)]
-    with_masks = tuple(s for s in SPLITS if splits[s] and all(_mask_of(f, masks) for f in splits[s]))
-    partly = [s for s in SPLITS if s not in with_masks and any(_mask_of(f, masks) for f in splits[s])]
-    if partly:
-        warnings.append(f"tissue masks of {', '.join(partly)} are not used: some slices have none")
-    mask_paths = {str(f.relative_to(root)): str(_mask_of(f, masks)) for s in with_masks for f in splits[s]}
-    levels = 1 + max((level for item in items for level in item.levels), default=-1)
-    first = next(iter(heads))
-    counts = ", ".join(f"{s} {len(splits[s]):,} slices of {(people['split'] == s).sum()} people" for s in SPLITS)
-    deep = "16-bit images windowed by person from 0 to the 99.8th percentile of what is above 0" if modes["deep"] else ""
+    items = [item for split in SPLITS for item in _items(root, split, splits[split], names)]
+    mask_of, tissue = _masks(root, masks, splits)
+    if mask_of and tissue != SPLITS:
+        warnings.append(f"tissue masks are used in {', '.join(tissue) or 'no split'} only: other slices have none")
+    levels = 1 + max(level for item in items for level in item.levels)
+    width, height = next(iter(heads.values()))[0]
+    deep = "windowed by person from 0 to the 99.8th percentile of what is above 0 (16-bit images)"
     return Plan(
         items=items,
-        people=people.sort_values(["split", "subject"], kind="stable"),
-        read=partial(read_images, root, size, mask_paths, frozenset(with_masks)),
+        people=people,
+        read=partial(read_images, root, size, mask_of, frozenset(tissue)),
         info={
             "synthetic": False,
             "source": str(root),
-            "intensity": deep or "8-bit values as they are",
+            "intensity": deep if modes["deep"] else "8-bit values as they are",
             "mm": None,
             "licence": LICENCE,
         },
         summary=[
-            f"{sum(modes.values()):,} images of {heads[first][0][0]} x {heads[first][0][1]} pixels in {root}",
-            f"split ({made}): {counts}",
+            f"{len(names):,} images of {width} x {height} pixels in {root}",
+            f"split ({made}): {describe_splits(people, splits)}",
             f"{levels} levels a head" if levels else "no levels in the names",
-            f"participants from {sheet}" if sheet else "no participants' sheet (participants.tsv) found",
-            *([f"tissue masks for {', '.join(with_masks)}"] if with_masks else []),
+            *([f"tissue masks for {', '.join(tissue)}"] if tissue else []),
         ],
         fingerprint=fingerprint(root, files),
-        tissue=with_masks,
-        warnings=warnings + _cut_warning(next(f for fs in splits.values() for f in fs), size),
+        tissue=tissue,
+        warnings=warnings + _cut_warning(root / items[0].files[len(items[0].files) // 2], size),
         left_out=left_out + misnamed,
     )
+
+
+def is_image(file: Path) -> bool:
+    return file.name.lower().endswith(IMAGES)
 
 
 LICENCE = "the source's own terms hold; keep these images where its agreement allows"
@@ -102,46 +92,50 @@ LICENCE = "the source's own terms hold; keep these images where its agreement al
 
 def fingerprint(root: Path, files: list[Path]) -> str:
     """Names and sizes of the files: enough to see that a source changed since."""
-    text = "\n".join(f"{f.relative_to(root)} {f.stat().st_size}" for f in sorted(files))
+    text = "\n".join(f"{os.path.relpath(f, root)} {f.stat().st_size if f.exists() else 0}" for f in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _by_split(root: Path, files: list[Path]) -> tuple[dict[str, list[Path]], dict[tuple, Path]]:
-    """Files under their split; "" holds them all where no folder is named after a split. Course masks apart, by split and name."""
-    splits, masks, folders = defaultdict(list), {}, {}
+def split_of(folder: str) -> str:
+    """The split that a folder is named after, or "": train, val, testing, keras_png_slices_validate ..."""
+    return SPLIT_NAMES.get(folder.lower().removeprefix("keras_png_slices_").removeprefix("seg_"), "")
+
+
+def by_split(root: Path, files: list[Path], what: str) -> dict[str, list[Path]]:
+    """Files under their split; "" holds them all where no folder is named after a split."""
+    splits = defaultdict(list)
     for file in files:
-        name, mask = "", False
-        for part in file.relative_to(root).parts[:-1]:
-            words = part.lower()
-            stem = words.removeprefix("keras_png_slices_")
-            mask = mask or stem.startswith("seg_") or stem in ("seg", "masks", "labels")
-            name = name or SPLIT_NAMES.get(stem.removeprefix("seg_"), "")
-        if mask:
-            masks[name, re.sub(r"^seg_", "case_", file.name)] = file
-        else:
-            splits[name].append(file)
-    for folder in (p for p in root.glob("**/*") if p.is_dir() and p.name.lower().removeprefix("keras_png_slices_") in SPLIT_NAMES):
-        folders[SPLIT_NAMES[folder.name.lower().removeprefix("keras_png_slices_")]] = folder
+        splits[next(filter(None, map(split_of, file.relative_to(root).parts[:-1])), "")].append(file)
+    folders = {split_of(p.name): p for p in root.glob("**/") if p != root and split_of(p.name) and not _is_mask(root, p / "")}
     if not folders:
-        return {"": splits[""]}, masks
+        return {"": splits[""]}
     for name in SPLITS:
         if name not in folders:
+            has = " and ".join(sorted(folders))
             raise CohortError(
-                f"{root}: has {' and '.join(sorted(folders))} but no {name} folder; add one with people of its own, or put all slices into one folder to have them split by person"
+                f"{root}: has {has} but no {name} folder; add one with people of its own, or put all {what} into one folder to have"
+                " them split by person"
             )
         if not splits[name]:
             raise CohortError(
-                f"{folders[name]}: holds no images ({', '.join(IMAGES)}); fill it, or take the split folders away to have the split made by person"
+                f"{folders[name]}: holds no {what}; fill it, or take the split folders away to have the split made by person"
             )
-    return {name: splits[name] for name in SPLITS}, {k: v for k, v in masks.items()}
+    return {name: splits[name] for name in SPLITS}
 
 
-def _mask_of(file: Path, masks: dict[tuple, Path]) -> Path | None:
-    for part in file.parts[:-1]:
-        name = SPLIT_NAMES.get(part.lower().removeprefix("keras_png_slices_"))
-        if name and (name, file.name) in masks:
-            return masks[name, file.name]
-    return masks.get(("", file.name))
+def _is_mask(root: Path, file: Path) -> bool:
+    """The course set keeps tissue masks in folders keras_png_slices_seg_*."""
+    return any(part.lower().removeprefix("keras_png_slices_").startswith("seg_") for part in file.relative_to(root).parts[:-1])
+
+
+def _masks(root: Path, masks: set[Path], splits: dict[str, list[Path]]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The mask of every image that has one, and the splits in which all have."""
+    by_name = {}
+    for mask in masks:
+        split = next(filter(None, map(split_of, mask.relative_to(root).parts[:-1])), "")
+        by_name[split, re.sub(r"^seg_", "case_", mask.name)] = str(mask)
+    found = {s: {str(f.relative_to(root)): by_name.get((s, f.name), "") for f in files} for s, files in splits.items()}
+    return {f: m for of in found.values() for f, m in of.items() if m}, tuple(s for s in SPLITS if all(found[s].values()))
 
 
 def _headers(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, tuple], list[str]]:
@@ -152,7 +146,7 @@ def _headers(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, 
             with Image.open(file) as image:
                 deep = image.mode.startswith("I") or image.mode == "F"
                 heads[file] = (image.size, "deep" if deep else "grey" if image.mode in ("L", "1") else "colour")
-        except (UnidentifiedImageError, OSError) as error:
+        except DAMAGED as error:
             bad.append(unreadable(file, error))
     sizes = Counter(size for size, _ in heads.values())
     if sizes:
@@ -219,29 +213,15 @@ def _stem(path: Path) -> str:
     return re.sub(r"\.nii$", "", path.stem)  # case_001_slice_0.nii.png
 
 
-def _people(root: Path, splits: dict[str, list[Path]], names: dict[Path, Name]) -> pd.DataFrame:
-    """One row a person; a class folder becomes `group`, and a rating where its name is one."""
-    where, groups = defaultdict(set), defaultdict(set)
-    for split, files in splits.items():
-        for file in files:
-            where[names[file].subject].add(split)
-            folder = file.parent.name
-            if (
-                file.parent != root
-                and folder.lower().removeprefix("keras_png_slices_") not in SPLIT_NAMES
-                and not PERSON.search(folder)
-            ):
-                groups[names[file].subject].add(folder)
-    refuse_shared(where, str(root))
-    subjects = sorted(where, key=natural)
-    people = pd.DataFrame({"subject": subjects, "split": [next(iter(where[s])) for s in subjects]})
-    classes = {name for names_ in groups.values() for name in names_}
-    if len(classes) > 1:
-        people["group"] = ["+".join(sorted(groups[s])) for s in subjects]
-        ratings = [CLASS_RATINGS.get(re.sub(r"[^a-z]", "", g.lower())) for g in people["group"]]
-        if all(r is not None for r in ratings):
-            people["cdr"] = ratings
-    return people
+def _groups(root: Path, names: dict[Path, Name]) -> dict[str, str] | None:
+    """Class folders (the ImageFolder convention): the group of every person, where there is more than one."""
+    groups = defaultdict(set)
+    for file, name in names.items():
+        folder = file.parent.name
+        if file.parent != root and not split_of(folder) and not PERSON.search(folder):
+            groups[name.subject].add(folder)
+    joined = {subject: "+".join(sorted(found)) for subject, found in groups.items()}
+    return joined if len(set(joined.values())) > 1 else None
 
 
 def _items(root: Path, split: str, files: list[Path], names: dict[Path, Name]) -> list[Item]:
@@ -257,11 +237,6 @@ def _items(root: Path, split: str, files: list[Path], names: dict[Path, Name]) -
     return items
 
 
-def natural(text: str) -> tuple:
-    """Sorts slice 2 before slice 10."""
-    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text))
-
-
 def read_images(root: Path, size: int, masks: dict[str, str], with_tissue: frozenset[str], item: Item) -> Slices:
     """One person's slices, sized; a slice that can't be read is left out with its reason."""
     found, kept, bad, tissue = [], [], [], []
@@ -275,10 +250,10 @@ def read_images(root: Path, size: int, masks: dict[str, str], with_tissue: froze
                 tissue.append(centred(_tissue(Path(masks[name]), values.shape), size))
             found.append(values)
             kept.append(k)
-        except (OSError, SyntaxError) as error:
-            bad.append(unreadable(root / name, error))
         except CohortError as error:
             bad.append(str(error))
+        except DAMAGED as error:
+            bad.append(unreadable(root / name, error))
     if any(values.dtype != np.uint8 for values in found):
         found = _windowed(found)
     images = np.stack([centred(v, size) for v in found]) if found else np.zeros((0, size, size), np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,19 @@ SPELLINGS = {
     "sex": ("sex", "m/f", "gender"),
     "cdr": ("cdr", "cdrtot", "cdr_global"),
 }
-SHEETS = ("participants.tsv", "participants.csv", "*cross-sectional*.xlsx", "*cross-sectional*.csv", "*demographic*.xlsx", "*demographic*.csv")  # fmt: skip
+SHEETS = (
+    "participants.tsv",
+    "participants.csv",
+    *(f"*{n}*{e}" for n in ("cross-sectional", "demographic") for e in (".xlsx", ".csv")),
+)
+# Class folders whose names are ratings, however they are spelt.
+CLASS_RATINGS = {"nondemented": 0.0, "verymilddemented": 0.5, "milddemented": 1.0, "moderatedemented": 2.0}
+CLASS_RATINGS |= {"verymilddementia": 0.5, "milddementia": 1.0, "moderatedementia": 2.0}
 
 
-def find_sheet(root: Path) -> Path | None:
-    """A participants' sheet in the source folder, or beside it."""
-    for folder in (root, root.parent):
-        for pattern in SHEETS:
-            for path in sorted(folder.glob(pattern)):
-                return path
-    return None
+def find_sheet(*folders: Path) -> Path | None:
+    """The first participants' sheet in these folders."""
+    return next((path for folder in folders for pattern in SHEETS for path in sorted(folder.glob(pattern))), None)
 
 
 def read_sheet(path: Path) -> pd.DataFrame:
@@ -74,15 +78,53 @@ def join_people(people: pd.DataFrame, sheet: pd.DataFrame) -> pd.DataFrame:
     return joined.drop(columns="_key").dropna(axis="columns", how="all")
 
 
-def refuse_shared(split_of: dict[str, set[str]], source: str) -> None:
-    """Given splits are kept, but a person must not be in two of them."""
-    shared = sorted(subject for subject, splits in split_of.items() if len(splits) > 1)
-    if shared:
-        where = " and ".join(sorted(split_of[shared[0]]))
+def assign_splits(
+    root: Path,
+    splits: dict[str, list[Path]],
+    subject_of: dict[Path, str],
+    sheet: Path | None,
+    seed: int,
+    fractions: tuple[float, float],
+    groups: dict[str, str] | None = None,
+) -> tuple[pd.DataFrame, dict[str, list[Path]], str]:
+    """The people with what is known of them, files under their split, and how that split came about.
+
+    Given splits are kept, but nobody may be in two of them; files under "" are split here.
+    """
+    where = defaultdict(set)
+    for split, files in splits.items():
+        for file in files:
+            where[subject_of[file]].add(split)
+    if shared := sorted((subject for subject, found in where.items() if len(found) > 1), key=natural):
         raise CohortError(
-            f"{source}: people stand in two splits ({where}): {examples(shared, 5)}; move each person into one split,"
-            " or put all slices into one folder and they are split by person"
+            f"{root}: people stand in two splits ({' and '.join(sorted(where[shared[0]]))}): {examples(shared, 5)}; move each person"
+            " into one split, or put all slices into one folder and they are split by person"
         )
+    people = pd.DataFrame({"subject": sorted(where, key=natural)})
+    people["split"] = [next(iter(where[s])) for s in people["subject"]]
+    if groups:
+        people["group"] = people["subject"].map(groups)
+        ratings = [CLASS_RATINGS.get(re.sub(r"[^a-z]", "", str(g).lower())) for g in people["group"]]
+        if None not in ratings:
+            people["cdr"] = ratings
+    if sheet:
+        people = join_people(people, read_sheet(sheet))
+    if set(splits) != {""}:
+        return people, splits, "as given"
+    chosen = split_people(people, seed, fractions)
+    people["split"] = people["subject"].map(chosen)
+    made = {name: [f for f in splits[""] if chosen[subject_of[f]] == name] for name in SPLITS}
+    return people, made, f"made here by person, seed {seed}"
+
+
+def describe_splits(people: pd.DataFrame, splits: dict[str, list[Path]], slices_a_file: int = 1) -> str:
+    count = people["split"].value_counts()
+    return ", ".join(f"{s} {len(splits[s]) * slices_a_file:,} slices of {count.get(s, 0):,} people" for s in SPLITS)
+
+
+def natural(text: str) -> tuple:
+    """A sort key that puts slice 2 before slice 10."""
+    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text))
 
 
 def split_people(people: pd.DataFrame, seed: int, fractions: tuple[float, float]) -> dict[str, str]:
@@ -90,10 +132,10 @@ def split_people(people: pd.DataFrame, seed: int, fractions: tuple[float, float]
     subjects = people["subject"].to_numpy()
     if len(subjects) < 3:
         raise CohortError(
-            f"{len(subjects)} people can't be split into train, validate and test; give at least 3 (these are {examples(list(subjects))})"
+            f"{len(subjects)} people can't be split into train, validate and test; give at least 3 (here: {examples(list(subjects))})"
         )
     column = next((c for c in ("cdr", "group") if c in people), None)
-    rating = people[column].astype(str).to_numpy() if column else np.full(len(subjects), "")
+    rating = people[column].map(str).to_numpy() if column else np.full(len(subjects), "")
     # People stand in line stratum by stratum, in random order within each; those held out are taken at even distances.
     random = np.random.default_rng(seed).permutation(len(subjects))
     order = sorted(range(len(subjects)), key=lambda i: (rating[i], random[i]))

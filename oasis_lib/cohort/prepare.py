@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
-from oasis_lib.cohort.folders import IMAGES, plan_folder
+from oasis_lib.cohort.archives import is_archive, unpack_all
+from oasis_lib.cohort.folders import IMAGES, fingerprint, is_image, plan_folder
+from oasis_lib.cohort.people import find_sheet
 from oasis_lib.cohort.plan import CohortError, Plan, examples
 from oasis_lib.cohort.store import Cohort, open_cohort
-from oasis_lib.cohort.writer import write
+from oasis_lib.cohort.volumes import VOLUMES, is_volume, plan_volumes
+from oasis_lib.cohort.writer import plain_disk_errors, write
 from oasis_lib.paths import project_path, user_path
 
 
@@ -20,6 +24,7 @@ def prepare(
     people: int = 60,
     lesions: int = 8,
     seed: int = 0,
+    mm: float | None = None,
     fractions: tuple[float, float] = (0.1, 0.1),
     skip_bad: bool = False,
     progress: bool = True,
@@ -27,28 +32,63 @@ def prepare(
 ) -> Cohort:
     """Make the cohort `out` from `source`: "phantom", or a folder, an archive or a file of images or volumes.
 
-    `people` and `lesions` are of the phantom; `fractions` (validate, test) of a split that is made here. A cohort that is
-    there already is given back when it came of the same request; one that was cut short goes on.
+    `people` and `lesions` are of the phantom; `fractions` (validate, test) of a split that is made here; `mm` is the pixel of
+    volumes, else their own. A cohort that is there already is given back when it came of the same request; one that was cut
+    short goes on.
     """
-    if size < 16 or size > 4096:
+    if not 16 <= size <= 4096:
         raise CohortError(f"size={size} must be from 16 to 4096 pixels")
     out = project_path(out)
+    request = {"source": str(source), "size": size, "seed": seed}
     say = print if progress else _quiet
-    plan = _understand(source, out, size, people, lesions, seed, fractions, skip_bad)
-    request = {"source": plan.info["source"], "fingerprint": plan.fingerprint, "size": size, "seed": seed}
     if source == "phantom":
-        request |= {"people": people, "lesions": lesions}
-    else:
-        request |= {"fractions": list(fractions)}
+        from oasis_lib.cohort.phantom import plan_phantom
+
+        plan = plan_phantom(size=size, people=people, lesions=lesions, seed=seed)
+        request |= {"people": people, "lesions": lesions, "fingerprint": plan.fingerprint}
+        if out.exists():
+            return _existing(out, request)
+        _write(plan, out, request, say, size, skip_bad, progress, processes)
+        return open_cohort(out)
+    root = user_path(source)
+    request |= {"source": str(root), "fractions": list(fractions), "mm": mm}
+    if not root.exists():
+        if (out / "cohort.json").is_file():
+            return _existing(out, request)
+        raise CohortError(f"{root} does not exist; give a folder of images or volumes, an archive, or 'phantom'")
+    files = listing(root) if root.is_dir() else [root]
+    request["fingerprint"] = fingerprint(root, files)
     if out.exists():
         return _existing(out, request)
-    for line in (f"preparing {out} at {size} x {size}", *plan.summary, *(f"note: {w}" for w in plan.warnings)):
-        say(line if line.startswith("preparing") else f"  {line}")
+    folder, unpacked = (root if root.is_dir() else root.parent), out.with_name(f".{out.name}.unpacked")
+    if not any(map(is_image, files)) and not any(map(is_volume, files)) and any(map(is_archive, files)):
+        with plain_disk_errors(unpacked):
+            unpack_all([f for f in files if is_archive(f)], unpacked, progress)
+        folder, files = unpacked, listing(unpacked)
+    sheet = find_sheet(folder, folder.parent, root, root.parent)
+    options = {"size": size, "seed": seed, "fractions": fractions, "skip_bad": skip_bad}
+    if images := [f for f in files if is_image(f)]:
+        plan = plan_folder(folder, images, sheet, **options)
+    elif volumes := [f for f in files if is_volume(f)]:
+        plan = plan_volumes(folder, volumes, sheet, mm=mm, **options)
+    else:
+        others = f"{len(files):,} files of other kinds, such as {files[0].name}" if files else "it is empty"
+        raise CohortError(f"{root}: holds no images ({' '.join(IMAGES)}) and no volumes ({' '.join(VOLUMES)}): {others}")
+    plan.info["source"] = str(root)
+    plan.summary.append(f"participants from {sheet}" if sheet else "no participants' sheet (participants.tsv) found")
+    _write(plan, out, request, say, size, skip_bad, progress, processes)
+    shutil.rmtree(unpacked, ignore_errors=True)
+    return open_cohort(out)
+
+
+def _write(plan: Plan, out: Path, request: dict, say, size: int, skip_bad: bool, progress: bool, processes: int | None) -> None:
+    """Say what was understood, write, and say what was left out."""
+    say(f"preparing {out} at {size} x {size}")
+    for line in (*plan.summary, *(f"note: {w}" for w in plan.warnings)):
+        say(f"  {line}")
     write(plan, out, request, size=size, skip_bad=skip_bad, progress=progress, processes=processes or os.cpu_count() or 1)
-    cohort = open_cohort(out)
-    if cohort.info["left_out"]:
-        say(f"  left out {len(cohort.info['left_out'])} (all listed in cohort.json): {examples(cohort.info['left_out'])}")
-    return cohort
+    if left_out := open_cohort(out).info["left_out"]:
+        say(f"  left out {len(left_out):,} (all listed in {out / 'cohort.json'}): {examples(left_out)}")
 
 
 def _existing(out: Path, request: dict) -> Cohort:
@@ -62,21 +102,6 @@ def _existing(out: Path, request: dict) -> Cohort:
     if differs:
         raise CohortError(f"{out} holds another cohort: {', '.join(differs)}; choose another folder, or delete that one first")
     return cohort
-
-
-def _understand(source, out, size, people, lesions, seed, fractions, skip_bad) -> Plan:
-    if source == "phantom":
-        from oasis_lib.cohort.phantom import plan_phantom
-
-        return plan_phantom(size=size, people=people, lesions=lesions, seed=seed)
-    root = user_path(source)
-    if not root.exists():
-        raise CohortError(f"{root} does not exist; give a folder of images or volumes, an archive, or 'phantom'")
-    files = listing(root)
-    images = [f for f in files if f.name.lower().endswith(IMAGES)]
-    if not images:
-        raise CohortError(f"{root}: holds no images or volumes ({len(files)} files of other kinds)")
-    return plan_folder(root, images, size=size, seed=seed, fractions=fractions, skip_bad=skip_bad)
 
 
 def listing(root: Path) -> list[Path]:

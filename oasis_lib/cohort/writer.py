@@ -32,7 +32,7 @@ COLUMNS = ("split", "subject", "session", "level", "file")
 def write(plan: Plan, out: Path, request: dict, *, size: int, skip_bad: bool, progress: bool, processes: int) -> None:
     """Fill `out` from the plan; `out` appears whole or not at all."""
     part = out.with_name(f".{out.name}.part")
-    with _disk_full_is_plain(part):
+    with plain_disk_errors(part):
         part.mkdir(parents=True, exist_ok=True)
         with _only_one(part):
             state = _state(part, request, progress)
@@ -256,7 +256,7 @@ def _room_for(plan: Plan, part: Path, size: int, state: dict) -> None:
 
 
 @contextmanager
-def _disk_full_is_plain(part: Path) -> Iterator[None]:
+def plain_disk_errors(part: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:

@@ -1,0 +1,251 @@
+"""Folders of volumes: NIfTI, Analyze 7.5, MGZ and MGH, as OASIS, BIDS and FreeSurfer lay them out; axial slices by level."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter, defaultdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from oasis_lib.cohort.folders import LICENCE, Name, by_split, fingerprint, parse_name
+from oasis_lib.cohort.people import assign_splits, describe_splits, natural
+from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred, cut_share, examples
+from oasis_lib.cohort.store import SPLITS
+
+VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".img.gz", ".hdr")
+LABELS = re.compile(r"(?:^|[_.+-])(aseg|aparc|dseg|probseg|wmparc|ribbon|fseg|seg|mask|labels?)(?:$|[_.+-])")
+# Where a person has several volumes, the first of these that occurs anywhere is taken, everywhere.
+PREFERRED = ("_t88_masked_gfc", "brain", "brainmask", "norm", "_T1w", "T1")
+LEVELS = 32
+LOWEST, HIGHEST = 0.44, 0.74  # of the brain's height: from the midbrain to above the ventricles
+TALLEST = 160.0  # mm from the top of a head within which the brain lies; below is neck
+# Analyze 7.5 has no affine but says in which order its axes run (nibabel leaves this to its reader).
+ANALYZE_ORIENT = {0: "LAS", 1: "LSA", 2: "ASL", 3: "LPS", 4: "LIA", 5: "AIL"}
+
+
+def plan_volumes(root, files, sheet, *, size: int, seed: int, fractions, skip_bad: bool, mm: float | None) -> Plan:
+    chosen, bad = _choose(files)
+    heads: dict[Path, float] = {}
+    for file in chosen:
+        try:
+            heads[file] = _pixel(file)
+        except CohortError as error:
+            bad.append(str(error))
+    if bad and not skip_bad:
+        raise CohortError(f"{bad[0]} ({len(bad):,} such files; skip_bad (--skip-bad) leaves them out)")
+    if not heads:
+        raise CohortError(f"{root}: no volume in it can be read; first: {bad[0]}")
+    names, warnings = _names(root, list(heads))
+    taken, again = _one_a_session(list(heads), names)
+    splits = by_split(root, taken, "volumes")
+    people, splits, made = assign_splits(root, splits, {f: names[f].subject for f in taken}, sheet, seed, fractions)
+    pixel = mm or Counter(round(heads[f], 3) for f in taken).most_common(1)[0][0]
+    items = [
+        Item(split, names[f].subject, (str(f.relative_to(root)),), tuple(range(LEVELS)), names[f].session)
+        for split in SPLITS
+        for f in sorted(splits[split], key=lambda f: (natural(names[f].subject), natural(names[f].session)))
+    ]
+    tissue = tuple(s for s in SPLITS if splits[s] and all(_segmentation(f) for f in splits[s]))
+    intensity = "windowed by volume from 0 (or the 1st percentile where values are negative) to the 99.5th percentile of the rest"
+    return Plan(
+        items=items,
+        people=people,
+        read=partial(read_volume, root, size, pixel, frozenset(tissue)),
+        info={"synthetic": False, "source": str(root), "intensity": intensity, "mm": pixel, "licence": LICENCE, "left_right": "columns"},
+        summary=[
+            f"{len(taken):,} volumes in {root}, such as {items[0].files[0]}",
+            f"{len(files) - len(taken) - len(bad):,} other volume files are not used" + (f"; repeats: {examples(again)}" if again else ""),
+            f"split ({made}): {describe_splits(people, splits, LEVELS)}",
+            f"{LEVELS} axial levels, from {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up, right on the right",
+            *([f"tissue from FSL_SEG for {', '.join(tissue)}"] if tissue else []),
+        ],
+        fingerprint=fingerprint(root, files),
+        tissue=tissue,
+        warnings=warnings,
+        left_out=bad,
+        parallel=True,
+    )  # fmt: skip
+
+
+def is_volume(file: Path) -> bool:
+    return file.name.lower().endswith(VOLUMES)
+
+
+def _choose(files: list[Path]) -> tuple[list[Path], list[str]]:
+    """The volumes that show brains; Analyze headers and images without their other half are bad."""
+    present, bad, images = set(files), {}, []
+    for file in files:
+        if file.suffix == ".hdr":
+            if not {file.with_suffix(".img"), file.with_suffix(".img.gz")} & present:
+                bad[file] = f"{file}: an Analyze header without its image; put {file.stem}.img beside it or remove it"
+        elif file.name.endswith((".img", ".img.gz")) and _stem(file).with_suffix(".hdr") not in present:
+            bad[file] = f"{file}: an Analyze image without its header; put {_stem(file).name}.hdr beside it or remove it"
+        elif not LABELS.search(_stem(file).name):
+            images.append(file)
+    for wanted in PREFERRED:
+
+        def fits(file: Path, wanted: str = wanted) -> bool:
+            stem = _stem(file).name
+            return stem.endswith(wanted) if wanted[0] == "_" else stem == wanted
+
+        if found := [f for f in images if fits(f)]:
+            return found, [message for file, message in bad.items() if fits(file) or wanted[0] != "_"]
+    return images, list(bad.values())
+
+
+def _pixel(file: Path) -> float:
+    """The finer side of an axial pixel in mm, from the header alone."""
+    image = _load(file)
+    shape = [n for n in image.shape[3:] if n != 1]
+    if shape or len(image.shape) < 3 or min(image.shape[:3]) < 2:
+        what = f"a {len(image.shape)}-D volume ({' x '.join(map(str, image.shape))})"
+        raise CohortError(f"{file}: is {what}; this needs one 3-D volume: take one out (fslroi, nibabel) or remove it")
+    if image.get_data_dtype().fields:
+        raise CohortError(f"{file}: is a colour volume; convert it to grey or remove it")
+    zooms = np.linalg.norm(_canonical_affine(image)[:3, :3], axis=0)
+    return float(min(zooms[:2]))
+
+
+def _load(file: Path):
+    import nibabel
+
+    try:
+        return nibabel.load(file)
+    except PermissionError as error:
+        raise CohortError(f"{file}: no permission to read it; ask its owner, or chmod u+r") from error
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise CohortError(f"{file}: is no volume that can be read ({_short(error)}); copy it again or remove it") from error
+
+
+def _names(root: Path, files: list[Path]) -> tuple[dict[Path, Name], list[str]]:
+    """Person and session of every volume; FreeSurfer's people are the folders above `mri`."""
+    names = {f: parse_name(f.relative_to(root)) for f in files}
+    if all(names.values()):
+        return names, []
+    folders = {f: f.parents[1].name if f.parent.name == "mri" else "" for f in files}
+    if all(folders.values()) and len(set(folders.values())) == len(files):
+        return {f: names[f] or Name(folders[f], "", -1) for f in files}, []
+    stems = {f: _stem(f).name for f in files}
+    if len(set(stems.values())) < len(files):
+        stems = {f: str(_stem(f).relative_to(root)) for f in files}
+    warning = (
+        f"no person can be told from the names (such as {files[0].name}): each volume counts as a person of its own, so two scans of"
+        " one person may stand in two splits (a leak); name files sub-001_ses-1_T1w.nii.gz if any person has several"
+    )
+    return {f: names[f] or Name(stems[f], "", -1) for f in files}, [warning]
+
+
+def _one_a_session(files: list[Path], names: dict[Path, Name]) -> tuple[list[Path], list[str]]:
+    heads = defaultdict(list)
+    for file in sorted(files, key=lambda f: ("derivatives" in f.parts, natural(str(f)))):
+        heads[names[file].subject, names[file].session].append(file)
+    return [mine[0] for mine in heads.values()], [f.name for mine in heads.values() for f in mine[1:]]
+
+
+def read_volume(root: Path, size: int, pixel: float, with_tissue: frozenset[str], item: Item) -> Slices:
+    """A person's levels out of one volume, or the reason why there are none."""
+    file = root / item.files[0]
+    labels, maps = item.split in with_tissue, None
+    empty = np.zeros((0, size, size), np.uint8)
+    try:
+        values, zooms = _canonical(file)
+        values, top = _window(values, file)
+        planes = _planes(values, zooms[2], top)
+        if labels:
+            tissue = _canonical(_segmentation(file))[0][:, :, planes]
+            maps = np.stack([centred(_square(t.T[::-1], zooms, pixel, order=0), size) for t in np.moveaxis(tissue, 2, 0)])
+            maps = np.clip(maps + 0.5, 0, 3).astype(np.uint8)
+        square = [_square(values[:, :, k].T[::-1], zooms, pixel, order=1) for k in planes]
+    except CohortError as error:
+        return Slices(empty, [], empty if labels else None, left_out=[str(error)])
+    images = np.stack([centred((np.clip(s, 0, 1) * 255 + 0.5).astype(np.uint8), size) for s in square])
+    notes = []
+    if max(cut_share(s > 0.1, size) for s in square) > 0.01:
+        notes.append(f"{size} pixels of {pixel:g} mm cut heads; a larger size (--size) or coarser pixels (--mm) keep them whole")
+    if len(set(planes.tolist())) < LEVELS:
+        notes.append(f"volumes with slices of {zooms[2]:.1f} mm give the same slice for neighbouring levels")
+    return Slices(images, list(range(LEVELS)), maps, notes=notes)
+
+
+def _canonical(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values as (right, anterior, superior), and the voxel's mm."""
+    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+    image = _load(file)
+    try:
+        values = np.asanyarray(image.dataobj).astype(np.float32)
+    except PermissionError as error:
+        raise CohortError(f"{file}: no permission to read its image; ask its owner, or chmod u+r") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise CohortError(f"{file}: is cut short or damaged ({_short(error)}); copy it again or remove it") from error
+    affine = _affine(image)
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
+    values = apply_orientation(values.reshape(image.shape[:3]), turn)
+    return np.nan_to_num(values, posinf=0, neginf=0), np.linalg.norm(_canonical_affine(image)[:3, :3], axis=0)
+
+
+def _affine(image) -> np.ndarray:
+    """Where Analyze 7.5 names its axes' order, an affine of that order; else the file's own."""
+    from nibabel import AnalyzeImage
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+
+    if not isinstance(image, AnalyzeImage) or "orient" not in image.header or "NIFTI" in type(image).__name__.upper():
+        return image.affine
+    code = int.from_bytes(np.asarray(image.header["orient"]).tobytes()[:1], "little")
+    if code not in ANALYZE_ORIENT or code == 0:
+        return image.affine
+    sides = inv_ornt_aff(axcodes2ornt(ANALYZE_ORIENT[code]), image.shape[:3])
+    return np.linalg.inv(sides) @ np.diag([*image.header.get_zooms()[:3], 1.0])
+
+
+def _canonical_affine(image) -> np.ndarray:
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+    affine = _affine(image)
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
+    return affine @ inv_ornt_aff(turn, image.shape[:3])
+
+
+def _window(values: np.ndarray, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values with 0 and 1 at the window's ends, and how much of every axial plane is head."""
+    low = 0.0 if values.min() >= 0 else float(np.percentile(values, 1))
+    above = values[values > low]
+    if not len(above):
+        raise CohortError(f"{file}: is all black; remove it")
+    values = np.maximum(values - low, 0) / max(float(np.percentile(above, 99.5)) - low, 1e-12)
+    return values, (values > 0.1).mean((0, 1))
+
+
+def _planes(values: np.ndarray, height: float, share: np.ndarray) -> np.ndarray:
+    """The planes of the levels: at fixed shares of the brain's height, so that a level is the same anatomy in everyone."""
+    there = np.flatnonzero(share > 0.02 * share.max())
+    top, bottom = there[-1], max(there[0], there[-1] - TALLEST / height)
+    return np.round(bottom + np.linspace(LOWEST, HIGHEST, LEVELS) * (top - bottom)).astype(int)
+
+
+def _square(image: np.ndarray, zooms: np.ndarray, pixel: float, order: int) -> np.ndarray:
+    """Rows run back to front, columns left to right: resampled so that both are `pixel` mm."""
+    factors = np.array([zooms[1], zooms[0]]) / pixel
+    if np.allclose(factors, 1, atol=0.01):
+        return image
+    if order and factors.min() < 0.8:
+        image = ndimage.gaussian_filter(image, np.maximum(0, 0.4 / factors - 0.3))
+    return ndimage.zoom(image, factors, order=order, mode="grid-constant", grid_mode=True)
+
+
+def _segmentation(file: Path) -> Path | None:
+    """OASIS-1 carries FAST's tissue classes (1 fluid, 2 grey, 3 white) beside its atlas images."""
+    path = file.parent.parent / "FSL_SEG" / f"{_stem(file).name}_fseg.img"
+    return path if path.is_file() and path.with_suffix(".hdr").is_file() else None
+
+
+def _stem(file: Path) -> Path:
+    return file.with_name(re.sub(r"\.(nii|img|mgz|mgh|hdr)(\.gz)?$", "", file.name))
+
+
+def _short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
