@@ -62,13 +62,13 @@ class Reading:
         """(h, w) or (B, h, w) codes to (H, W) or (B, H, W) in [0, 1]."""
         codes = np.asarray(codes)
         with torch.inference_mode():
-            images = self.model.decode(torch.from_numpy(codes.reshape(-1, *codes.shape[-2:]).astype(np.int64)))[:, 0]
+            images = self.model.decode(torch.from_numpy(codes.reshape(-1, *codes.shape[-2:]).astype(np.int64))).mean(1)
         return images.float().numpy().reshape(*codes.shape[:-2], *images.shape[-2:])
 
     def decode_latents(self, latents: np.ndarray) -> np.ndarray:
         """(B, D, h, w), quantised or not, to (B, H, W)."""
         with torch.inference_mode():
-            return self.model.decode_latents(torch.from_numpy(np.asarray(latents, dtype=np.float32)))[:, 0].float().numpy()
+            return self.model.decode_latents(torch.from_numpy(np.asarray(latents, dtype=np.float32))).mean(1).float().numpy()
 
     def snap(self, latents: np.ndarray) -> np.ndarray:
         """(B, D, h, w) to the nearest entries' codes (B, h, w)."""
@@ -77,8 +77,9 @@ class Reading:
 
     def latents(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W) uint8 to (B, D, h, w), as they are compared with the codebook."""
+        pixels = torch.from_numpy(np.asarray(images)[:, None]).float() / 255
         with torch.inference_mode():
-            latents = self.model.latents(torch.from_numpy(np.asarray(images)[:, None]).float() / 255).float()
+            latents = self.model.latents(pixels.expand(-1, self.model.config.channels, -1, -1)).float()
         if self.model.quantizer.config.distance == "cosine":
             latents = torch.nn.functional.normalize(latents, dim=1)
         return latents.numpy()

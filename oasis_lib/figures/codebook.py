@@ -60,7 +60,7 @@ def usage(history: pd.DataFrame, by_level: pd.DataFrame, counts: np.ndarray) -> 
     figure, (axes,) = new_figure(1, 3, width=12, height=3.6, title=f"How much of {entries} entries is in use")
     for column, colour in zip([c for c in history if c.endswith(("perplexity", "used"))], COLOURS):
         kept = history[["step", column]].dropna()
-        axes[0].plot(kept["step"], kept[column], color=colour, marker=".", label=column.removeprefix("validate_"))
+        axes[0].plot(kept["step"], kept[column], color=colour, marker=".", label=column.replace("_", " "))
     axes[0].axhline(entries, color=BAD, ls=":", label="entries there are")
     axes[0].set(xlabel="training step", ylabel="entries", title="over training (held-out people)", ylim=(0, None))
     axes[0].legend(fontsize=8)
