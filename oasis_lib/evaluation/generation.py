@@ -156,7 +156,7 @@ class Evaluator:
         """Slices a level that a comparison can use on both sides: as many as the scarcer side (and the floor) has."""
         sides = [pd.Series(x).value_counts() for x in (levels, self.real.levels, self.floor.levels)]
         known = set.intersection(*(set(side.index) for side in sides))
-        if not known or (levels < 0).any():
+        if not known:
             raise ValueError("every sample needs a level that real people have; draw them with `level=`, not open")
         return {int(level): int(min(side[level] for side in sides)) for level in sorted(known)}
 
@@ -165,12 +165,8 @@ class Evaluator:
         counts = counts or self.counts(samples.levels)
         raw = self._features(samples.images)
         points, real = self._project(raw), self.projected[self.split]
-        rng = np.random.default_rng(self.config.seed)
-        draws = [(_rows(samples.levels, counts, rng), _rows(self.real.levels, counts, rng)) for _ in range(self.config.draws)]
-        found: dict[str, Any] = {"slices": sum(counts.values())}
-        for space in SPACES:
-            rows = [self._distances(points[space], real[space], samples.persons, *draw) for draw in draws]
-            found |= {f"{name}_{space}": float(np.mean([row[name] for row in rows])) for name in DISTANCES}
+        draws = self._draws(samples.levels, counts)
+        found = {"slices": sum(counts.values())} | self._distances(points, real, samples.persons, draws)
         ours, theirs = draws[0]
         images, levels, people = np.asarray(samples.images[ours]), samples.levels[ours], samples.persons[ours]
         joined = [np.concatenate([p[s][r] for s in SPACES], 1) for p, r in ((points, ours), (real, theirs))]
@@ -186,10 +182,27 @@ class Evaluator:
         found["spectrum_db"] = similarity.spectrum_distance(spectrum, self.real_spectrum)
         return found | self._memorised(samples, points) | self._seeds_count(images)
 
-    def _distances(self, points: np.ndarray, real: np.ndarray, people: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict:
-        a, b = points[ours], real[theirs]
-        shape = distances.manifold(b, a, self.real.subjects[theirs], people[ours], self.config.neighbours)
-        return shape | {"frechet": distances.frechet(a, b), "kernel": distances.kernel_distance(a, b)}
+    def distances(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, float]:
+        """The distances alone: quick enough to choose settings by."""
+        points = self._project(self._features(samples.images))
+        draws = self._draws(samples.levels, counts or self.counts(samples.levels))
+        return self._distances(points, self.projected[self.split], samples.persons, draws)
+
+    def _draws(self, levels: np.ndarray, counts: dict[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Rows of the samples and rows of the real people, equally many a level, several times over."""
+        rng = np.random.default_rng(self.config.seed)
+        return [(pick_rows(levels, counts, rng), pick_rows(self.real.levels, counts, rng)) for _ in range(self.config.draws)]
+
+    def _distances(self, points: dict, real: dict, people: np.ndarray, draws: list) -> dict[str, float]:
+        found = {}
+        for space in SPACES:
+            rows = []
+            for ours, theirs in draws:
+                a, b = points[space][ours], real[space][theirs]
+                shape = distances.manifold(b, a, self.real.subjects[theirs], people[ours], self.config.neighbours)
+                rows.append(shape | {"frechet": distances.frechet(a, b), "kernel": distances.kernel_distance(a, b)})
+            found |= {f"{name}_{space}": float(np.mean([row[name] for row in rows])) for name in DISTANCES}
+        return found
 
     def _anatomy(self, images: np.ndarray, levels: np.ndarray) -> dict[str, float]:
         areas = self.mixture.areas(images)
@@ -232,8 +245,8 @@ class Evaluator:
         for _ in range(repeats):
             people = rng.choice(names, len(names))
             pool = np.concatenate([np.flatnonzero(self.real.subjects == person) for person in people])
-            theirs = pool[_rows(self.real.levels[pool], counts, rng)]
-            ours, floor = _rows(samples.levels, counts, rng), self.floor_rows[_rows(self.floor.levels, counts, rng)]
+            theirs = pool[pick_rows(self.real.levels[pool], counts, rng)]
+            ours, floor = pick_rows(samples.levels, counts, rng), self.floor_rows[pick_rows(self.floor.levels, counts, rng)]
             found.append([
                 distances.frechet(points[s][ours], real[s][theirs]) / distances.frechet(train[s][floor], real[s][theirs])
                 for s in SPACES
@@ -282,13 +295,20 @@ def evaluate_generation(
     device: str = "cpu",
     config: EvaluationConfig | None = None,
     references: Mapping[str, Samples] | None = None,
+    vqvae: Any | None = None,
     cache: str | Path | None = None,
     split: str = "test",
 ) -> dict[str, Any]:
-    """The whole account of one set of samples, ready for JSON: a table with floor and references, targets, instruments."""
+    """The whole account of one set of samples, ready for JSON: a table with floor and references, targets, instruments.
+
+    `references` are rows of one's own; with None they are made here, those of the codes only if `vqvae` is given.
+    """
+    from oasis_lib.evaluation.samples import references as usual_references
+
     evaluator = Evaluator(cohort, config, device=device, cache=cache, split=split)
+    references = usual_references(evaluator, vqvae) if references is None else references
     samples = Samples(np.asarray(images), np.asarray(levels, np.int64))
-    table = compare(evaluator, {"samples": samples} | dict(references or {}))
+    table = compare(evaluator, {"samples": samples} | dict(references))
     interval = evaluator.frechet_ratio(samples, None)
     return {
         "split": split,
@@ -303,7 +323,7 @@ def _joined(raw: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([raw[space] for space in SPACES], axis=1)
 
 
-def _rows(levels: np.ndarray, counts: dict[int, int], rng: np.random.Generator) -> np.ndarray:
+def pick_rows(levels: np.ndarray, counts: dict[int, int], rng: np.random.Generator) -> np.ndarray:
     """Rows with exactly `counts` slices a level, drawn without replacement where there are enough."""
     chosen = []
     for level, count in counts.items():

@@ -1,0 +1,69 @@
+"""Where would this brain surprise a prior? Maps of surprise, held against planted lesions and against a plain baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from oasis_lib.cohort import Cohort, Split
+from oasis_lib.evaluation.features import _blur, to_tensor
+from oasis_lib.metrics import brain_mask
+from oasis_lib.training import best_device, decode_codes
+
+
+def maps(split: Split, codes: np.ndarray, prior: Any, vqvae: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, H, W) each: the prior's surprise at every code, and the reconstruction error, both smoothed over a code's reach."""
+    device, images = best_device(), np.asarray(split.images[rows])
+    levels = torch.as_tensor(split.levels[rows].copy()) if prior.levels else None
+    surprise = -prior.to(device).log_probs(torch.as_tensor(codes[rows].astype(np.int64)), level=levels).cpu()
+    size, reach = images.shape[-1], images.shape[-1] / codes.shape[-1] / 2
+    raised = F.interpolate(surprise[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    error = (to_tensor(images) - to_tensor(decode_codes(vqvae, codes[rows], device))).abs()
+    return {"surprise": raised[:, 0].numpy(), "reconstruction error": _blur(error, reach)[:, 0].numpy()}
+
+
+def against_lesions(
+    cohort: Cohort, codes: dict[str, np.ndarray], prior: Any, vqvae: Any, most: int = 96
+) -> tuple[pd.DataFrame, dict]:
+    """ROC area and Dice of each map on slices with a planted lesion, inside the brain; and what a figure shows of them.
+
+    Each map is tried as it is, and relative to its mean and spread at that place in healthy validate people. The line above
+    which a pixel counts as lesion is the 99th percentile of healthy validate people: no lesion is looked at to set it.
+    """
+    lesion, healthy = cohort["lesion"], cohort["validate"]
+    rows = np.flatnonzero(np.asarray(lesion.lesion).any((1, 2)))
+    rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+    well = np.linspace(0, len(healthy) - 1, min(2 * most, len(healthy))).astype(int)
+    truth, inside = np.asarray(lesion.lesion[rows]) > 0, brain_mask(np.asarray(lesion.images[rows]))
+    usual, found = maps(healthy, codes["validate"], prior, vqvae, well), maps(lesion, codes["lesion"], prior, vqvae, rows)
+    well_inside = brain_mask(np.asarray(healthy.images[well]))
+    for name in list(found):
+        mean, spread = usual[name].mean(0), usual[name].std(0)
+        spread = spread + 0.1 * spread.mean()
+        found[f"{name}, relative"], usual[f"{name}, relative"] = (found[name] - mean) / spread, (usual[name] - mean) / spread
+    table = {}
+    for name, scores in found.items():
+        line = np.quantile(usual[name][well_inside], 0.99)
+        called = (scores > line) & inside
+        table[name] = {
+            "roc_area": roc_area(scores[inside], truth[inside]),
+            "dice": float(2 * (called & truth).sum() / max(1, called.sum() + truth.sum())),
+            "line": float(line),
+        }
+    shown = {"images": np.asarray(lesion.images[rows]), "truth": truth, "maps": found, "rows": rows}
+    return pd.DataFrame(table).T, shown
+
+
+def roc_area(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The chance that a pixel inside a lesion scores above one outside; ties count half."""
+    from scipy.stats import rankdata
+
+    positive = int(truth.sum())
+    if positive in (0, len(truth)):
+        return float("nan")
+    ranks = rankdata(scores)
+    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * (len(truth) - positive)))

@@ -1,0 +1,112 @@
+"""What is put before the evaluator: samples of priors, and the references that say how good and how bad it can get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from oasis_lib.cohort import Cohort
+from oasis_lib.evaluation.features import _blur, to_tensor
+from oasis_lib.evaluation.generation import Evaluator, Samples, pick_rows
+from oasis_lib.paths import atomic
+from oasis_lib.training import best_device, decode_codes, encode_images
+
+SETTINGS = ((0.8, None), (0.9, None), (1.0, 0.9), (1.0, 0.97), (1.0, None))  # temperature and top-p that are tried
+
+
+def even_levels(count: int, levels: int) -> np.ndarray:
+    """`count` levels, each as often as any other to within one; -1 (open) where a cohort has none."""
+    return np.arange(count) % levels if levels > 0 else np.full(count, -1)
+
+
+def draw(
+    prior: Any, vqvae: Any, levels: np.ndarray, *, seed: int = 0, rating: int | None = None, progress: bool = False, **options: Any
+) -> dict[str, np.ndarray]:
+    """Samples as they are stored: `codes` (N, h, w) int16, `level` (N,) int16, `images` (N, H, W) uint8."""
+    device = best_device()
+    asked = torch.as_tensor(np.asarray(levels, np.int64), device=device) if prior.levels else None
+    generator = torch.Generator(device=device).manual_seed(seed)
+    codes = prior.to(device).sample(len(levels), level=asked, rating=rating, generator=generator, progress=progress, **options)
+    codes = codes.cpu().numpy().astype(np.int16)
+    return {"codes": codes, "level": np.asarray(levels, np.int16), "images": decode_codes(vqvae, codes, device)}
+
+
+def save(path: str | Path, drawn: dict[str, np.ndarray]) -> None:
+    with atomic(path) as beside, beside.open("wb") as file:
+        np.savez(file, **drawn)
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return {name: stored[name] for name in ("codes", "level", "images")}
+
+
+def as_samples(drawn: dict[str, np.ndarray]) -> Samples:
+    return Samples(drawn["images"], drawn["level"].astype(np.int64))
+
+
+def references(evaluator: Evaluator, vqvae: Any | None = None, most: int = 100_000, seed: int = 0) -> dict[str, Samples]:
+    """The ladder between real people and nonsense. Those that need codes are left out where there is no VQ-VAE.
+
+    All but the reconstructions of test people start from the same training slices, which no feature was fitted on.
+    """
+    rng, floor, train = np.random.default_rng(seed), evaluator.floor, evaluator.cohort["train"]
+    counts = evaluator.counts(floor.levels)
+    share = max(1, most // max(1, len(counts)))
+    rows = pick_rows(floor.levels, {level: min(n, share) for level, n in counts.items()}, rng)
+    real = Samples(np.asarray(floor.images[rows]), floor.levels[rows], floor.people[rows])
+    found, device = {}, best_device()
+    if vqvae is not None:
+        codes = encode_images(vqvae, real.images, device)
+        test = pick_rows(evaluator.real.levels, {level: min(n, share) for level, n in counts.items()}, rng)
+        there = np.asarray(evaluator.real.images[test])
+        back = decode_codes(vqvae, encode_images(vqvae, there, device), device)
+        found["reconstructed training people"] = Samples(decode_codes(vqvae, codes, device), real.levels, real.people)
+        found[f"reconstructed {evaluator.split} people"] = Samples(back, evaluator.real.levels[test], evaluator.real.subjects[test])
+        unigram = rng.permutation(codes.ravel()).reshape(codes.shape)
+        found["unigram codes"] = Samples(decode_codes(vqvae, unigram, device), real.levels)
+        shuffled = np.stack([rng.permutation(one.ravel()).reshape(one.shape) for one in codes])
+        found["shuffled codes"] = Samples(decode_codes(vqvae, shuffled, device), real.levels)
+    size = evaluator.cohort.size
+    found["blurred people"] = Samples(blurred(real.images, size / 128), real.levels, real.people)
+    means = {level: train.images[np.flatnonzero(train.levels == level)].mean(0) / 255 for level in counts}
+    found["mean image"] = Samples(np.stack([means[level] for level in real.levels]).astype(np.float32), real.levels)
+    found["black image"] = Samples(np.zeros_like(real.images), real.levels)
+    return found
+
+
+def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
+    """(N, H, W) uint8 -> the same under a Gaussian of `sigma` pixels."""
+    return (_blur(to_tensor(images), sigma)[:, 0] * 255).round().to(torch.uint8).numpy() if sigma else np.asarray(images)
+
+
+def choose_settings(
+    cohort: Cohort,
+    prior: Any,
+    vqvae: Any,
+    evaluator: Evaluator,
+    *,
+    samples: int = 128,
+    settings: Iterable[tuple[float, float | None]] = SETTINGS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Temperature and top-p, each measured against validate people; the best first.
+
+    The score is the mean over both spaces of log Fréchet: neither space outweighs the other. Test people play no part.
+    """
+    if evaluator.split != "validate":
+        raise ValueError(
+            f"settings are chosen on validate people, not on {evaluator.split!r}: make Evaluator(..., split='validate')"
+        )
+    rows, levels = [], even_levels(samples, cohort.levels)
+    for temperature, top_p in settings:
+        drawn = draw(prior, vqvae, levels, seed=seed, temperature=temperature, top_p=top_p)
+        found = evaluator.distances(as_samples(drawn))
+        score = np.mean([np.log(found[f"frechet_{space}"]) for space in ("trained", "fixed")])
+        rows.append({"temperature": temperature, "top_p": top_p or 1.0, "score": float(score)} | found)
+    return pd.DataFrame(rows).sort_values("score", ignore_index=True)

@@ -1,0 +1,106 @@
+"""The account in pictures: distances beside the floor, anatomy by level, detail, nearest neighbours, failures, anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure, show_image
+
+
+def reconstruction(summary: pd.DataFrame) -> Figure:
+    """SSIM of each way to give a slice back, full frame and inside the brain, with intervals over people."""
+    figure, (axes,) = new_figure(
+        1, 2, width=9, height=0.4 * len(summary) + 1.8, sharey=True, title="How well are slices given back?"
+    )
+    for axis, column, where in zip(axes, ("ssim", "ssim_brain"), ("full frame", "inside the brain")):
+        colours = [MODEL if "VQ" in name else BAD for name in summary.index]
+        low, high = (np.abs(summary[column] - summary[f"{column}_{end}"]) for end in ("low", "high"))
+        axis.barh(summary.index, summary[column], xerr=np.stack([low, high]), color=colours, height=0.6)
+        axis.set(xlabel=f"SSIM, {where}", xlim=(0, 1))
+        axis.invert_yaxis()
+    return figure
+
+
+def ladder(table: pd.DataFrame, generators: Sequence[str]) -> Figure:
+    """Every set of slices on four measures, the floor's value as a line: where does each generator stand?"""
+    panels = {
+        "frechet_trained": ("Fréchet, trained features", "log"),
+        "frechet_fixed": ("Fréchet, fixed features", "log"),
+        "coverage_trained": ("coverage, trained features", "linear"),
+        "two_sample": ("told from real people", "linear"),
+    }
+    figure, (axes,) = new_figure(1, 4, width=13, height=0.32 * len(table) + 1.6, sharey=True)
+    colours = [REAL if i == 0 else MODEL if name in generators else BAD for i, name in enumerate(table.index)]
+    for axis, (column, (label, scale)) in zip(axes, panels.items()):
+        axis.scatter(table[column].astype(float), table.index, color=colours, s=36)
+        axis.axvline(float(table[column].iloc[0]), color=REAL, lw=1, ls=":")
+        axis.set(xlabel=label, xscale=scale)
+    axes[0].invert_yaxis()
+    figure.suptitle("Real people (blue), generators (orange), references (grey); the dotted line is the floor")
+    return figure
+
+
+def areas_by_level(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
+    """Tissue areas by level: the middle four fifths of real people as a band, the mean of each generator as a line."""
+    figure, (axes,) = new_figure(
+        1, len(names), width=3.1 * len(names), height=3.0, title="Tissue in percent of the frame, by level"
+    )
+    for number, (axis, name) in enumerate(zip(axes, names)):
+        for (who, (values, levels)), colour in zip(areas.items(), COLOURS):
+            shown = np.unique(levels)
+            mean = [values[levels == level, number].mean() for level in shown]
+            axis.plot(shown + 1, mean, color=colour, label=who, lw=2 if who == next(iter(areas)) else 1.2)
+        values, levels = next(iter(areas.values()))
+        shown = np.unique(levels)
+        band = np.array([np.quantile(values[levels == level, number], [0.1, 0.9]) for level in shown]).T
+        axis.fill_between(shown + 1, *band, color=REAL, alpha=0.15, lw=0)
+        axis.set(xlabel="level", title=name)
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def spectra(curves: Mapping[str, np.ndarray]) -> Figure:
+    """Power over frequency, as decibels away from real people's: below zero is blur, above it invented detail."""
+    figure, ((axis,),) = new_figure(1, 1, width=8, height=3.4, title="How much detail, beside real people")
+    reference = next(iter(curves.values()))
+    for (name, curve), colour in zip(curves.items(), COLOURS):
+        axis.plot((np.arange(len(curve)) + 1) / (len(curve) + 1) / 2, curve - reference, color=colour, label=name)
+    axis.set(xlabel="cycles a pixel", ylabel="decibels from real people")
+    axis.legend(fontsize=7)
+    return figure
+
+
+def nearest_pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame) -> Figure:
+    """The samples that are nearest to a training slice, the slice below, and what differs."""
+    count = len(table)
+    figure, axes = new_figure(3, count, width=1.6 * count + 1, height=5.2, title="The worst cases of memorisation: nearest pairs")
+    for column, (row, sample, real) in enumerate(zip(table.itertuples(), samples, train)):
+        show_image(axes[0, column], sample, f"{row.relative / row.line:.2f} x line", high=255)
+        show_image(axes[1, column], real, high=255)
+        show_image(axes[2, column], np.abs(sample.astype(float) - real.astype(float)), high=128, cmap="magma")
+    for axis, name in zip(axes[:, 0], ("sample", "nearest\ntraining\nslice", "difference")):
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+def anomalies(shown: dict, table: pd.DataFrame, count: int = 5) -> Figure:
+    """Slices with a planted lesion (outlined), and what each map makes of them."""
+    order = np.argsort(-shown["truth"].sum((1, 2)))[:count]
+    figure, axes = new_figure(
+        len(shown["maps"]) + 1, len(order), width=1.7 * len(order) + 1.8, height=1.6 * (len(shown["maps"]) + 1) + 0.5
+    )
+    for column, row in enumerate(order):
+        show_image(axes[0, column], shown["images"][row], high=255)
+        for line, scores in zip(axes[1:], shown["maps"].values()):
+            show_image(line[column], scores[row], low=np.quantile(scores, 0.5), high=np.quantile(scores, 0.998), cmap="magma")
+        for line in axes[:, column]:
+            line.contour(shown["truth"][row], levels=[0.5], colors=[COLOURS[5]], linewidths=0.8)
+    for axis, name in zip(axes[:, 0], ["slice", *shown["maps"]]):
+        area = f"\nROC {table.loc[name, 'roc_area']:.2f}" if name in table.index else ""
+        axis.set_ylabel(name.replace(", ", "\n").replace(" ", "\n") + area, rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle("Planted lesions (outlined), and where each map sees something odd")
+    return figure
