@@ -82,7 +82,7 @@ class VectorQuantizer(nn.Module):
         self.sums.copy_(self.codebook)
 
     @torch.no_grad()
-    def update(self, latents: Tensor, codes: Tensor, generator: torch.Generator | None = None) -> None:
+    def update(self, latents: Tensor, codes: Tensor, *, revive: bool = True, generator: torch.Generator | None = None) -> None:
         """One step of the moving averages (over all ranks), then revival of entries that went out of use."""
         flat = flatten(latents.float())
         if self.config.distance == "cosine":
@@ -96,7 +96,7 @@ class VectorQuantizer(nn.Module):
         if self.config.codebook == "ema":
             # An entry that nothing chose keeps its place exactly: sums and counts decay alike.
             self.codebook.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
-        if self.config.revival:
+        if self.config.revival and revive:
             self._revive(flat, latents[0, 0].numel(), generator)
 
     def _revive(self, flat: Tensor, places: int, generator: torch.Generator | None) -> None:

@@ -28,6 +28,7 @@ class Task:
 
     model: nn.Module
     rates: dict[str, float] = {}  # a part's factor on the learning rate, where it is not 1
+    fraction = 0.0  # how much of the run is done; the loop keeps it
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -131,6 +132,7 @@ def fit(
                 other.zero_grad(set_to_none=True)
             for key, value in logs.items():
                 sums[key] = sums.get(key, 0) + value.detach().float()
+        task.fraction = fraction
         task.after_step(step)
         decay[0] = min(training.ema, (step + 1) / (step + 10))
         average.update_parameters(task.model)

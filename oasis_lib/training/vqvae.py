@@ -22,6 +22,8 @@ from oasis_lib.training.once import fit_once
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of measuring and encoding
+AIR = 2 / 255
+SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # the same few people, drawn before training and whenever the steps have doubled
 
 
@@ -55,7 +57,8 @@ class VQVAETask(Task):
         if step + 1 == self.begins:
             self.model.quantizer.start(latents, generator=seeded(self.seed, 3))
         elif step >= self.begins:
-            self.model.quantizer.update(latents, codes, generator=seeded(self.seed, 4, step))
+            revive = self.fraction < SETTLED
+            self.model.quantizer.update(latents, codes, revive=revive, generator=seeded(self.seed, 4, step))
 
     def compile(self) -> None:
         self.model.encoder.compile()  # the quantizer stays outside
@@ -106,6 +109,8 @@ class VQVAETask(Task):
 
 
 def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Tensor, dict[str, Tensor]]:
+    """What `decode` clamps to black where black is wanted is no error: the air may then be as dark as the network likes."""
+    shown = torch.where((shown < 0) & (target <= AIR), torch.zeros_like(shown), shown)
     if model.config.loss == "l2":
         loss = F.mse_loss(shown, target) / model.variance
         return loss, {"l2": loss}
