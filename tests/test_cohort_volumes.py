@@ -82,7 +82,12 @@ def oasis1_disc(root, people=4):
             labels = np.where(brain() > 60, 3, (brain() > 0) * 1).astype(np.float32)
             shutil.rmtree(folder / "PROCESSED" / "MPRAGE" / "FSL_SEG")
             analyze(folder / "PROCESSED" / "MPRAGE" / "FSL_SEG" / f"{stem}_fseg.img", labels)
-    sheet = {"ID": [f"OAS1_{p:04d}_MR1" for p in range(1, people + 1)], "M/F": "F", "Age": [70, 20, 81, 45], "CDR": [0.5, None, 1, 0]}
+    sheet = {
+        "ID": [f"OAS1_{p:04d}_MR1" for p in range(1, people + 1)],
+        "M/F": "F",
+        "Age": [70, 20, 81, 45],
+        "CDR": [0.5, None, 1, 0],
+    }
     return pd.DataFrame(sheet)
 
 
@@ -140,7 +145,7 @@ def test_a_size_that_cuts_heads_says_so(tmp_path):
         (lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]), "cut short|damaged|can be read"),
         (lambda f: f.write_text("not a volume"), "no volume that can be read"),
         (lambda f: nifti(f, 0 * brain()), "all black"),
-        (lambda f: (f.with_suffix("").with_suffix(".hdr").write_bytes(b"0" * 348)), "without its image"),
+        (lambda f: f.with_suffix("").with_suffix(".hdr").write_bytes(b"0" * 348), "without its image"),
     ],
 )
 def test_bad_volumes_are_named_and_can_be_skipped(tmp_path, spoil, message):

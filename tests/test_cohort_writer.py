@@ -43,7 +43,7 @@ def test_a_killed_prepare_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeyp
 def test_a_finished_cohort_is_given_back_and_another_request_is_refused(tmp_path, monkeypatch):
     source = flat_splits(tmp_path / "in")
     cohort = prepare(source, tmp_path / "out", size=32, progress=False)
-    monkeypatch.setattr("oasis_lib.cohort.prepare.write", None)
+    monkeypatch.setattr(writing, "_fill", None)
     assert prepare(source, tmp_path / "out", size=32, progress=False).hash == cohort.hash
     with pytest.raises(CohortError, match="size 32 .asked for 64"):
         prepare(source, tmp_path / "out", size=64, progress=False)
@@ -95,6 +95,8 @@ def test_memory_stays_flat(tmp_path):
             "prepare(sys.argv[1], sys.argv[2], size=256, progress=False)\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
         )
-        done = subprocess.run([sys.executable, "-c", code, source, tmp_path / f"out{people}"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, source, tmp_path / f"out{people}"], capture_output=True, text=True, check=True
+        )
         peaks.append(int(done.stdout))
     assert peaks[1] < peaks[0] + 20  # MB, where the larger cohort's arrays have 65

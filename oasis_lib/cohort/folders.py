@@ -282,8 +282,13 @@ def _tissue(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _cut_warning(file: Path, size: int) -> list[str]:
-    with Image.open(file) as image:
-        share = cut_share(np.asarray(image.convert("L")) > 30, size)
-    if share < 0.01:
-        return []
-    return [f"{size} pixels cut {share:.0%} off the head of {file.name}; a size of {max(image.size)} keeps all of it"]
+    try:
+        with Image.open(file) as image:
+            share = cut_share(np.asarray(image.convert("L")) > 30, size)
+    except DAMAGED:
+        return []  # it is told when its turn comes
+    return (
+        [f"{size} pixels cut {share:.0%} off the head of {file.name}; a size of {max(image.size)} keeps all of it"]
+        if share > 0.01
+        else []
+    )

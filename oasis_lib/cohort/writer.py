@@ -15,7 +15,9 @@ import os
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,8 +61,9 @@ def _fill(plan: Plan, part: Path, state: dict, size: int, skip_bad: bool, progre
     rest = plan.items[state["done"] :]
     told = Progress(sum(len(i.levels) for i in plan.items), sum(len(i.levels) for i in rest), shown=progress)
     done = state["done"]
+    results = _results(plan, rest, processes)
     try:
-        for item, slices in _results(plan, rest, processes):
+        for item, slices in results:
             if slices.left_out and not skip_bad:
                 raise CohortError(f"{slices.left_out[0]}; repair it, or go on without it with skip_bad (--skip-bad)")
             _append(item, slices, stacks, table)
@@ -74,6 +77,7 @@ def _fill(plan: Plan, part: Path, state: dict, size: int, skip_bad: bool, progre
         save(done)
         told.end()
     finally:
+        results.close()
         table.close()
         for stack in stacks.values():
             stack.close()
@@ -97,8 +101,19 @@ def _results(plan: Plan, items: list[Item], processes: int) -> Iterator[tuple[It
         return
     plan.warm()
     method = "fork" if sys.platform == "linux" else "spawn"  # spawn would ask every script for a __main__ guard
-    with multiprocessing.get_context(method).Pool(min(processes, len(items))) as pool:
-        yield from zip(items, pool.imap(plan.read, items))
+    waiting: deque = deque()
+    with ProcessPoolExecutor(min(processes, len(items)), multiprocessing.get_context(method)) as pool:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(plan.read, item)))
+                if len(waiting) > 2 * processes:  # a few ahead, not all: memory stays flat
+                    first, result = waiting.popleft()
+                    yield first, result.result()
+            while waiting:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _finish(plan: Plan, part: Path, state: dict, size: int, request: dict) -> None:
