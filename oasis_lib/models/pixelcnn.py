@@ -47,40 +47,31 @@ def plan(layers: int, grid: tuple[int, int]) -> tuple[Reach, ...]:
 class Layer(nn.Module):
     """The vertical stack looks at rows above; the horizontal one to the left, and takes in the vertical one at its place."""
 
-    def __init__(self, inputs: int, hidden: int, reach: Reach, residual: bool, dropout: float):
+    def __init__(self, hidden: int, reach: Reach, residual: bool, dropout: float):
         super().__init__()
         taps, dilation, strict = reach
         self.reach, self.dropout, self.pad = reach, dropout, taps * dilation
         # A strict layer has no tap at its own row (column): no mask that could slip off.
-        self.vertical = nn.Conv2d(inputs, 2 * hidden, (taps + (not strict), 2 * taps + 1), dilation=dilation)
-        self.horizontal = nn.Conv2d(inputs, 2 * hidden, (1, taps + (not strict)), dilation=dilation)
+        self.vertical = nn.Conv2d(hidden, 2 * hidden, (taps + (not strict), 2 * taps + 1), dilation=dilation)
+        self.horizontal = nn.Conv2d(hidden, 2 * hidden, (1, taps + (not strict)), dilation=dilation)
         self.down, self.out = nn.Conv2d(2 * hidden, 2 * hidden, 1), nn.Conv2d(hidden, hidden, 1)
         self.up = nn.Conv2d(hidden, hidden, 1) if residual and not strict else None
 
-    def look_up(self, strip: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """A strip padded above and at both sides -> the vertical stack at its rows, and what it tells the horizontal one."""
-        raw = self.vertical(strip)
-        seen = F.dropout(gate(raw + label), self.dropout, self.training)
-        if self.up is not None:
-            seen = self.up(seen) + strip[:, :, self.pad :, self.pad : -self.pad]
-        return seen, self.down(raw)
-
-    def look_left(self, strip: Tensor, told: Tensor, label: Tensor) -> Tensor:
-        """A strip padded at the left, and what the vertical stack tells -> the horizontal stack at its columns."""
-        seen = self.out(F.dropout(gate(self.horizontal(strip) + told + label), self.dropout, self.training))
-        return seen if self.reach.strict else seen + strip[..., self.pad :]
-
     def forward(self, vertical: Tensor, horizontal: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         strict, pad = int(self.reach.strict), self.pad
-        # A strict layer's last row (column) of the strip is the position's own: left out.
-        above = F.pad(vertical, (pad, pad, pad, -strict))
-        left = F.pad(horizontal, (pad, -strict, 0, 0))
-        seen, told = self.look_up(above, label)
-        return seen, self.look_left(left, told, label)
+        # A strict layer's last row (column) would be the position's own: it is cut off before.
+        raw = self.vertical(F.pad(vertical, (pad, pad, pad, -strict)))
+        told = self.down(raw) + label
+        seen = F.dropout(gate(raw + label), self.dropout, self.training)
+        if self.up is not None:
+            seen = self.up(seen) + vertical
+        left = gate(self.horizontal(F.pad(horizontal, (pad, -strict, 0, 0))) + told)
+        left = self.out(F.dropout(left, self.dropout, self.training))
+        return seen, left if strict else left + horizontal
 
 
-def gate(x: Tensor) -> Tensor:
-    value, opening = x.chunk(2, dim=1)
+def gate(x: Tensor, dim: int = 1) -> Tensor:
+    value, opening = x.chunk(2, dim)
     return value.tanh() * opening.sigmoid()
 
 
@@ -98,7 +89,7 @@ class GatedPixelCNN(Autoregressive):
         self.codes = nn.Embedding(entries, hidden)
         self.places = nn.Parameter(torch.zeros(2 * hidden, *grid)) if own else None  # where on the map, told to the first layer
         self.label_table = Labels(levels, ratings, 2 * hidden * len(self.reaches)) if preset.labels else None
-        self.layers = nn.ModuleList(Layer(hidden, hidden, reach, bool(own), dropout) for reach in self.reaches)
+        self.layers = nn.ModuleList(Layer(hidden, reach, bool(own), dropout) for reach in self.reaches)
         self.head = nn.Sequential(nn.Conv2d(hidden, preset.head, 1), nn.ReLU(), nn.Conv2d(preset.head, entries, 1))
 
     @property
@@ -121,39 +112,57 @@ class GatedPixelCNN(Autoregressive):
         return self.head(horizontal).movedim(1, -1)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
-        """Whole rows of the vertical stack once a row, one position of the horizontal stack a code."""
-        (h, w), n = self.grid, len(level)
-        labels = self._labels(level, rating, n)
+        """Whole rows of the vertical stack once a row, one position of the horizontal stack a code: channels last, as products."""
+        (h, w), n, layers = self.grid, len(level), self.layers
         kind = {"device": self.device, "dtype": self.head[0].weight.dtype}
+        names = ("vertical", "horizontal", "down", "out", "up")
+        weights = [{name: _as_matrix(conv) for name in names if (conv := getattr(layer, name)) is not None} for layer in layers]
+        head = [_as_matrix(self.head[0]), _as_matrix(self.head[2])]
+        labels = [label[:, None, :, 0, 0] for label in self._labels(level, rating, n)]  # (n, 1, 2 * hidden)
         # What each layer reads, with its padding: all rows for the vertical stack, this row for the horizontal one.
-        above = [torch.zeros(n, self.hidden, layer.pad + h, w + 2 * layer.pad, **kind) for layer in self.layers]
-        left = [torch.zeros(n, self.hidden, 1, layer.pad + w, **kind) for layer in self.layers]
-        told: list[Tensor] = []
+        above = [torch.zeros(n, layer.pad + h, w + 2 * layer.pad, self.hidden, **kind) for layer in layers]
+        left = [torch.zeros(n, layer.pad + w, self.hidden, **kind) for layer in layers]
+        told: list[Tensor] = []  # (n, w, 2 * hidden) a layer, of this row
 
         def begin_row(flat: Tensor, r: int) -> None:
             told.clear()
             if r:  # the row above is complete now
-                row = self.codes(flat[:, (r - 1) * w : r * w]).movedim(-1, 1)
-                above[0][:, :, self.layers[0].pad + r - 1, self.layers[0].pad : self.layers[0].pad + w] = row
-            for i, layer in enumerate(self.layers):
-                label = labels[i] + (self.places[:, r : r + 1] if i == 0 and self.places is not None else 0.0)
-                seen, tells = layer.look_up(above[i][:, :, r : r + layer.pad + (not layer.reach.strict)], label)
-                told.append(tells + label)  # the horizontal stack hears the label too
-                if i + 1 < len(self.layers):
-                    pad = self.layers[i + 1].pad
-                    above[i + 1][:, :, pad + r, pad : pad + w] = seen[:, :, 0]
+                pad = layers[0].pad
+                above[0][:, pad + r - 1, pad : pad + w] = self.codes(flat[:, (r - 1) * w : r * w])
+            for i, (layer, weight) in enumerate(zip(layers, weights)):
+                (taps, step, strict), pad = layer.reach, layer.pad
+                label = labels[i] + (self.places[:, r].T if i == 0 and self.places is not None else 0.0)
+                rows, columns = range(taps + (not strict)), range(2 * taps + 1)
+                read = [above[i][:, r + y * step, x * step : x * step + w] for y in rows for x in columns]
+                raw = F.linear(torch.cat(read, -1), *weight["vertical"])
+                told.append(F.linear(raw, *weight["down"]) + label)
+                if i + 1 < len(layers):
+                    seen = gate(raw + label, -1)
+                    if layer.up is not None:
+                        seen = F.linear(seen, *weight["up"]) + above[i][:, pad + r, pad : pad + w]
+                    after = layers[i + 1].pad
+                    above[i + 1][:, after + r, after : after + w] = seen
 
         def step(flat: Tensor, t: int) -> Tensor:
             r, c = divmod(t, w)
             if c == 0:
                 begin_row(flat, r)
             else:
-                left[0][:, :, 0, self.layers[0].pad + c - 1] = self.codes(flat[:, t - 1])
-            for i, layer in enumerate(self.layers):
-                strip = left[i][..., c : c + layer.pad + (not layer.reach.strict)]
-                seen = layer.look_left(strip, told[i][..., c : c + 1], 0.0)
-                if i + 1 < len(self.layers):
-                    left[i + 1][..., self.layers[i + 1].pad + c : self.layers[i + 1].pad + c + 1] = seen
-            return self.head(seen)[:, :, 0, 0]
+                left[0][:, layers[0].pad + c - 1] = self.codes(flat[:, t - 1])
+            for i, (layer, weight) in enumerate(zip(layers, weights)):
+                taps, step, strict = layer.reach
+                read = [left[i][:, c + x * step] for x in range(taps + (not strict))]
+                seen = F.linear(torch.cat(read, -1), *weight["horizontal"]) + told[i][:, c]
+                seen = F.linear(gate(seen), *weight["out"])
+                if not strict:
+                    seen = seen + left[i][:, layer.pad + c]
+                if i + 1 < len(layers):
+                    left[i + 1][:, layers[i + 1].pad + c] = seen
+            return F.linear(F.relu(F.linear(seen, *head[0])), *head[1])
 
         return step
+
+
+def _as_matrix(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Weights as (outputs, rows * columns * inputs), and the bias."""
+    return conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias
