@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_codebook import make_reading
 
+from oasis_lib import explore
 from oasis_lib.explore.base import TILE, Panel, boxed, colours, difference, grey, live, paint, slider
 
 
@@ -67,3 +70,57 @@ def test_painting():
 def test_a_panel_that_draws_nothing_says_so():
     with pytest.raises(TypeError, match="must say what it draws"):
         Panel().draw()
+
+
+@pytest.fixture(scope="module")
+def book():
+    return make_reading()
+
+
+@pytest.mark.parametrize("make", [explore.codebook_browser, explore.reconstruction_explorer, explore.code_editor, explore.walk])
+def test_every_slider_of_every_panel_changes_its_picture_in_time(book, make):
+    panel = make(book)
+    assert Image.open(io.BytesIO(panel.twin_png)).width >= 1000
+    assert panel.is_synthetic and panel.widget
+    sliders = [control for control in panel.inputs.values() if hasattr(control, "min")]
+    assert sliders and panel.trouble.value == ""
+    for control in sliders:
+        before, begun = panel.picture.value, time.process_time()
+        control.value = control.min if control.value != control.min else control.max
+        assert time.process_time() - begun < 0.2
+        assert panel.picture.value != before and panel.trouble.value == ""
+
+
+def test_the_browser_shows_the_entry_that_was_picked(book):
+    panel = explore.codebook_browser(book)
+    commonest = int(book.counts.argmax())
+    tiles, words = panel.draw(1, "usage")
+    assert words.startswith(f"entry {commonest}: ") and "number 1 of" in words
+    assert [title for title, _ in tiles][:4] == ["decoded", "in real people", "neighbours", "where it fires"]
+    assert panel.draw(5, "number")[1].startswith("entry 4: ")
+
+
+def test_the_editor_changes_one_code_keeps_it_and_lets_go(book):
+    panel = explore.code_editor(book)
+    where = {"person": book.people[0], "level": 1, "row": 2, "column": 3}
+    index, edited = panel.edit(**where, place=1)
+    original = book.codes["test"][index]
+    assert (edited != original).sum() <= 1 and edited[1, 2] == panel.by_brightness[0]
+    panel.keep(**where, place=1)
+    panel.keep(**where | {"row": 5}, place=2)
+    assert panel.kept[index][1, 2] == panel.by_brightness[0] and panel.kept[index][4, 2] == panel.by_brightness[1]
+    panel.undo()
+    assert panel.draw(**where, place=int(np.argsort(panel.by_brightness)[original[1, 2]]) + 1)[1].startswith("0 of ")
+
+
+def test_a_walk_starts_at_one_person_and_ends_at_the_other(book):
+    panel = explore.walk(book)
+    first, last = book.people[0], book.people[1]
+    assert panel.draw(first, last, 2, 3)[1].startswith("press Walk")
+    panel.walk(first, last, 2)
+    ends = [book.slice_of(person, 1) for person in (first, last)]
+    frames = panel.walks[first, last, 2]
+    for step, row in ((0, ends[0]), (-1, ends[1])):
+        assert (frames["codes"][step] == book.codes["test"][row]).all()
+        for name in ("latents mixed", "mixed, then snapped", "codes exchanged"):
+            assert frames[name][step] == pytest.approx(book.decode(book.codes["test"][row]), abs=1e-4)

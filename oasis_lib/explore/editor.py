@@ -117,7 +117,8 @@ class Walk(CodebookPanel):
     def draw(self, start: str, end: str, level: int, step: int) -> tuple[list[Tile], str]:
         taken = self.walks.get((start, end, level))
         if taken is None:
-            rows = [self.book.slice_of(person, level - 1) for person in (start, end)]
-            return [(person, np.asarray(self.book.shown.images[row])) for person, row in zip((start, end), rows)], "press Walk"
+            first, last = (np.asarray(self.book.shown.images[self.book.slice_of(person, level - 1)]) for person in (start, end))
+            faded = grey((first * (1 - step / STEPS) + last * (step / STEPS)) / 255)
+            return [(start, first), ("pixels mixed", faded), (end, last)], "press Walk to go through the model"
         tiles = [(name, grey(frames[step])) for name, frames in taken.items() if name != "codes"]
         return [*tiles, ("code map", self.code_map(taken["codes"][step]))], f"step {step} of {STEPS} from {start} to {end}"
