@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation.features import _blur, to_tensor
 from oasis_lib.metrics import brain_mask
+from oasis_lib.run import Run
 from oasis_lib.training import best_device, decode_codes
 
 
@@ -24,6 +25,14 @@ def maps(split: Split, codes: np.ndarray, prior: Any, vqvae: Any, rows: np.ndarr
     raised = F.interpolate(surprise[:, None], size=(size, size), mode="bilinear", align_corners=False)
     error = (to_tensor(images) - to_tensor(decode_codes(vqvae, codes[rows], device))).abs()
     return {"surprise": raised[:, 0].numpy(), "reconstruction error": _blur(error, reach)[:, 0].numpy()}
+
+
+def account(run: Run, prior: Any, vqvae: Any) -> tuple[pd.DataFrame, dict]:
+    """`against_lesions` of a run; empty where its cohort has no planted lesions or its prior no likelihood."""
+    if "lesion" not in run.cohort or not hasattr(prior, "log_probs"):
+        return pd.DataFrame(columns=["roc_area", "dice", "line"], dtype=float), {}
+    codes = {name: np.load(run.path("codes", f"{name}.npy"), mmap_mode="r") for name in ("validate", "lesion")}
+    return against_lesions(run.cohort, codes, prior, vqvae)
 
 
 def against_lesions(
@@ -54,7 +63,7 @@ def against_lesions(
             "dice": float(2 * (called & truth).sum() / max(1, called.sum() + truth.sum())),
             "line": float(line),
         }
-    shown = {"images": np.asarray(lesion.images[rows]), "truth": truth, "maps": found, "rows": rows}
+    shown = {"images": np.asarray(lesion.images[rows]), "truth": truth, "maps": found, "people": lesion.subjects[rows]}
     return pd.DataFrame(table).T, shown
 
 

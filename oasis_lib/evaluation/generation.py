@@ -223,11 +223,11 @@ class Evaluator:
         query = {"pixels": self._thumbnails(samples.images), "trained": points["trained"]}
         return {where: self._nearest(query[where], self.audit["bank"], where, samples.people) for where in query}
 
-    def worst(self, samples: Samples, where: str = "pixels", count: int = 6) -> pd.DataFrame:
-        """The samples nearest to a training slice, for their level: rows of both, and the distance over its usual value."""
+    def extremes(self, samples: Samples, where: str = "pixels", count: int = 6, farthest: bool = False) -> pd.DataFrame:
+        """The samples nearest to a training slice for their level (or farthest from all), with that slice's row."""
         near = self.nearest(samples)[where]
         relative = self.audit["lines"][where].relative(near, samples.levels)
-        rows = relative.argsort()[:count]
+        rows = (-relative if farthest else relative).argsort()[:count]
         table = {"sample": rows, "train": near.index[rows], "relative": relative[rows], "ratio": near.ratio[rows]}
         return pd.DataFrame(table | {"line": self.audit["lines"][where].line})
 
@@ -274,6 +274,11 @@ def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def plain(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """For JSON, which knows no NaN."""
+    return {name: {k: float(v) if np.isfinite(v) else None for k, v in row.items()} for name, row in table.iterrows()}
+
+
 def verdict(row: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Each target with the value reached and whether that is good enough. A measure that is missing has not been reached."""
     found = {}
@@ -312,7 +317,7 @@ def evaluate_generation(
     interval = evaluator.frechet_ratio(samples, None)
     return {
         "split": split,
-        "table": {name: {k: float(v) for k, v in row.items()} for name, row in table.iterrows()},
+        "table": plain(table),
         "interval": interval,
         "targets": verdict(table.loc["samples"]),
         "instruments": evaluator.real_errors(),

@@ -13,6 +13,7 @@ from oasis_lib.evaluation.anatomy import AREAS, Mixture
 from oasis_lib.evaluation.features import to_tensor
 from oasis_lib.evaluation.samples import draw
 from oasis_lib.metrics import ms_ssim
+from oasis_lib.run import Run
 from oasis_lib.training import best_device, decode_codes
 
 
@@ -59,16 +60,28 @@ def real_heads(cohort: Cohort, split: str = "test", most: int = 8) -> np.ndarray
         rows = np.flatnonzero(part.subjects == person)
         if len(rows) == cohort.levels and len(found) < most:
             found.append(part.images[rows[np.argsort(part.levels[rows])]])
-    if not found:
-        raise ValueError(f"{cohort.folder}: nobody in {split} has all {cohort.levels} levels")
-    return np.stack(found)
+    return np.stack(found) if found and cohort.levels > 1 else np.empty((0, 0, cohort.size, cohort.size), np.uint8)
 
 
-def heads_beside(real: np.ndarray, generated: np.ndarray, apart: np.ndarray) -> pd.DataFrame:
-    """How alike neighbouring levels are: real heads, generated heads, and levels drawn apart. (people, levels, H, W) each."""
-    rows = {"real heads": real, "generated heads": generated, "levels drawn apart": apart}
-    alike = {name: neighbours_alike(heads) for name, heads in rows.items()}
-    return pd.DataFrame({name: {"ms_ssim": a.mean(), "lowest": a.min(), "highest": a.max()} for name, a in alike.items()}).T
+def heads_beside(
+    run: Run, prior: Any, vqvae: Any, *, heads: int = 1, seed: int = 0, **options: Any
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """One head of each kind (levels, H, W), and how alike neighbouring levels are in each kind (people, levels - 1).
+
+    Real heads of test people; heads drawn level upon level; and levels drawn apart, which know nothing of each other.
+    Both are empty where a cohort knows no levels, or nobody has them all.
+    """
+    cohort, device = run.cohort, best_device()
+    real = real_heads(cohort)
+    if not len(real):
+        return {}, {}
+    train = cohort["train"]
+    codes = np.load(run.path("codes", "train.npy"), mmap_mode="r")
+    kept = kept_between_levels(codes, train.subjects, train.levels, cohort.levels)
+    grown = np.stack([decode_codes(vqvae, head, device) for head in whole_head(prior, kept, heads=heads, seed=seed, **options)])
+    apart = draw(prior, vqvae, np.arange(cohort.levels), seed=seed, **options)["images"][None]
+    sets = {"real test people": real, "level upon level": grown, "levels drawn apart": apart}
+    return {name: images[0] for name, images in sets.items()}, {name: neighbours_alike(images) for name, images in sets.items()}
 
 
 def box_mask(grid: tuple[int, int], share: float = 0.35) -> torch.Tensor:

@@ -11,9 +11,12 @@ import pandas as pd
 import torch
 
 from oasis_lib.cohort import Cohort
+from oasis_lib.config import PRIORS
 from oasis_lib.evaluation.features import _blur, to_tensor
 from oasis_lib.evaluation.generation import Evaluator, Samples, pick_rows
+from oasis_lib.models import load
 from oasis_lib.paths import atomic
+from oasis_lib.run import Run
 from oasis_lib.training import best_device, decode_codes, encode_images
 
 SETTINGS = ((0.8, None), (0.9, None), (1.0, 0.9), (1.0, 0.97), (1.0, None))  # temperature and top-p that are tried
@@ -48,6 +51,44 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 def as_samples(drawn: dict[str, np.ndarray]) -> Samples:
     return Samples(drawn["images"], drawn["level"].astype(np.int64))
+
+
+def trained_priors(run: Run) -> dict[str, Any]:
+    """The priors of a run that have been trained, the default first."""
+    found = {name: load(run.path(name)) for name in PRIORS if run.path(name, "model.safetensors").is_file()}
+    if not found:
+        raise FileNotFoundError(f"{run.folder} has no trained prior: run notebook 04 first")
+    return found
+
+
+def draw_all(run: Run, priors: dict[str, Any], vqvae: Any, **options: Any) -> dict[str, dict[str, np.ndarray]]:
+    """The run's number of samples from every prior, all levels alike often, kept in samples/<prior>.npz."""
+    config, found = run.profile.evaluation, {}
+    for name, prior in priors.items():
+        found[name] = draw(prior, vqvae, even_levels(config.samples, run.cohort.levels), seed=config.seed, **options)
+        save(run.path("samples", f"{name}.npz"), found[name])
+    return found
+
+
+def read_all(run: Run) -> dict[str, dict[str, np.ndarray]]:
+    """What `draw_all` kept."""
+    found = {name: read(run.path("samples", f"{name}.npz")) for name in PRIORS if run.path("samples", f"{name}.npz").is_file()}
+    if not found:
+        raise FileNotFoundError(f"{run.folder}/samples is empty: run notebook 05 first")
+    return found
+
+
+def beside_real(cohort: Cohort, drawn: dict[str, dict[str, np.ndarray]], count: int = 6) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rows for a figure, real test people first, all at the same few levels; and the columns' titles."""
+    test = cohort["test"]
+    levels = np.unique(test.levels)
+    levels = levels[np.linspace(0, len(levels) - 1, min(count, len(levels))).round().astype(int)]
+    sides = {"real test people": (np.asarray(test.images), test.levels)}
+    sides |= {name: (one["images"], one["level"]) for name, one in drawn.items()}
+    shown = {
+        name: np.stack([images[np.flatnonzero(have == level)[-1]] for level in levels]) for name, (images, have) in sides.items()
+    }
+    return shown, [f"level {level + 1}" if level >= 0 else "" for level in levels]
 
 
 def references(evaluator: Evaluator, vqvae: Any | None = None, most: int = 100_000, seed: int = 0) -> dict[str, Samples]:

@@ -6,6 +6,8 @@ from oasis_lib.evaluation.codebook import Reading
 from oasis_lib.explore.base import Panel
 from oasis_lib.explore.codebook import CodebookBrowser, ReconstructionExplorer
 from oasis_lib.explore.editor import CodeEditor, Walk
+from oasis_lib.explore.generator import Generator
+from oasis_lib.explore.painter import Painter
 from oasis_lib.run import Run
 
 
@@ -29,4 +31,14 @@ def walk(run: Run | Reading) -> Panel:
     return Walk(run).ready()
 
 
-__all__ = ["Panel", "code_editor", "codebook_browser", "reconstruction_explorer", "walk"]
+def generator(run: Run) -> Panel:
+    """New brains from any of the run's priors, at the level, rating and settings that are asked for."""
+    return Generator(run).ready()
+
+
+def painter(run: Run) -> Panel:
+    """A box over a test person's slice, and what a prior fills it with."""
+    return Painter(run).ready()
+
+
+__all__ = ["Panel", "code_editor", "codebook_browser", "generator", "painter", "reconstruction_explorer", "walk"]

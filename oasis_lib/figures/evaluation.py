@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from oasis_lib.figures.generation import nothing
 from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure, show_image
 
 
@@ -74,12 +75,12 @@ def spectra(curves: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def nearest_pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame) -> Figure:
-    """The samples that are nearest to a training slice, the slice below, and what differs."""
+def pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame, title: str) -> Figure:
+    """Samples, the training slice that is nearest to each, and what differs. 1 is the usual distance of a real person."""
     count = len(table)
-    figure, axes = new_figure(3, count, width=1.6 * count + 1, height=5.2, title="The worst cases of memorisation: nearest pairs")
-    for column, (row, sample, real) in enumerate(zip(table.itertuples(), samples, train)):
-        show_image(axes[0, column], sample, f"{row.relative / row.line:.2f} x line", high=255)
+    figure, axes = new_figure(3, count, width=1.6 * count + 1, height=5.2, title=title)
+    for column, (relative, sample, real) in enumerate(zip(table["relative"], samples, train)):
+        show_image(axes[0, column], sample, f"distance {relative:.2f}", high=255)
         show_image(axes[1, column], real, high=255)
         show_image(axes[2, column], np.abs(sample.astype(float) - real.astype(float)), high=128, cmap="magma")
     for axis, name in zip(axes[:, 0], ("sample", "nearest\ntraining\nslice", "difference")):
@@ -89,7 +90,10 @@ def nearest_pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame) -
 
 def anomalies(shown: dict, table: pd.DataFrame, count: int = 5) -> Figure:
     """Slices with a planted lesion (outlined), and what each map makes of them."""
-    order = np.argsort(-shown["truth"].sum((1, 2)))[:count]
+    if not shown:
+        return nothing("This cohort has no planted lesions to test anomaly maps on.")
+    size = shown["truth"].sum((1, 2))  # of each person the slice that shows most of the lesion
+    order = [max(np.flatnonzero(shown["people"] == who), key=lambda row: size[row]) for who in np.unique(shown["people"])][:count]
     figure, axes = new_figure(
         len(shown["maps"]) + 1, len(order), width=1.7 * len(order) + 1.8, height=1.6 * (len(shown["maps"]) + 1) + 0.5
     )

@@ -12,6 +12,14 @@ from matplotlib.patches import Rectangle
 from oasis_lib.figures.style import BAD, MODEL, REAL, SEQUENTIAL, new_figure, show_image
 
 
+def nothing(why: str) -> Figure:
+    """In the place of a figure that a cohort gives no ground for."""
+    figure, ((axis,),) = new_figure(width=8, height=1.2)
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, why, ha="center", va="center")
+    return figure
+
+
 def rows_of(rows: Mapping[str, np.ndarray], titles: Sequence[str] = (), title: str = "", high: float = 255) -> Figure:
     """A row of slices for each name: (N, H, W) uint8, rows of unequal length allowed."""
     columns = max(len(images) for images in rows.values())
@@ -91,6 +99,8 @@ def filled(original: np.ndarray, mask: np.ndarray, fills: np.ndarray) -> Figure:
 
 def heads(sets: Mapping[str, np.ndarray], alike: Mapping[str, np.ndarray], every: int = 4) -> Figure:
     """Whole heads, every few levels, and how alike each level is to the next: (levels, H, W) and (people, levels - 1) a name."""
+    if not sets:
+        return nothing("Nobody in this cohort has every level of a head.")
     first = next(iter(sets.values()))
     shown = range(0, len(first), every)
     figure, axes = new_figure(len(sets) + 1, len(shown), width=1.3 * len(shown) + 1.2, height=1.4 * len(sets) + 2.8,
