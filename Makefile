@@ -11,6 +11,8 @@ ARGS ?=
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# JupyterLab fetches no news, no updates and no list of extensions: it works alike without a network.
+QUIET := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.extension_manager=readonly
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint requirements.lock
 
 help: ## list these commands
@@ -20,7 +22,7 @@ study: .venv/installed ## install, then run the whole study (PROFILE=laptop RUN=
 	@$(BIN)/python -m oasis_lib study --profile "$(PROFILE)" --run "$(RUN)" --cohort "$(COHORT)" $(ARGS)
 
 lab: .venv/installed ## open JupyterLab on the driver
-	@$(BIN)/jupyter lab driver.ipynb
+	@$(BIN)/jupyter lab driver.ipynb $(QUIET)
 
 test: .venv/installed-test ## lint, then run all tests, the smoke study included
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def project(
     epochs: int = 200,
     cache: str | Path | None = None,
 ) -> Projection:
-    """`points` (n, d) in the plane. With a `cache` folder the same input is projected only once."""
+    """`points` (n, d) in the plane; PCA where UMAP is not installed or has too little to go by. `cache`: a folder, to do it only once."""
     points = np.ascontiguousarray(points, dtype=np.float32)
     if points.ndim != 2 or not len(points):
         raise ValueError(f"points to project must be an array (n, d) with n > 0, not {points.shape}")
@@ -39,7 +40,7 @@ def project(
         raise ValueError(f"{(~np.isfinite(points)).any(1).sum()} of {len(points)} points to project are not finite")
     if method not in ("UMAP", "PCA"):
         raise ValueError(f"projection {method!r} must be 'UMAP' or 'PCA'")
-    if method == "PCA" or len(np.unique(points, axis=0)) < FEW:
+    if method == "PCA" or len(np.unique(points, axis=0)) < FEW or find_spec("umap") is None:
         return _pca(points)
     if cache is None:
         return _umap(points, seed, neighbours, epochs)

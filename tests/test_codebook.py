@@ -135,6 +135,11 @@ def test_too_few_points_are_answered_by_pca(points):
     assert answer.method == "PCA" and np.isfinite(answer.points).all() and 0 <= answer.kept <= 1
 
 
+def test_without_umap_pca_answers(monkeypatch):
+    monkeypatch.setattr("oasis_lib.projection.find_spec", lambda name: None)
+    assert project(np.random.default_rng(0).normal(size=(60, 5))).method == "PCA"
+
+
 def test_pca_of_a_plane_loses_nothing():
     points = np.random.default_rng(0).normal(size=(90, 2)) @ np.random.default_rng(1).normal(size=(2, 6))
     answer = project(points, "PCA")

@@ -43,9 +43,8 @@ def slices(
 def code_maps(images: np.ndarray, shades: np.ndarray, names: Sequence[str], level: int, mm: float | None = None) -> Figure:
     """Several people at one level, and their code maps below; a colour is an entry's rank in brightness."""
     count = len(images)
-    figure, axes = new_figure(
-        2, count, width=1.9 * count, height=4.4, title=f"{count} people at level {level + 1}, in pixels and in codes"
-    )
+    side, title = max(1.9, 7.5 / count), f"{count} people at level {level + 1}, in pixels and in codes"
+    figure, axes = new_figure(2, count, width=side * count, height=2 * side + 0.6, title=title)
     for column, (image, shade, name) in enumerate(zip(images, shades, names)):
         show_image(axes[0, column], image, name)
         drawn = show_image(axes[1, column], shade, cmap=SEQUENTIAL)
