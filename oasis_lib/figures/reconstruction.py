@@ -133,19 +133,6 @@ def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] 
     return figure
 
 
-def summary_table(rows: pd.DataFrame, label: str = "SSIM") -> Figure:
-    """Rows of means with intervals (ssim, ssim_low, ssim_high, the same for the brain) as dots with whiskers."""
-    figure, axes = new_figure(1, 2, width=8.5, height=0.42 * len(rows) + 1.2, sharey=True)
-    places = np.arange(len(rows))[::-1]
-    for axis, key, title in zip(axes[0], ("ssim", "ssim_brain"), ("full frame", "in the brain")):
-        spread = np.stack([rows[key] - rows[f"{key}_low"], rows[f"{key}_high"] - rows[key]]).clip(0).astype(float)
-        axis.errorbar(rows[key].astype(float), places, xerr=spread, fmt="o", color=REAL, capsize=3)
-        axis.set(title=f"{label}, {title}", xlim=(-0.02, 1.02))
-        axis.grid(axis="x", alpha=0.2)
-    axes[0, 0].set_yticks(places, rows.index)
-    return figure
-
-
 def arrows(table: pd.DataFrame, latents: np.ndarray, entries: np.ndarray, codes: np.ndarray) -> Figure:
     """Which term moves which part (gradient lengths), and the two pulls in the plane of the codebook.
 

@@ -10,13 +10,12 @@ from oasis_lib.config import VQVAEConfig
 class ResidualBlock(nn.Module):
     """x + (ReLU, 3 x 3, ReLU, kernel x kernel)(x): the paper's block ends in 1 x 1, ours in 3 x 3, which sees further."""
 
-    def __init__(self, channels: int, middle: int | None = None, kernel: int = 1, batch_norm: bool = False):
+    def __init__(self, channels: int, middle: int | None = None, kernel: int = 1, batch_norm: bool = False, bias: bool = True):
         super().__init__()
         middle = middle or channels
-        layers: list[nn.Module] = [nn.ReLU(), nn.Conv2d(channels, middle, 3, padding=1, bias=not batch_norm)]
+        layers: list[nn.Module] = [nn.ReLU(), nn.Conv2d(channels, middle, 3, padding=1, bias=bias)]
         layers += [nn.BatchNorm2d(middle)] if batch_norm else []
-        layers += [nn.ReLU(), nn.Conv2d(middle, channels, kernel, padding=kernel // 2, bias=not batch_norm)]
-        layers += [nn.BatchNorm2d(channels)] if batch_norm else []
+        layers += [nn.ReLU(), nn.Conv2d(middle, channels, kernel, padding=kernel // 2, bias=bias)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

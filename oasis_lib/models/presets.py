@@ -21,10 +21,11 @@ class Recipe:
     batch_norm: bool = False
     project: bool = True  # 1 x 1 to the code dimension, and 3 x 3 back from it
     extra: bool = False  # one more 3 x 3 before the encoder's blocks
+    bias: bool = False  # inside a block
 
 
 RECIPES = {
-    "paper": Recipe((256, 256), 256),
+    "paper": Recipe((256, 256), 256, bias=True),
     "seed-000": Recipe((64, 128), 32),
     "seed-001": Recipe((64, 128), 32, decoder_blocks=1),
     "seed-002": Recipe((64, 64), 64, batch_norm=True, project=False),
@@ -38,11 +39,13 @@ def preset_layers(config: VQVAEConfig) -> tuple[nn.Sequential, nn.Sequential]:
     first, second = recipe.stem
     encoder: list[nn.Module] = [nn.Conv2d(config.channels, first, 4, 2, 1), nn.ReLU(), nn.Conv2d(first, second, 4, 2, 1)]
     encoder += [nn.ReLU(), nn.Conv2d(second, second, 3, padding=1)] if recipe.extra else []
-    encoder += [ResidualBlock(second, recipe.residual, batch_norm=recipe.batch_norm) for _ in range(recipe.encoder_blocks)]
+    encoder += [nn.ReLU()] if recipe.batch_norm else []
+    block = {"middle": recipe.residual, "batch_norm": recipe.batch_norm, "bias": recipe.bias}
+    encoder += [ResidualBlock(second, **block) for _ in range(recipe.encoder_blocks)]
     encoder += [nn.Conv2d(second, config.code_dim, 1)] if recipe.project else []
 
     decoder: list[nn.Module] = [nn.Conv2d(config.code_dim, second, 3, padding=1)] if recipe.project else []
-    decoder += [ResidualBlock(second, recipe.residual, batch_norm=recipe.batch_norm) for _ in range(recipe.decoder_blocks)]
+    decoder += [ResidualBlock(second, **block) for _ in range(recipe.decoder_blocks)]
     # Repaired here: 000 had nothing between its transposed convolutions, 002 ended encoder and decoder in a ReLU.
     decoder += [nn.ConvTranspose2d(second, first, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(first, config.channels, 4, 2, 1)]
     return nn.Sequential(*encoder), nn.Sequential(*decoder)

@@ -1,0 +1,87 @@
+"""The earlier recipes and ours, side by side: the same slices, the same minutes, one run, one protocol.
+
+    python benchmarks/vqvae.py --minutes 10 --cohort data/oasis1-256
+
+Recipes keep their network, codebook, loss, optimiser, rate and batch. Repaired is what kept them from running or learning
+(oasis_lib/models/presets.py says what); the loop around them, its half precision and its falling learning rate are ours for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from common import cohort_of, limited, options, ours, report
+
+from oasis_lib.cohort import Cohort
+from oasis_lib.config import PRESETS, Part
+from oasis_lib.evaluation import rate, reconstruction
+from oasis_lib.models import load, perplexity
+from oasis_lib.training import train_vqvae
+from oasis_lib.training.vqvae import encode_images
+
+
+def untrained_codebook(part: Part) -> Part:
+    """The fault of one recipe: the codebook term was computed and thrown away, so entries stay where chance put them.
+
+    A moving average that never moves (decay 1) is exactly that: commitment alone pulls, and the codebook has no gradient.
+    """
+    return Part(dataclasses.replace(part.model, codebook="ema", decay=1.0, revival=0.0, start="uniform"), part.training)
+
+
+def contestants() -> dict[str, Part]:
+    seeds = {name: PRESETS[name] for name in ("seed-000", "seed-001", "seed-002", "seed-003")}
+    return seeds | {
+        "seed-003, codebook untrained": untrained_codebook(PRESETS["seed-003"]),
+        "seed-003's network, our codebook and loss": Part(dataclasses.replace(ours().model, preset="seed-003"), ours().training),
+        "ours, 4 x 4 pixels a code": ours(),
+        "ours, 8 x 8 pixels a code": ours(factor=8, entries=1024),
+    }
+
+
+def contest(name: str, part: Part, cohort: Cohort, folder: Path) -> tuple[pd.DataFrame, dict[str, float]]:
+    print(f"training {name} ...", flush=True)
+    history = train_vqvae(cohort, folder, part, progress=False)
+    model = load(folder)
+    table = reconstruction.scores(model, cohort["test"])
+    codes = encode_images(model.cpu(), cohort["test"].images)
+    used = np.bincount(codes.ravel(), minlength=model.config.entries)
+    cost = {"codes_used": int((used > 0).sum()), "entries": model.config.entries, "perplexity": _perplexity(used)}
+    cost |= {"images_per_second": float(history["images_per_second"].median()), "steps": int(history["step"].iloc[-1])}
+    cost["parameters"] = (
+        sum(p.numel() for p in [*model.encoder.parameters(), *model.decoder.parameters()]) + model.quantizer.codebook.numel()
+    )
+    cost["bytes"] = rate.point(folder, cohort)["bytes"]
+    cost["plain_bytes"] = math.prod(codes.shape[1:]) * math.log2(model.config.entries) / 8
+    return table, cost
+
+
+def _perplexity(counts: np.ndarray) -> float:
+    import torch
+
+    return perplexity(torch.from_numpy(counts))
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0], minutes=0.5)
+    parser.add_argument("--only", nargs="*", default=[], help="names that begin like these; the default is all")
+    parser.add_argument("--keep", default="", help="a folder to keep the models in; the default throws them away")
+    given = parser.parse_args()
+    cohort, tables, costs = cohort_of(given), {}, {}
+    with TemporaryDirectory() as scratch:
+        for name, part in contestants().items():
+            if given.only and not name.startswith(tuple(given.only)):
+                continue
+            folder = Path(given.keep or scratch) / name.replace(",", "").replace(" ", "-").replace("'", "")
+            tables[name], costs[name] = contest(name, limited(part, given), cohort, folder)
+    summary = reconstruction.summary(reconstruction.baselines(cohort) | tables).join(pd.DataFrame(costs).T)
+    shown = reconstruction.readable(summary).iloc[:, :2].join(pd.DataFrame(costs).T.round(1)).fillna("")
+    report("vqvae", given, cohort, summary, shown)
+
+
+if __name__ == "__main__":
+    main()
