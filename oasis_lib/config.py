@@ -150,7 +150,7 @@ PROFILES = {
         cohort=CohortConfig(size=64, people=10, lesions=2),
         vqvae=Part(VQVAEConfig(entries=64, hidden=32, factor=4, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
-        transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, lr=2e-3, shift=2)),
+        transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=4, batch=16, lr=4e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, lr=2e-4, shift=2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, draws=2),

@@ -97,6 +97,10 @@ class GatedPixelCNN(Autoregressive):
         """Rows up, and columns to either side, that a code's chances depend on."""
         return sum(reach.taps * reach.dilation for reach in self.reaches)
 
+    @property
+    def last_bias(self) -> Tensor | None:
+        return None if self.config.preset else self.head[2].bias
+
     def _labels(self, level: Tensor | None, rating: Tensor | None, n: int) -> list[Tensor]:
         """One (n, 2 * hidden, 1, 1) a layer."""
         if self.label_table is None:

@@ -37,6 +37,11 @@ class Prior(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def last_bias(self) -> Tensor | None:
+        """(K,) what is added to every logit, where a prior has that; training starts it at the codes' frequencies."""
+        return None
+
     def labels(self, n: int, level: Label = None, rating: Label = None) -> tuple[Tensor, Tensor]:
         """Both labels as (n,) tensors, -1 where open, after a look at their range."""
         given = (("level", level, self.levels), ("rating", rating, self.ratings))

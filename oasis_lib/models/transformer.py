@@ -101,6 +101,10 @@ class CodeTransformer(Autoregressive):
         if not bool(self.inside.any()):
             self.inside.fill_(True)
 
+    @property
+    def last_bias(self) -> Tensor:
+        return self.trunk.head.bias
+
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that training's logits are of: (B, n)."""
         return codes.flatten(1)[:, self._places()[0]]

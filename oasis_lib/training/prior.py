@@ -58,6 +58,14 @@ class PriorTask(Task):
         draws = torch.rand(2, len(batch.rows), generator=seeded(self.seed, 5, step)).to(self.device)
         return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.level, batch.rating), draws))
 
+    @torch.no_grad()
+    def begin(self, batch: Batch) -> None:
+        """Before the first step, codes are as likely as they are frequent: nothing has to be unlearned."""
+        bias = self.model.last_bias
+        if bias is not None:
+            counts = torch.bincount(self.encode(batch).flatten(), minlength=self.model.entries) + 0.1
+            bias.copy_((counts / counts.sum()).log())
+
     def after_step(self, step: int) -> None:
         self.step = step + 1
 
@@ -77,6 +85,7 @@ class LikelihoodTask(PriorTask):
 
     def begin(self, batch: Batch) -> None:
         """Show the transformer where every training map, shifted as far as training shifts, has the same code."""
+        super().begin(batch)
         if not isinstance(self.model, CodeTransformer):
             return
         images = self.cohort["train"].images[evenly(len(self.cohort["train"]), FRAMED)]

@@ -1,0 +1,169 @@
+"""What priors know: bits an image of people never seen, where the bits are, what each code is told by, and what drawing costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from oasis_lib.cohort import Split
+from oasis_lib.metrics import bootstrap_by_person
+from oasis_lib.run import Run
+from oasis_lib.training.data import rating_index
+from oasis_lib.training.gan import PAIRS, apart, in_regions, pairs
+from oasis_lib.training.prior import SNAPSHOTS
+
+KNOWN = 0.5  # added to every count: an entry that training people never use must not cost infinitely many bits
+
+
+def frequencies(codes: np.ndarray, entries: int) -> np.ndarray:
+    """(K,) how often training people use each entry."""
+    counts = np.bincount(codes.ravel(), minlength=entries) + KNOWN
+    return counts / counts.sum()
+
+
+def frequencies_by_place(codes: np.ndarray, entries: int, weight: float = 8.0) -> np.ndarray:
+    """(h, w, K) the same at each place, drawn a little towards the frequencies of the whole map."""
+    maps = codes.reshape(len(codes), -1).astype(np.int64) + np.arange(codes[0].size) * entries
+    counts = np.bincount(maps.ravel(), minlength=codes[0].size * entries).reshape(*codes.shape[1:], entries)
+    shares = counts + weight * frequencies(codes, entries)
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def draw_from(shares: np.ndarray, count: int, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """(count, h, w) codes drawn on their own, place by place: what a prior is needed against."""
+    totals = np.cumsum(np.broadcast_to(shares, (*grid, shares.shape[-1])), -1)
+    chance = np.random.default_rng(seed).random((count, *grid, 1))
+    return (chance > totals[None] / totals[..., -1:]).sum(-1).clip(0, shares.shape[-1] - 1)
+
+
+def likelihoods(
+    run: Run, priors: dict[str, Any], codes: dict[str, np.ndarray], splits=("train", "validate", "test")
+) -> pd.DataFrame:
+    """Bits of every image: columns prior, split, row, subject, bits. Frequencies stand beside the priors that have a likelihood."""
+    entries = next(iter(priors.values())).entries
+    shares, placed = frequencies(codes["train"], entries), frequencies_by_place(codes["train"], entries)
+    place = np.arange(codes["train"][0].size)
+    tables = []
+    for split in splits:
+        part, maps = run.cohort[split], np.asarray(codes[split], np.int64)
+        rows = np.unique(np.linspace(0, len(maps) - 1, min(len(maps), 2000)).astype(int))
+        if split == "train":  # as many as there are test people's: enough to see whether they are known by heart
+            rows = rows[:: max(1, len(rows) // len(run.cohort["test"]))]
+        flat = maps[rows].reshape(len(rows), -1)
+        found = {
+            "frequencies": -np.log2(shares[flat]).sum(1),
+            "frequencies by place": -np.log2(placed.reshape(-1, entries)[place, flat]).sum(1),
+        }
+        level, rating = (
+            torch.from_numpy(part.levels[rows].astype(np.int64)),
+            torch.from_numpy(rating_index(run.cohort, split)[rows]),
+        )
+        for name, prior in priors.items():
+            if hasattr(prior, "nll"):
+                found[name] = prior.nll(torch.from_numpy(maps[rows]), level, rating).cpu().double().numpy() / math.log(2)
+        tables += [
+            pd.DataFrame({"prior": name, "split": split, "row": rows, "subject": part.subjects[rows], "bits": bits})
+            for name, bits in found.items()
+        ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def bits_table(images: pd.DataFrame, codes_an_image: int, repeats: int = 2000) -> pd.DataFrame:
+    """One row a prior and split: mean bits an image with its interval over people, and nats a code."""
+    rows = []
+    for (prior, split), part in images.groupby(["prior", "split"], sort=False):
+        mean, low, high = bootstrap_by_person(part["bits"].to_numpy(), part["subject"].to_numpy(), repeats)
+        nats = mean * math.log(2) / codes_an_image
+        rows.append({"prior": prior, "split": split, "bits": mean, "low": low, "high": high, "nats_a_code": nats})
+    return pd.DataFrame(rows)
+
+
+def bit_maps(prior: Any, codes: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """(N, h, w) bits of every code: where the prior is unsure."""
+    found = prior.log_probs(torch.from_numpy(np.asarray(codes, np.int64)), torch.from_numpy(levels.astype(np.int64)))
+    return -found.cpu().double().numpy() / math.log(2)
+
+
+@torch.no_grad()
+def influence(prior: Any, codes: np.ndarray, row: int, column: int) -> np.ndarray:
+    """(h, w) how much the chances at one place move when each other code is changed: half the summed difference, 0 to 1."""
+    maps = torch.from_numpy(np.asarray(codes, np.int64)).to(prior.device)
+    h, w = maps.shape
+    changed = maps.expand(h * w, h, w).clone().view(h * w, -1)
+    each = torch.arange(h * w, device=prior.device)
+    changed[each, each] = (changed[each, each] + prior.entries // 2) % prior.entries
+    hidden = torch.zeros(1, h, w, dtype=torch.bool, device=prior.device)
+    hidden[:, row, column] = True
+
+    def chances(some: torch.Tensor) -> torch.Tensor:
+        logits = prior(some, hidden.expand_as(some)) if prior.kind == "masked" else prior(some)
+        return logits[:, row, column].softmax(-1)
+
+    before = chances(maps[None])
+    moved = [(chances(part) - before).abs().sum(1) / 2 for part in changed.view(-1, h, w).split(64)]
+    return torch.cat(moved).view(h, w).cpu().numpy()
+
+
+def reach(rows: int, grid: tuple[int, int], row: int, column: int) -> np.ndarray:
+    """(h, w) 1 where a PixelCNN of that reach can look, else 0."""
+    y, x = np.mgrid[: grid[0], : grid[1]]
+    before = (y < row) | ((y == row) & (x < column))
+    return (before & (row - y <= rows) & (abs(x - column) <= rows)).astype(float)
+
+
+def costs(priors: dict[str, Any], codes: np.ndarray, levels: np.ndarray, count: int = 32, seed: int = 0) -> pd.DataFrame:
+    """What a map costs and how well its codes are placed: one row a prior, beside other people and draws by frequency.
+
+    `misplaced` is half the summed difference, from validation people, of which codes stand in which region and which follow each
+    other: 0 is alike, 1 nothing in common. It has a floor, as no two groups of people are alike.
+    """
+    codes = np.asarray(codes, np.int64)
+    rows = np.unique(np.linspace(0, len(codes) - 1, min(count, len(codes))).astype(int))
+    others = np.unique(np.clip(rows + 1, 0, len(codes) - 1))
+    real = torch.from_numpy(codes)
+    found = [{"prior": "other people", "seconds": np.nan, "passes": np.nan} | misplaced(real, real[others], 0)]
+    for name, prior in priors.items():
+        generator = torch.Generator().manual_seed(seed)
+        prior.sample(1, level=0 if prior.levels else None, generator=generator, batch=len(rows))  # what is built only once
+        started = time.perf_counter()
+        level = torch.from_numpy(levels[rows].astype(np.int64)) if prior.levels else None
+        drawn = prior.sample(len(rows), level=level, generator=generator, batch=len(rows)).cpu()
+        seconds = (time.perf_counter() - started) / len(rows)
+        passes = {"masked": getattr(prior.config, "passes", 1), "codegan": 1}.get(prior.kind, codes[0].size)
+        found.append({"prior": name, "seconds": seconds, "passes": passes} | misplaced(real, drawn, prior.entries))
+    return pd.DataFrame(found)
+
+
+def misplaced(real: torch.Tensor, drawn: torch.Tensor, entries: int) -> dict[str, float]:
+    entries = entries or int(max(real.max(), drawn.max())) + 1
+    regions = apart(in_regions(real, entries), in_regions(drawn, entries), 16 * entries)
+    distinct = len(drawn.flatten(1).unique(dim=0)) / len(drawn)
+    return {"misplaced": (regions + apart(pairs(real), pairs(drawn), PAIRS)) / 2, "distinct": distinct}
+
+
+def snapshots(folder: str | Path, most: int = 4) -> dict[int, np.ndarray]:
+    """{step: (n, h, w) codes} of the same noise, at the last few of the moments that training kept."""
+    with np.load(Path(folder) / SNAPSHOTS) as stored:
+        return {int(step): codes for step, codes in list(zip(stored["steps"], stored["codes"]))[-most:]}
+
+
+def at_temperatures(prior: Any, temperatures: Iterable[float], count: int = 8, seed: int = 0) -> dict[float, np.ndarray]:
+    """{temperature: (count, h, w) codes}: the same seed and the same levels, from bottom to top, every time."""
+    level = torch.arange(count) * prior.levels // count if prior.levels else None
+    drawn = {
+        t: prior.sample(count, level=level, temperature=t, generator=torch.Generator().manual_seed(seed)) for t in temperatures
+    }
+    return {t: codes.cpu().numpy() for t, codes in drawn.items()}
+
+
+def of_one_person(split: Split, count: int = 3) -> np.ndarray:
+    """A few rows of the split's first person, spread over the middle of the head."""
+    rows = np.flatnonzero(split.subjects == split.subjects[0])
+    return rows[(np.arange(1, count + 1) * len(rows)) // (count + 1)]
