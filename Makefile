@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 BIN := .venv/bin
 # JupyterLab fetches no news, no updates and no list of extensions: it works alike without a network.
 QUIET := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.extension_manager=readonly
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint requirements.lock
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet --constraint requirements.lock
 
 help: ## list these commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
