@@ -1,0 +1,248 @@
+"""What is measured of reconstructions, and that figures show those numbers: data and labels, not pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from oasis_lib.cohort import Cohort, Split
+from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
+from oasis_lib.evaluation import rate, reconstruction
+from oasis_lib.figures import diagram, training
+from oasis_lib.figures import reconstruction as draw
+from oasis_lib.metrics import psnr, ssim
+from oasis_lib.models import VQVAE, load
+from oasis_lib.training import to_images, train_vqvae
+
+SIZE = 32
+
+
+def split(name: str, people: int, seed: int) -> Split:
+    """Bright discs of varying place: enough for every number to be finite."""
+    rng, (down, across) = np.random.default_rng(seed), np.mgrid[:SIZE, :SIZE]
+    images, rows = [], []
+    for person in range(people):
+        for level in range(4):
+            middle = SIZE / 2 + rng.uniform(-2, 2, 2)
+            inside = np.hypot(down - middle[0], across - middle[1]) < 8 + level
+            images.append((inside * rng.integers(90, 220, (SIZE, SIZE))).astype(np.uint8))
+            rows.append({"subject": f"{name}-{person}", "level": level, "file": "none"})
+    return Split(name, np.stack(images), pd.DataFrame(rows))
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    info = {"hash": "x", "size": SIZE, "levels": 4, "synthetic": True, "ratings": [], "left_right": None, "source": "discs"}
+    parts = {name: split(name, people, seed) for seed, (name, people) in enumerate({"train": 4, "validate": 2, "test": 3}.items())}
+    return Cohort(Path("nowhere"), info, parts)
+
+
+@pytest.fixture(scope="module")
+def model() -> VQVAE:
+    torch.manual_seed(0)
+    model = VQVAE(VQVAEConfig(entries=16, code_dim=4, hidden=8, blocks=1)).eval()
+    model.quantizer.start(model.latents(torch.rand(4, 1, SIZE, SIZE)))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, Part]:
+    out = tmp_path_factory.mktemp("trained") / "vqvae"
+    part = Part(VQVAEConfig(entries=16, code_dim=4, hidden=8, blocks=1, warm=1), TrainingConfig(epochs=4, batch=8, shift=0))
+    return out, train_vqvae(cohort, out, part, progress=False), part
+
+
+def texts(figure: Figure) -> str:
+    return " | ".join(t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text")))
+
+
+def grey(axes: list[Axes]) -> list[np.ndarray]:
+    return [np.asarray(image.get_array()) for axis in axes for image in axis.images]
+
+
+# --- what is measured
+
+
+def test_scores_are_those_of_the_codes(cohort: Cohort, model: VQVAE):
+    table = reconstruction.scores(model, cohort["test"])
+    assert list(table["subject"]) == list(cohort["test"].subjects) and len(table) == 12
+    images = to_images(cohort["test"].images)
+    shown = model.decode(model.encode(images))
+    np.testing.assert_allclose(table["ssim"], ssim(images, shown), atol=1e-6)
+    np.testing.assert_allclose(table["psnr"], psnr(images, shown), atol=1e-4)
+    assert not table.filter(like="brain").isna().any(axis=None)
+
+
+def test_baselines_are_what_they_say(cohort: Cohort):
+    tables = reconstruction.baselines(cohort)
+    assert list(tables) == ["black image", "mean training image", "another person"]
+    assert (tables["black image"]["ssim_brain"] < 0.05).all()
+    perfect = reconstruction.measure(cohort["test"], lambda images, rows: images)
+    assert np.allclose(perfect["ssim"], 1) and all(table["ssim"].max() < 1 for table in tables.values())
+
+
+def test_another_person_is_of_the_same_level(cohort: Cohort):
+    train = cohort["train"]
+    for row, level in enumerate(cohort["test"].levels):
+        assert train.levels[reconstruction._stranger(train, row, level)] == level
+    assert 0 <= reconstruction._stranger(train, 3, 99) < len(train), "a level that training lacks"
+
+
+def test_the_summary_is_by_person_and_counts(cohort: Cohort):
+    table = pd.DataFrame({"subject": ["a"] * 3 + ["b"], "ssim": [0.9, 0.9, 0.9, 0.5], "ssim_brain": [0.8] * 4, "psnr": [20.0] * 4})
+    row = reconstruction.summary({"x": table}).loc["x"]
+    assert row["ssim"] == pytest.approx(0.7) and row["people"] == 2 and row["above_0.6"] == 0.75
+    assert row["ssim_low"] == pytest.approx(0.5) and row["ssim_high"] == pytest.approx(0.9)
+    assert "0.700 (0.500 to 0.900)" in reconstruction.readable(reconstruction.summary({"x": table})).to_string()
+
+
+def test_the_gap_is_between_people():
+    tables = {
+        "train": pd.DataFrame({"subject": ["a", "b"], "ssim": [0.9, 0.9]}),
+        "test": pd.DataFrame({"subject": ["c", "d"], "ssim": [0.8, 0.8]}),
+    }
+    assert reconstruction.gap(tables) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_each_loss_moves_its_own_parts(cohort: Cohort, model: VQVAE):
+    flow = reconstruction.gradients(model, to_images(cohort["test"].images[:4]))
+    moved = (flow > 0).to_numpy().tolist()
+    assert moved == [[True, False, True], [False, True, False], [True, False, False]]
+    assert all(p.grad is None for p in model.parameters()), "looking leaves no trace"
+
+
+def test_probes_without_planted_lesions_have_one_drawn_in(cohort: Cohort):
+    odd = reconstruction.probes(cohort["test"])
+    assert list(odd) == ["noise", "blank", "a lesion"] and not odd["blank"].any()
+    assert odd["a lesion"].max() == 255 and odd["noise"].std() > 50
+
+
+def test_bytes_of_codes_are_their_entropy():
+    known = np.array([[[0, 0], [0, 1]]] * 5000)
+    bits = -np.log2([0.75, 0.25])
+    found = rate.code_bytes(np.array([[[0, 0], [0, 1]], [[1, 1], [1, 1]]]), known, 2)
+    np.testing.assert_allclose(found, [(3 * bits[0] + bits[1]) / 8, 4 * bits[1] / 8], rtol=1e-3)
+    assert np.isfinite(rate.code_bytes(np.array([[[3]]]), known, 4)).all(), "an entry that training never used"
+
+
+def test_codecs_give_more_for_more_bytes(cohort: Cohort):
+    table = rate.classical(cohort, {"JPEG": (10, 90), "WEBP": (10, 90), "AVIF": (10, 90)})
+    assert set(table["method"]) == {"JPEG", "WebP", "AVIF"}
+    for _, rows in table.groupby("method"):
+        assert rows["bytes"].is_monotonic_increasing and rows["ssim"].is_monotonic_increasing
+
+
+def test_a_trained_model_is_a_point(cohort: Cohort, trained):
+    out, history, part = trained
+    point = rate.point(out, cohort)
+    assert (point["grid"], point["entries"], point["plain_bytes"]) == (8, 16, 32.0) and 0 < point["bytes"] < 60
+    assert point["steps"] == history["step"].iloc[-1]
+    short = rate.short(part, 0.25)
+    assert short.training.epochs == 1 and short.model.warm == 1 and short.training.minutes == 0
+
+
+def test_snapshots_begin_before_training_and_double(cohort: Cohort, trained):
+    out, history, _ = trained
+    with np.load(out / "snapshots.npz") as kept:
+        steps, images, rows = kept["steps"], kept["images"], kept["rows"]
+    assert steps[0] == 0 and (steps[2:] >= 2 * steps[1:-1]).all() and steps[-1] <= history["step"].iloc[-1]
+    assert images.shape == (len(steps), len(rows), SIZE, SIZE) and images.dtype == np.uint8
+    assert not np.array_equal(images[0], images[-1])
+
+
+# --- what is shown
+
+
+def test_triples_show_input_codes_and_decoded(cohort: Cohort, model: VQVAE):
+    look = reconstruction.look(model, cohort["test"].images[:3])
+    shades = np.linspace(0, 1, 16)
+    figure = draw.triples(look["images"], look["codes"], look["decoded"], shades, ["one", "two", "three"])
+    drawn = grey(figure.axes)
+    np.testing.assert_array_equal(drawn[0], look["images"][0])
+    np.testing.assert_array_equal(drawn[4], shades[look["codes"][1]])
+    np.testing.assert_array_equal(drawn[8], look["decoded"][2])
+    assert all(word in texts(figure) for word in ("one", "two", "three", "codes, 8 x 8", "decoded"))
+
+
+def test_error_maps_show_the_signed_difference(cohort: Cohort, model: VQVAE):
+    look = reconstruction.look(model, cohort["test"].images[:2])
+    figure = draw.error_maps(look["images"], look["decoded"], look["map"], ["a", "b"])
+    drawn = grey(figure.axes)
+    np.testing.assert_allclose(drawn[4], look["decoded"][0] - look["images"][0])
+    np.testing.assert_array_equal(drawn[7], look["map"][1])
+    assert "decoded - input" in texts(figure)
+
+
+def test_people_are_in_order_with_best_and_worst_named():
+    table = pd.DataFrame({"subject": list("aabb"), "level": [0, 1, 0, 1], "ssim_brain": [0.9, 0.8, 0.3, 0.7]})
+    figure = draw.people(table, {"black image": 0.1, "mean": 0.2})
+    shown = texts(figure)
+    assert "best: a, level 0, 0.900" in shown and "worst: b, level 0, 0.300" in shown and "black image, 0.100" in shown
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["b", "a"]
+
+
+def test_progress_names_its_steps():
+    steps, strips = [0, 10, 20], np.zeros((3, 2, 8, 8))
+    figure = draw.progress(steps, strips, np.ones((2, 8, 8)), np.zeros((2, 8, 8)))
+    assert [axis.get_title() for axis in figure.axes[:5]] == ["before", "step 10", "step 20", "kept", "input"]
+    assert grey(figure.axes)[4].min() == 1
+
+
+def test_rate_draws_every_method_at_its_bytes():
+    learned = pd.DataFrame({"method": ["8 x 8 codes"] * 2, "entries": [128, 512], "bytes": [50, 60], "ssim": [0.7, 0.8]})
+    codecs = pd.DataFrame({"method": ["JPEG"] * 2, "bytes": [100, 200], "ssim": [0.6, 0.9]})
+    learned["ssim_brain"], codecs["ssim_brain"] = learned["ssim"], codecs["ssim"]
+    main = {"method": "8 x 8 codes", "entries": 256, "bytes": 55, "ssim": 0.75, "ssim_brain": 0.75}
+    figure = draw.rate(learned, codecs, main)
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[50, 60], [100, 200]]
+    assert "128" in texts(figure) and "this run's model (8 x 8 codes, 256 entries)" in texts(figure)
+
+
+def test_gradients_that_are_nothing_say_so(cohort: Cohort, model: VQVAE):
+    flow = reconstruction.gradients(model, to_images(cohort["test"].images[:4]))
+    figure = draw.arrows(flow, *reconstruction.plane(model, cohort["test"].images))
+    assert texts(figure).count("nothing") == 5 and "commitment" in texts(figure)
+
+
+def test_probes_and_pairs_and_diagram(cohort: Cohort, model: VQVAE):
+    odd, shades = reconstruction.probes(cohort["test"]), np.linspace(0, 1, 16)
+    look = reconstruction.look(model, np.stack(list(odd.values())))
+    assert "noise" in texts(draw.probes(list(odd), look, shades))
+    pairs = draw.pairs(look["images"][:2], look["decoded"][:2], ["this", "that"])
+    assert [axis.get_title() for axis in pairs.axes] == ["this", "that", "", ""]
+    np.testing.assert_array_equal(grey(pairs.axes)[3], look["decoded"][1])
+    figure = diagram.model(look["images"][0], shades[look["codes"][0]], look["decoded"][0], model.quantizer.codebook.numpy())
+    assert all(word in texts(figure) for word in ("encoder", "decoder", "8 x 8 numbers", "16 x 4", "commitment"))
+
+
+def test_curves_of_a_vqvae(trained):
+    figure = training.curves(trained[1], title="now")
+    losses, ssim, codes = figure.axes
+    assert losses.get_yscale() == "log" and "structure" in texts(figure) and "now" in texts(figure)
+    np.testing.assert_allclose(ssim.lines[0].get_ydata(), trained[1]["validate_ssim"])
+    np.testing.assert_allclose(codes.lines[0].get_ydata(), trained[1]["codes_used"])
+
+
+@pytest.mark.parametrize("columns", [["train_bits", "validate_bits"], ["train_generator", "train_real"], []])
+def test_curves_of_any_other_history(columns: list[str]):
+    history = pd.DataFrame({"step": [1, 2, 3], "score": [-3.0, -2.0, -1.0]} | {name: [3.0, 0.0, 1.0] for name in columns})
+    figure = training.curves(history)
+    assert len(figure.axes) >= 2 and figure.axes[1].lines
+
+
+def test_smoothing_keeps_level_and_ends():
+    values = np.r_[np.full(50, 2.0), np.full(50, 4.0)]
+    assert np.allclose(training.smooth(np.full(30, 5.0)), 5) and training.smooth(values)[[0, -1]].tolist() == [2, 4]
+    assert len(training.smooth(np.array([1.0]))) == 1
+
+
+def test_a_folder_gives_back_what_was_measured(cohort: Cohort, trained):
+    out, history, _ = trained
+    again = reconstruction.scores(load(out), cohort["validate"])
+    assert again["ssim_brain"].mean() == pytest.approx(history["score"].max(), abs=0.02)
