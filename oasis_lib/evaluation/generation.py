@@ -36,6 +36,7 @@ class Samples:
     images: np.ndarray  # (N, H, W) uint8, or floats in [0, 1]
     levels: np.ndarray  # (N,) asked for, or drawn; -1 where open
     people: np.ndarray | None = None
+    raw: dict[str, np.ndarray] | None = None  # their features, where these are known already
 
     @property
     def persons(self) -> np.ndarray:
@@ -89,7 +90,9 @@ class Evaluator:
     @cached_property
     def floor(self) -> Samples:
         train = self.cohort["train"]
-        return Samples(train.images[self.floor_rows], train.levels[self.floor_rows], train.subjects[self.floor_rows])
+        rows = self.floor_rows
+        raw = {space: values[rows] for space, values in self.raw["train"].items()}
+        return Samples(train.images[rows], train.levels[rows], train.subjects[rows], raw)
 
     @cached_property
     def projected(self) -> dict[str, dict[str, np.ndarray]]:
@@ -163,7 +166,7 @@ class Evaluator:
     def measure(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, Any]:
         """All measures of one set against the real people of `split`: one flat dict of numbers."""
         counts = counts or self.counts(samples.levels)
-        raw = self._features(samples.images)
+        raw = samples.raw or self._features(samples.images)
         points, real = self._project(raw), self.projected[self.split]
         draws = self._draws(samples.levels, counts)
         found = {"slices": sum(counts.values())} | self._distances(points, real, samples.persons, draws)
@@ -184,7 +187,7 @@ class Evaluator:
 
     def distances(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, float]:
         """The distances alone: quick enough to choose settings by."""
-        points = self._project(self._features(samples.images))
+        points = self._project(samples.raw or self._features(samples.images))
         draws = self._draws(samples.levels, counts or self.counts(samples.levels))
         return self._distances(points, self.projected[self.split], samples.persons, draws)
 
@@ -219,7 +222,7 @@ class Evaluator:
 
     def nearest(self, samples: Samples, points: dict[str, np.ndarray] | None = None) -> dict[str, memorisation.Nearest]:
         """The nearest training slice of every sample, in pixels and in the trained features."""
-        points = points or self._project(self._features(samples.images))
+        points = points or self._project(samples.raw or self._features(samples.images))
         query = {"pixels": self._thumbnails(samples.images), "trained": points["trained"]}
         return {where: self._nearest(query[where], self.audit["bank"], where, samples.people) for where in query}
 
@@ -239,7 +242,7 @@ class Evaluator:
     def frechet_ratio(self, samples: Samples, counts: dict[int, int] | None = None, repeats: int = 40) -> dict[str, float]:
         """95 % interval of Fréchet over floor, from resampling test people, the samples' draw and the floor's draw together."""
         counts = counts or self.counts(samples.levels)
-        points, real = self._project(self._features(samples.images)), self.projected[self.split]
+        points, real = self._project(samples.raw or self._features(samples.images)), self.projected[self.split]
         train = self.projected["train"]
         rng, names, found = np.random.default_rng(self.config.seed), np.unique(self.real.subjects), []
         for _ in range(repeats):
