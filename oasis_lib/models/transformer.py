@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import TransformerConfig
-from oasis_lib.models.sampling import Autoregressive, Labels, Step
+from oasis_lib.models.sampling import Autoregressive, Counts, Labels, Step
 
 # What a position is told of directly, as (rows up, columns right). Attention reaches all the codes before it.
 NEIGHBOURS = ((0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-1, 2), (-2, -1), (-2, 0), (-2, 1))
@@ -32,8 +32,8 @@ class Block(nn.Module):
         if cache is not None:
             cache[0][:, :, t : t + 1], cache[1][:, :, t : t + 1] = k, v
             k, v, causal = cache[0][:, :, : t + 1], cache[1][:, :, : t + 1], False
-        p = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=causal)
+        # No dropout of attention weights: it keeps the fused kernel out, and its random numbers alone cost more than the step.
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         x = x + F.dropout(self.mix(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + F.dropout(self.narrow(F.gelu(self.wide(self.norm2(x)))), self.dropout, self.training)
 
@@ -49,6 +49,7 @@ class Trunk(nn.Module):
         self.labels, self.dropout = Labels(levels, ratings, width), config.dropout
         self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, entries)
+        self.counts = Counts(grid, entries)
         self.apply(_start)
         for block in self.blocks:  # each adds to one stream: together they start as large as one
             for last in (block.mix, block.narrow):
@@ -63,7 +64,7 @@ class Trunk(nn.Module):
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x, causal)
-        return self.head(self.norm(x))
+        return self.head(self.norm(x)) + self.counts.logits[where]
 
 
 class CodeTransformer(Autoregressive):
@@ -90,6 +91,10 @@ class CodeTransformer(Autoregressive):
 
         self._found: tuple | None = None
 
+    def start(self, codes: Tensor) -> None:
+        self.frame(codes)
+        self.trunk.counts.start(codes)
+
     @torch.no_grad()
     def frame(self, codes: Tensor, share: float = 0.998) -> None:
         """Outside is where one code fills at least `share` of these (training) maps."""
@@ -100,10 +105,6 @@ class CodeTransformer(Autoregressive):
         self.inside.copy_(most < share * len(codes))
         if not bool(self.inside.any()):
             self.inside.fill_(True)
-
-    @property
-    def last_bias(self) -> Tensor:
-        return self.trunk.head.bias
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that training's logits are of: (B, n)."""
@@ -163,7 +164,7 @@ class CodeTransformer(Autoregressive):
             x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):
                 x = block(x, True, cache, i)
-            return trunk.head(trunk.norm(x))[:, 0]
+            return trunk.head(trunk.norm(x))[:, 0] + trunk.counts.logits[t]
 
         return step
 
