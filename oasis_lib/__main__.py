@@ -43,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("source", help="phantom, or a folder or file of one's own")
     sub.add_argument("out", help="the folder to make")
     sub.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    sub.add_argument("--mm", type=float, help="of volumes: the pixel in mm (default: their own)")
+    sub.add_argument("--skip-bad", action="store_true", help="leave out what can't be read, and list it")
+    sub.add_argument("--seed", type=int, default=0, help="of the split, and of the phantom")
+    sub.add_argument("--people", type=int, default=60, help="of the phantom (default 60)")
+    sub.add_argument("--lesions", type=int, default=8, help="phantom people copied with a planted lesion (default 8)")
 
     sub = command(
         "study",

@@ -16,7 +16,8 @@ def prepare(given: Namespace) -> None:
     from oasis_lib.cohort import prepare as make
 
     out = Path(given.out).expanduser().absolute()
-    cohort = make(given.source, out, size=given.size, progress=not given.quiet)
+    options = {name: getattr(given, name) for name in ("size", "people", "lesions", "seed", "mm", "skip_bad")}
+    cohort = make(given.source, out, progress=not given.quiet, **options)
     counts = ", ".join(f"{name} {len(split)} slices of {len(set(split.subjects))} people" for name, split in cohort.splits.items())
     print(f"{out}: {cohort.size} x {cohort.size}, {cohort.levels or 'unknown'} levels, {counts}")
     for warning in cohort.info.get("warnings", []):

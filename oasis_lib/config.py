@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class CohortConfig:
-    source: str = "phantom"  # "phantom", or a folder or file of one's own
     size: int = 128  # slices are square, this many pixels a side
     people: int = 60  # of the phantom
     lesions: int = 8  # further copies of phantom test people, with a planted lesion

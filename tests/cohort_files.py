@@ -31,7 +31,7 @@ def flat_splits(root: Path, people=(4, 2, 2), levels: int = 3, suffix: str = ".p
             person += 1
             for level in range(levels):
                 name = f"sub-{person:03d}_slice-{level + first:02d}{suffix}"
-                save(root / split / name, head(value=10 + 5 * person + level))
+                save(root / split / name, head(value=10 + (5 * person + level) % 100))
     return root
 
 

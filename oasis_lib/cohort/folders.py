@@ -191,8 +191,9 @@ def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, Na
             return {f: Name(n.subject, n.session, n.level - lowest) for f, n in known.items()}, [], odd
         return {f: Name(n.subject, n.session, -1) for f, n in known.items()}, ["the names tell no slice level: level is -1"], odd
     warning = (
-        f"no person can be told from the names (such as {files[0].name}): each image counts as a person of its own, so slices of one head"
-        " may stand in two splits (a leak that flatters every score); name files sub-001_slice-01.png, or give split folders by person"
+        f"no person can be told from the names (such as {files[0].name}): each image counts as a person of its own, so slices"
+        " of one head may stand in two splits (a leak that flatters every score); name files sub-001_slice-01.png, or give split"
+        " folders by person"
     )
     return {f: Name(re.sub(r"[,\t\n\"]", "_", str(f.relative_to(root).with_suffix(""))), "", -1) for f in files}, [warning], []
 

@@ -97,8 +97,8 @@ def assign_splits(
             where[subject_of[file]].add(split)
     if shared := sorted((subject for subject, found in where.items() if len(found) > 1), key=natural):
         raise CohortError(
-            f"{root}: people stand in two splits ({' and '.join(sorted(where[shared[0]]))}): {examples(shared, 5)}; move each person"
-            " into one split, or put all slices into one folder and they are split by person"
+            f"{root}: people stand in two splits ({' and '.join(sorted(where[shared[0]]))}): {examples(shared, 5)}; move each"
+            " person into one split, or put all slices into one folder and they are split by person"
         )
     people = pd.DataFrame({"subject": sorted(where, key=natural)})
     people["split"] = [next(iter(where[s])) for s in people["subject"]]
@@ -132,7 +132,7 @@ def split_people(people: pd.DataFrame, seed: int, fractions: tuple[float, float]
     subjects = people["subject"].to_numpy()
     if len(subjects) < 3:
         raise CohortError(
-            f"{len(subjects)} people can't be split into train, validate and test; give at least 3 (here: {examples(list(subjects))})"
+            f"{len(subjects)} people can't be split into train, validate and test; at least 3 are needed ({examples([*subjects])})"
         )
     column = next((c for c in ("cdr", "group") if c in people), None)
     rating = people[column].map(str).to_numpy() if column else np.full(len(subjects), "")

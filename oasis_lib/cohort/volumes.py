@@ -55,12 +55,13 @@ def plan_volumes(root, files, sheet, *, size: int, seed: int, fractions, skip_ba
         items=items,
         people=people,
         read=partial(read_volume, root, size, pixel, frozenset(tissue)),
-        info={"synthetic": False, "source": str(root), "intensity": intensity, "mm": pixel, "licence": LICENCE, "left_right": "columns"},
+        info={"synthetic": False, "intensity": intensity, "mm": pixel, "licence": LICENCE, "left_right": "columns"},
         summary=[
             f"{len(taken):,} volumes in {root}, such as {items[0].files[0]}",
-            f"{len(files) - len(taken) - len(bad):,} other volume files are not used" + (f"; repeats: {examples(again)}" if again else ""),
+            f"{len(files) - len(taken) - len(bad):,} other volume files are not used"
+            + (f"; repeats: {examples(again)}" if again else ""),
             f"split ({made}): {describe_splits(people, splits, LEVELS)}",
-            f"{LEVELS} axial levels, from {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up, right on the right",
+            f"{LEVELS} axial levels, from {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up",
             *([f"tissue from FSL_SEG for {', '.join(tissue)}"] if tissue else []),
         ],
         fingerprint=fingerprint(root, files),
@@ -133,8 +134,8 @@ def _names(root: Path, files: list[Path]) -> tuple[dict[Path, Name], list[str]]:
     if len(set(stems.values())) < len(files):
         stems = {f: str(_stem(f).relative_to(root)) for f in files}
     warning = (
-        f"no person can be told from the names (such as {files[0].name}): each volume counts as a person of its own, so two scans of"
-        " one person may stand in two splits (a leak); name files sub-001_ses-1_T1w.nii.gz if any person has several"
+        f"no person can be told from the names (such as {files[0].name}): each volume counts as a person of its own, so two"
+        " scans of one person may stand in two splits (a leak); name files sub-001_ses-1_T1w.nii.gz if any person has several"
     )
     return {f: names[f] or Name(stems[f], "", -1) for f in files}, [warning]
 

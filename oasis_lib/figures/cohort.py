@@ -86,7 +86,7 @@ def contact_sheet(images: np.ndarray, most: int = 10) -> Figure:
 
 def greys(edges: np.ndarray, densities: np.ndarray, tissues: Mapping[str, np.ndarray]) -> Figure:
     """Grey values inside the head: a thin line a person, and the tissues that make them up where these are known."""
-    figure, axes = new_figure(1, 2, width=9, height=3.2, sharex=True)
+    figure, axes = new_figure(1, 2, width=9, height=3.2)
     middle = (edges[1:] + edges[:-1]) / 2
     left, right = axes[0]
     left.plot(middle, densities.T, color=BAD, lw=0.5, alpha=0.5)
