@@ -25,9 +25,8 @@ class MaskedTransformer(Prior):
         nn.init.normal_(self.codes.weight, std=0.02)
         self.trunk = Trunk(config, grid, entries, levels, ratings)
 
-    @property
-    def last_bias(self) -> Tensor:
-        return self.trunk.head.bias
+    def start(self, codes: Tensor) -> None:
+        self.trunk.counts.start(codes)
 
     def forward(self, codes: Tensor, hidden: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
         """(B, h, w) codes, of which those where `hidden` is true are not read -> logits (B, h, w, K)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import PixelCNNConfig
-from oasis_lib.models.sampling import Autoregressive, Labels, Step
+from oasis_lib.models.sampling import Autoregressive, Counts, Labels, Step
 
 
 class Reach(NamedTuple):
@@ -90,6 +90,7 @@ class GatedPixelCNN(Autoregressive):
         self.places = nn.Parameter(torch.zeros(2 * hidden, *grid)) if own else None  # where on the map, told to the first layer
         self.label_table = Labels(levels, ratings, 2 * hidden * len(self.reaches)) if preset.labels else None
         self.layers = nn.ModuleList(Layer(hidden, reach, bool(own), dropout) for reach in self.reaches)
+        self.counts = Counts(grid, entries) if own else None
         self.head = nn.Sequential(nn.Conv2d(hidden, preset.head, 1), nn.ReLU(), nn.Conv2d(preset.head, entries, 1))
 
     @property
@@ -97,9 +98,9 @@ class GatedPixelCNN(Autoregressive):
         """Rows up, and columns to either side, that a code's chances depend on."""
         return sum(reach.taps * reach.dilation for reach in self.reaches)
 
-    @property
-    def last_bias(self) -> Tensor | None:
-        return None if self.config.preset else self.head[2].bias
+    def start(self, codes: Tensor) -> None:
+        if self.counts is not None:
+            self.counts.start(codes)
 
     def _labels(self, level: Tensor | None, rating: Tensor | None, n: int) -> list[Tensor]:
         """One (n, 2 * hidden, 1, 1) a layer."""
@@ -113,7 +114,8 @@ class GatedPixelCNN(Autoregressive):
         for i, (layer, label) in enumerate(zip(self.layers, self._labels(level, rating, len(codes)))):
             place = self.places if i == 0 and self.places is not None else 0.0
             vertical, horizontal = layer(vertical, horizontal, label + place)
-        return self.head(horizontal).movedim(1, -1)
+        logits = self.head(horizontal).movedim(1, -1)
+        return logits if self.counts is None else logits + self.counts.logits.view(*self.grid, -1)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
         """Whole rows of the vertical stack once a row, one position of the horizontal stack a code: channels last, as products."""
@@ -162,7 +164,8 @@ class GatedPixelCNN(Autoregressive):
                     seen = seen + left[i][:, layer.pad + c]
                 if i + 1 < len(layers):
                     left[i + 1][:, layers[i + 1].pad + c] = seen
-            return F.linear(F.relu(F.linear(seen, *head[0])), *head[1])
+            logits = F.linear(F.relu(F.linear(seen, *head[0])), *head[1])
+            return logits if self.counts is None else logits + self.counts.logits[t]
 
         return step
 

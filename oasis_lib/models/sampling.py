@@ -37,10 +37,8 @@ class Prior(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    @property
-    def last_bias(self) -> Tensor | None:
-        """(K,) what is added to every logit, where a prior has that; training starts it at the codes' frequencies."""
-        return None
+    def start(self, codes: Tensor) -> None:
+        """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned."""
 
     def labels(self, n: int, level: Label = None, rating: Label = None) -> tuple[Tensor, Tensor]:
         """Both labels as (n,) tensors, -1 where open, after a look at their range."""
@@ -133,6 +131,24 @@ class Labels(nn.Module):
     def forward(self, level: Tensor | None, rating: Tensor | None, n: int) -> Tensor:
         """(n,) each, -1 or None where open -> (n, width)."""
         return _look_up(self.level, level, n) + _look_up(self.rating, rating, n)
+
+
+class Counts(nn.Module):
+    """How frequent each code is at each place of training maps, as logits; what a network says is added to that."""
+
+    def __init__(self, grid: tuple[int, int], entries: int):
+        super().__init__()
+        self.register_buffer("logits", torch.zeros(grid[0] * grid[1], entries))
+
+    @torch.no_grad()
+    def start(self, codes: Tensor, weight: float = 8.0) -> None:
+        """(n, h, w) training maps. Each place is drawn a little towards the whole map, and nothing is impossible."""
+        entries = self.logits.shape[1]
+        everywhere = torch.bincount(codes.flatten(), minlength=entries) + 0.1
+        everywhere = weight * everywhere / everywhere.sum()
+        for place, here in enumerate(codes.flatten(1).T):
+            counts = torch.bincount(here, minlength=entries) + everywhere
+            self.logits[place] = (counts / counts.sum()).log()
 
 
 def _look_up(table: nn.Embedding, label: Tensor | None, n: int) -> Tensor:

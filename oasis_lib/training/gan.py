@@ -39,6 +39,10 @@ class GANTask(PriorTask):
         self.real, self.now = self.codes[:0], (self.level, self.rating)
         self.made = torch.empty(0, device=device)
 
+    def begin(self, batch: Batch) -> None:
+        super().begin(batch)
+        (self.out / WARNINGS).unlink(missing_ok=True)
+
     def split(self) -> dict[str, nn.Module]:
         return {"discriminator": self.model.discriminator, "generator": self.model.generator}
 

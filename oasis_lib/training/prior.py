@@ -19,7 +19,6 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, TrainingConfig, as_dict, near
 from oasis_lib.models import VQVAE, build, load
 from oasis_lib.models.sampling import Autoregressive, Prior
-from oasis_lib.models.transformer import CodeTransformer
 from oasis_lib.paths import atomic
 from oasis_lib.training.data import Batch, Batches, evenly, rating_index, seeded
 from oasis_lib.training.loop import Task
@@ -28,7 +27,7 @@ from oasis_lib.training.vqvae import encode_images, in_channels
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
-FRAMED = 128  # slices in which the air around the head is looked for
+SHIFTED = 128  # training slices that a model is shown before the first step, each in five places
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
@@ -58,13 +57,13 @@ class PriorTask(Task):
         draws = torch.rand(2, len(batch.rows), generator=seeded(self.seed, 5, step)).to(self.device)
         return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.level, batch.rating), draws))
 
-    @torch.no_grad()
     def begin(self, batch: Batch) -> None:
-        """Before the first step, codes are as likely as they are frequent: nothing has to be unlearned."""
-        bias = self.model.last_bias
-        if bias is not None:
-            counts = torch.bincount(self.encode(batch).flatten(), minlength=self.model.entries) + 0.1
-            bias.copy_((counts / counts.sum()).log())
+        """Show the model some training maps, as far shifted as training shifts them, and forget an earlier run's samples."""
+        (self.out / SNAPSHOTS).unlink(missing_ok=True)
+        images = self.cohort["train"].images[evenly(len(self.cohort["train"]), SHIFTED)]
+        moves = [(y * self.shift, x * self.shift) for y, x in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))]
+        codes = np.concatenate([encode_images(self.vqvae, np.roll(images, move, axis=(1, 2)), self.device) for move in moves])
+        self.model.start(torch.from_numpy(codes.astype(np.int64)).to(self.device))
 
     def after_step(self, step: int) -> None:
         self.step = step + 1
@@ -82,16 +81,6 @@ class PriorTask(Task):
 
 class LikelihoodTask(PriorTask):
     """Autoregressive priors: the bits of an image, and nothing else."""
-
-    def begin(self, batch: Batch) -> None:
-        """Show the transformer where every training map, shifted as far as training shifts, has the same code."""
-        super().begin(batch)
-        if not isinstance(self.model, CodeTransformer):
-            return
-        images = self.cohort["train"].images[evenly(len(self.cohort["train"]), FRAMED)]
-        moves = [(y * self.shift, x * self.shift) for y, x in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))]
-        codes = np.concatenate([encode_images(self.vqvae, np.roll(images, move, axis=(1, 2)), self.device) for move in moves])
-        self.model.frame(torch.from_numpy(codes.astype(np.int64)).to(self.device))
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         codes = self.encode(batch)
