@@ -32,7 +32,7 @@ def project(
     epochs: int = 200,
     cache: str | Path | None = None,
 ) -> Projection:
-    """`points` (n, d) in the plane; PCA where UMAP is not installed or has too little to go by. `cache`: a folder, to do it only once."""
+    """`points` (n, d) in the plane; PCA where UMAP is missing or has too little to go by. `cache`: a folder, to do it once."""
     points = np.ascontiguousarray(points, dtype=np.float32)
     if points.ndim != 2 or not len(points):
         raise ValueError(f"points to project must be an array (n, d) with n > 0, not {points.shape}")

@@ -109,7 +109,7 @@ class Reading:
 
 def read(run: Run) -> Reading:
     """The codebook of a finished run."""
-    run.needs("vqvae", "codes")
+    run.needs("vqvae", "codes/train.npy", "codes/test.npy")
     codes = {path.stem: np.load(path, mmap_mode="r") for path in sorted(run.path("codes").glob("*.npy"))}
     return Reading(load(run.path("vqvae")), run.cohort, codes)
 
