@@ -118,10 +118,14 @@ def train_network(
     images: np.ndarray, levels: np.ndarray, subjects: np.ndarray, *, steps: int, seed: int, device: str = "cpu"
 ) -> FeatureNet:
     """A minute at most on two cores. Seeded; level and person are learned from whole slices only, damage from all."""
-    _, people = np.unique(subjects, return_inverse=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = FeatureNet(images.shape[-1], int(levels.max()) + 1, int(people.max()) + 1).to(device)
+        return _train(images, levels, subjects, steps, seed, device)
+
+
+def _train(images: np.ndarray, levels: np.ndarray, subjects: np.ndarray, steps: int, seed: int, device: str) -> FeatureNet:
+    _, people = np.unique(subjects, return_inverse=True)
+    net = FeatureNet(images.shape[-1], int(levels.max()) + 1, int(people.max()) + 1).to(device)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=max(steps, 2))
