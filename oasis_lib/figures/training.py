@@ -81,4 +81,4 @@ def _codes(axis: Axes, history: pd.DataFrame) -> None:
     axis.plot(history["step"], history["perplexity"], color=COLOURS[4], label="perplexity")
     axis.axhline(history["codes_used"].max(), color=BAD, linestyle=":", linewidth=1)
     axis.set(title="codebook, on validation people", ylim=(0, None))
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="center right")
