@@ -1,4 +1,4 @@
-"""Notebook 03 in a real browser: every cell runs, every slider changes its picture, and the console stays clean."""
+"""Notebooks with panels in a real browser: every cell runs, controls change the picture, and the console stays clean."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ pytestmark = [
 
 
 @contextmanager
-def lab(folder: Path) -> Iterator[str]:
+def lab(folder: Path, notebook: str = "03_codebook") -> Iterator[str]:
     """JupyterLab on a free port, with settings of its own; gives its address, ends it afterwards."""
     for name, values in SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -73,7 +73,7 @@ def lab(folder: Path) -> Iterator[str]:
     try:
         address = f"http://127.0.0.1:{port}"
         await_server(f"{address}/api/status?token={token}", server, folder / "lab.log")
-        yield f"{address}/lab/tree/03_codebook.ipynb?token={token}"
+        yield f"{address}/lab/tree/{notebook}.ipynb?token={token}"
     finally:
         server.terminate()
         server.wait(timeout=30)
@@ -92,7 +92,7 @@ def await_server(address: str, server: subprocess.Popen, log: Path, seconds: flo
 
 def copy_with(parameters: dict[str, str], target: Path) -> None:
     """The notebook as it is, but for the values of some parameters."""
-    notebook = nbformat.read(NOTEBOOKS / "03_codebook.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / target.name, as_version=4)
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     nbformat.write(notebook, target)
@@ -141,3 +141,30 @@ def test_panels_in_a_browser(smoke, tmp_path):
         assert page.locator(".jp-mod-error, [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
         assert errors == []
         browser.close()
+
+
+def test_generator_and_painter_in_a_browser(smoke, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
+    copy_with({"profile": "smoke", "run": str(smoke.folder), "cohort": str(smoke.cohort)}, tmp_path / "05_generation.ipynb")
+    with lab(tmp_path, "05_generation") as address, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        errors = []
+        page.on("pageerror", lambda error: errors.append(f"page: {error}"))
+        page.goto(address)
+        page.locator(".jp-Notebook").wait_for(timeout=2 * MINUTES)
+        page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.get_by_title("Python 3")).first.wait_for(timeout=2 * MINUTES)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.locator(".jp-OutputArea-output li").get_by_text("Chosen on validate people").wait_for(timeout=8 * MINUTES)
+        panels = page.locator(".oasis-panel")
+        assert panels.count() == 2
+        for panel, label in zip(panels.all(), ("Draw", "Fill in")):
+            panel.scroll_into_view_if_needed()
+            picture, level = panel.locator("img.oasis-picture"), panel.locator(".noUi-handle").first
+            for act in (lambda level=level: level.press("ArrowRight"), panel.get_by_role("button", name=label).click):
+                before = picture.evaluate(PIXELS)
+                act()
+                assert changed(picture, before, page), f"{label}: nothing happens in {panel.inner_text()[:60]!r}"
+        page.screenshot(path=tmp_path / "lab.png")
+        assert page.locator(".oasis-trouble").count() == 0 and errors == []

@@ -1,0 +1,111 @@
+"""What notebooks 05 and 06 leave behind, and the panels over a run that has priors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from oasis_lib import explore
+from oasis_lib.cohort import Cohort, open_cohort
+from oasis_lib.config import PRIORS, profile
+from oasis_lib.evaluation import heads
+from oasis_lib.evaluation.generation import TARGETS, Evaluator
+from oasis_lib.evaluation.samples import choose_settings, read_all
+from oasis_lib.explore.generator import Generator
+from oasis_lib.explore.painter import Painter
+from oasis_lib.models import load
+from oasis_lib.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(smoke) -> Run:
+    return Run(smoke.folder, profile("smoke"), smoke.cohort)
+
+
+def test_every_prior_has_samples_of_every_level(run):
+    drawn = read_all(run)
+    assert set(drawn) == set(PRIORS)
+    for one in drawn.values():
+        assert one["images"].dtype == np.uint8 and one["images"].shape[1:] == (64, 64)
+        assert one["codes"].dtype == np.int16 and set(one["level"]) == set(range(32))
+
+
+def test_the_account_has_floor_references_and_verdict(run):
+    account = json.loads(run.path("metrics.json").read_text())
+    table = account["generation"]["table"]
+    for row in (
+        "real training people",
+        "reconstructed test people",
+        "unigram codes",
+        "shuffled codes",
+        "blurred people",
+        "mean image",
+    ):
+        assert table[row]["frechet_trained"] is not None
+    assert set(account["generation"]["verdict"]["transformer"]) == set(TARGETS)
+    assert account["generation"]["anomaly"]["surprise"]["roc_area"] is not None
+    assert account["generation settings"]["chosen"]["temperature"] > 0
+    assert account["reconstruction"]["black image"]["ssim_brain"] < 0.1
+
+
+def test_the_trained_features_are_kept_and_not_trained_twice(run, monkeypatch):
+    monkeypatch.setattr(Evaluator, "_train_network", lambda self: pytest.fail("trained again"))
+    Evaluator(run.cohort, run.profile.evaluation, cache=run.path("evaluation"))
+
+
+def test_settings_are_never_chosen_on_test_people(run):
+    evaluator = Evaluator(run.cohort, run.profile.evaluation, cache=run.path("evaluation"))
+    with pytest.raises(ValueError, match="validate people"):
+        choose_settings(run.cohort, None, None, evaluator)
+
+
+def test_filling_a_box_leaves_the_rest(run):
+    codes = np.load(run.path("codes", "test.npy"))[20]
+    filled, mask = heads.fill_box(load(run.path("transformer")), codes, 20, count=3)
+    assert (filled[:, ~mask] == codes[~mask]).all() and (filled[:, mask] != codes[mask]).any()
+
+
+def test_a_head_of_kept_codes_is_one_map(run):
+    """Where every code stays, nothing is left to draw."""
+    prior = load(run.path("transformer"))
+    head = heads.whole_head(prior, np.ones((2, *prior.grid)), seed=3)
+    assert head.shape == (1, 3, *prior.grid) and (head[:, 1:] == head[:, :1]).all()
+
+
+def test_the_generator_draws_what_is_asked_for_and_again_the_same(run):
+    panel = Generator(run)
+    values = {name: control.value for name, control in panel.controls().items()}
+    assert set(values) == {"prior", "level", "temperature", "top_p", "seed", "rating"}
+    assert "press Draw" in panel.draw(**values)[1]
+    panel.sample(**values)
+    first = [tile for _, tile in panel.draw(**values)[0]]
+    panel.drawn.clear()
+    panel.sample(**values)
+    assert all((a == b).all() for a, (_, b) in zip(first, panel.draw(**values)[0]))
+
+
+def test_the_painter_changes_nothing_outside_its_box(run):
+    panel = Painter(run)
+    values = panel.examples()[0]
+    tiles, words = panel.draw(**values)
+    assert "0 outside it" in words and len(tiles) == 4
+
+
+def test_both_panels_have_a_twin(run):
+    for panel in (explore.generator(run), explore.painter(run)):
+        assert len(panel.twin_png) > 10_000
+
+
+def test_a_cohort_without_levels_can_be_judged(smoke, run):
+    """Folders of loose images know no level: all measures but those of levels still hold."""
+    from oasis_lib.cohort import Split
+    from oasis_lib.evaluation.generation import Samples
+
+    whole = open_cohort(smoke.cohort)
+    splits = {name: Split(name, whole[name].images, whole[name].table.assign(level=-1)) for name in ("train", "validate", "test")}
+    flat = Cohort(whole.folder, whole.info | {"levels": 0, "hash": "flat"}, splits)
+    evaluator = Evaluator(flat, profile("smoke", ["evaluation.feature_steps=2"]).evaluation)
+    found = evaluator.measure(Samples(np.asarray(whole["test"].images), np.full(len(whole["test"]), -1)))
+    assert "level_error" not in found and np.isfinite(found["frechet_trained"])
