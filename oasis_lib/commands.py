@@ -190,7 +190,7 @@ def evaluate(given: Namespace) -> None:
         levels = np.full(len(images), -1) if levels is None else levels.cpu().numpy()
     if given.samples or given.prior:
         device = str(best_device())
-        found["generation"] = evaluate_generation(images, levels, cohort, device=device, config=config)
+        found["generation"] = evaluate_generation(images, levels, cohort, device=device, config=config, vqvae=vqvae)
         print(f"\n{len(images)} samples:")
         for name, target in found["generation"]["targets"].items():
             print(f"  {name:<24} {target['value']:8.4g}   target {target['target']:<8} {'met' if target['met'] else 'not met'}")
