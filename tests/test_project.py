@@ -98,7 +98,7 @@ def test_nothing_undeclared_is_imported():
         assert imported(path.read_text()) <= library, path
     for path in [*NOTEBOOKS, DRIVER]:
         assert imported("\n".join(code_of(path))) <= library, path
-    tests = library | set(declared("test")) | {"conftest"}
+    tests = library | {MODULES.get(n, n) for n in declared("test")}
     for path in [*(PROJECT / "tests").glob("*.py"), *(PROJECT / "benchmarks").glob("*.py")]:
         assert imported(path.read_text()) <= tests | {path.stem for path in path.parent.glob("*.py")}, path
 
