@@ -1,0 +1,244 @@
+"""Priors as distributions: nothing leaks, nothing is out of sight, chances sum to one, and draws depend on the seed alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from oasis_lib.config import CodeGANConfig, MaskedConfig, PixelCNNConfig, TransformerConfig
+from oasis_lib.models import build, load
+from oasis_lib.models.pixelcnn import GatedPixelCNN, plan
+from oasis_lib.models.sampling import choose, gumbel, uniform
+
+TINY = {
+    "transformer": ("transformer", TransformerConfig(width=16, layers=2, heads=2)),
+    "pixelcnn": ("pixelcnn", PixelCNNConfig(hidden=8, layers=5)),
+    "seed-002": ("pixelcnn", PixelCNNConfig(preset="seed-002")),
+    "seed-004": ("pixelcnn", PixelCNNConfig(preset="seed-004")),
+    "masked": ("masked", MaskedConfig(width=16, layers=2, heads=2, passes=5)),
+    "codegan": ("codegan", CodeGANConfig(hidden=8, noise=8)),
+}
+ONE_BY_ONE = ["transformer", "pixelcnn", "seed-002", "seed-004"]
+OPTIONS = [{}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9}, {"temperature": 0.0}]
+
+
+def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
+    """A random prior with opinions: fresh ones hardly have any."""
+    torch.manual_seed(0)
+    kind, config = TINY[name]
+    prior = build(kind, config, grid=grid, entries=entries, levels=levels, ratings=ratings).eval()
+    with torch.no_grad():
+        for weight in prior.parameters():
+            weight.mul_(1.5)
+        if kind in ("transformer", "masked"):
+            prior.trunk.head.weight.mul_(40)
+    if framed:
+        prior.start(air_around(grid, entries))
+    return prior
+
+
+def air_around(grid, entries, count=60):
+    """Random maps in a frame of one code."""
+    codes = torch.randint(entries, (count, *grid), generator=torch.Generator().manual_seed(1))
+    codes[:, 0], codes[:, :, 0], codes[:, :, -1] = 2, 2, 2
+    return codes
+
+
+def seed(number: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+@torch.no_grad()
+def reached(prior, codes: torch.Tensor) -> torch.Tensor:
+    """(N, N): does changing code i move the chances at place j?"""
+    before = prior(codes)
+    flat = codes.flatten()
+    moved = []
+    for place in range(len(flat)):
+        other = flat.clone()
+        other[place] = (other[place] + 1) % prior.entries
+        moved.append((prior(other.view_as(codes)) - before).abs().amax(-1).flatten() > 0)
+    return torch.stack(moved)
+
+
+@pytest.mark.parametrize("grid", [(6, 5), (4, 9)])
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_a_code_is_told_by_all_codes_before_it_and_by_no_other(name, grid):
+    prior = tiny(name, grid)
+    moved = reached(prior, torch.randint(7, (1, *grid), generator=seed()))
+    before = torch.ones(len(moved), len(moved)).triu(1).bool()
+    assert not moved[~before].any(), "a later code, or the code itself, leaks"
+    assert moved[before].all(), "blind spot"
+
+
+def test_the_air_that_a_transformer_leaves_out_makes_no_blind_spot():
+    prior = tiny("transformer", framed=True)
+    inside = prior.inside
+    assert 0 < inside.sum() < len(inside)
+    moved = reached(prior, air_around((6, 5), 7)[:1])
+    before = torch.ones(len(moved), len(moved)).triu(1).bool()
+    assert not moved[~before].any()
+    assert moved[before & inside & inside[:, None]].all()
+
+
+def test_the_receptive_field_is_what_it_says():
+    grid = (24, 24)
+    assert sum(reach.taps * reach.dilation for reach in plan(8, grid)) >= 23
+    prior = tiny("seed-002", grid, levels=0, ratings=0)
+    assert prior.receptive_field == 12
+    codes = torch.zeros(1, *grid, dtype=torch.int64)
+    with torch.no_grad():
+        before = prior(codes)[0, 20, 12]
+        for row, seen in ((8, True), (7, False)):
+            other = codes.clone()
+            other[0, row, 12] = 1
+            assert bool((prior(other)[0, 20, 12] != before).any()) is seen, f"row {row}"
+
+
+def test_a_pixelcnn_that_cannot_see_the_map_is_refused():
+    with pytest.raises(ValueError, match="pixelcnn.layers=4 can't see all of a 64 x 64 map; 7 layers can"):
+        build("pixelcnn", PixelCNNConfig(layers=4), grid=(64, 64), entries=8)
+    assert build("pixelcnn", PixelCNNConfig(layers=7), grid=(64, 64), entries=8).receptive_field >= 63
+    assert build("pixelcnn", PixelCNNConfig(), grid=(64, 64), entries=8).receptive_field >= 63
+
+
+def test_the_seed_recipe_has_its_size():
+    prior = GatedPixelCNN(PixelCNNConfig(preset="seed-002"), grid=(64, 64), entries=512)
+    assert sum(weight.numel() for weight in prior.parameters()) == pytest.approx(1.39e6, rel=0.06)  # masked taps are not stored
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", [*ONE_BY_ONE, "framed"])
+def test_cached_sampling_equals_the_plain_loop(name, options):
+    prior = tiny("transformer", framed=True) if name == "framed" else tiny(name)
+    level = torch.tensor([0, 1, 2, -1, 1])
+    cached = prior.sample(5, level=level, rating=1, generator=seed(), **options)
+    plain = prior.sample(5, level=level, rating=1, generator=seed(), cached=False, batch=2, **options)
+    assert torch.equal(cached, plain)
+    assert cached.shape == (5, 6, 5) and cached.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_seed_decides_whatever_the_batch(name):
+    prior = tiny(name)
+    together = prior.sample(7, generator=seed(), batch=64)
+    assert torch.equal(together, prior.sample(7, generator=seed(), batch=1))
+    assert not torch.equal(together, prior.sample(7, generator=seed(4)))
+    assert 0 <= int(together.min()) and int(together.max()) < 7
+    assert prior.sample(1).shape == (1, 6, 5)
+
+
+@pytest.mark.parametrize("name", [*ONE_BY_ONE, "framed"])
+def test_likelihoods_sum_to_one(name):
+    grid, entries = (3, 2), 3
+    if name == "framed":
+        prior = tiny("transformer", grid, entries)
+        codes = torch.randint(entries, (40, *grid), generator=seed())
+        codes[:, 0] = 1
+        prior.start(codes)
+        assert not prior.inside.all()
+    else:
+        prior = tiny(name, grid, entries)
+    every = torch.tensor(list(itertools.product(range(entries), repeat=6))).view(-1, *grid)
+    for level in (None, 1):
+        assert float((-prior.nll(every, level=level).double()).exp().sum()) == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(-prior.log_probs(every).flatten(1).sum(1), prior.nll(every))
+
+
+@pytest.mark.parametrize("name", ["transformer", "pixelcnn"])
+def test_samples_follow_the_likelihood(name):
+    prior = tiny(name, (2, 2), entries=2)
+    every = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 2, 2)
+    wanted = (-prior.nll(every, level=2)).exp()
+    drawn = prior.sample(4000, level=2, generator=seed(), batch=4000).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    found = torch.bincount(drawn, minlength=16) / 4000
+    assert float((found - wanted).abs().sum() / 2) < 0.05
+
+
+@pytest.mark.parametrize("name", ["transformer", "pixelcnn", "seed-004", "masked", "codegan"])
+def test_labels_matter_and_may_be_left_open(name):
+    prior = tiny(name)
+    drawn = [
+        prior.sample(4, level=level, rating=rating, generator=seed()) for level, rating in ((0, 0), (1, 0), (0, 1), (None, None))
+    ]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
+    assert torch.equal(drawn[3], prior.sample(4, level=-1, rating=torch.full((4,), -1), generator=seed()))
+    with pytest.raises(ValueError, match="level=3 must be 0 .. 2"):
+        prior.sample(4, level=3)
+    with pytest.raises(ValueError, match="level must be one number or 4 of them, not 2"):
+        prior.sample(4, level=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="rating=0 must be left open"):
+        tiny(name, ratings=0).sample(1, rating=0)
+
+
+@pytest.mark.parametrize("name", ["transformer", "pixelcnn", "masked"])
+def test_filling_leaves_the_rest_alone(name):
+    prior = tiny(name)
+    codes = torch.randint(7, (3, 6, 5), generator=seed())
+    box = torch.zeros(6, 5, dtype=torch.bool)
+    box[2:4, 1:3] = True
+    filled = prior.fill(codes, box, level=1, generator=seed())
+    assert torch.equal(filled[:, ~box], codes[:, ~box]) and not torch.equal(filled, codes)
+    assert torch.equal(prior.fill(codes, torch.zeros_like(box)), codes)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"temperature": -1}, "temperature=-1"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.5}, "top_p=1.5"),
+    ],
+)
+@pytest.mark.parametrize("name", ["transformer", "masked", "codegan"])
+def test_senseless_options_are_refused(name, options, words):
+    with pytest.raises(ValueError, match=words):
+        tiny(name).sample(1, **options)
+
+
+def test_senseless_codes_are_refused():
+    prior = tiny("transformer")
+    with pytest.raises(ValueError, match=r"codes must be \(B, 6, 5\), not \(1, 5, 6\)"):
+        prior.nll(torch.zeros(1, 5, 6, dtype=torch.int64))
+    with pytest.raises(ValueError, match="codes must lie in 0 .. 6, not 0 .. 7"):
+        prior.nll(torch.full((1, 6, 5), 7).index_fill(1, torch.tensor([0]), 0))
+    with pytest.raises(ValueError, match="n=0"):
+        prior.sample(0)
+
+
+def test_top_k_and_top_p_cut_the_tail_and_nothing_else():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]])).expand(6000, 4)
+    noise = gumbel(torch.arange(6000), 0, 4)
+    for options, wanted in (((1.0, 2, None), [2 / 3, 1 / 3, 0, 0]), ((1.0, None, 0.8), [5 / 9, 2.5 / 9, 1.5 / 9, 0])):
+        found = torch.bincount(choose(logits, noise, *options)[0], minlength=4) / 6000
+        np.testing.assert_allclose(found, wanted, atol=0.03)
+
+
+def test_near_ties_are_seen():
+    logits = torch.tensor([[1.0, 1.0 + 1e-6, 0.0], [3.0, 1.0, 0.0]])
+    assert choose(logits, torch.zeros(2, 3), 0.0, None, None)[1].tolist() == [True, False]
+
+
+def test_noise_is_even_and_belongs_to_its_image():
+    numbers = uniform(torch.arange(500), 7, 100)
+    assert float(numbers.min()) > 0 and float(numbers.max()) < 1
+    assert float(numbers.mean()) == pytest.approx(0.5, abs=0.01) and float(numbers.var()) == pytest.approx(1 / 12, abs=0.002)
+    assert abs(float(torch.corrcoef(numbers[:, :2].T)[0, 1])) < 0.15
+    assert torch.equal(uniform(torch.tensor([41]), 7, 100)[0], numbers[41])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_thousand_entries_survive_the_disk(name, tmp_path):
+    from oasis_lib.checkpoint import save_model
+    from oasis_lib.config import as_dict
+
+    prior = tiny(name, (4, 4), entries=1024)
+    save_model(tmp_path, prior.state_dict(), {"kind": prior.kind, "model": as_dict(prior.config), **prior.shape})
+    again = load(tmp_path)
+    drawn = prior.sample(16, generator=seed())
+    assert torch.equal(drawn, again.sample(16, generator=seed()))
+    assert int(drawn.max()) > 255, "no code is squeezed in eight bits"

@@ -1,0 +1,134 @@
+"""Training priors: they learn, stop and go on exactly, keep the best, and leave what notebooks read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_loop import made_cohort
+from torch.nn import functional as F
+
+from oasis_lib.config import CodeGANConfig, MaskedConfig, Part, PixelCNNConfig, TrainingConfig, TransformerConfig, VQVAEConfig
+from oasis_lib.evaluation import likelihood
+from oasis_lib.models import build, load
+from oasis_lib.training import encode_cohort, loop, train_prior, train_vqvae
+
+MODELS = {
+    "transformer": TransformerConfig(width=16, layers=1, heads=2),
+    "pixelcnn": PixelCNNConfig(hidden=8, layers=4),
+    "masked": MaskedConfig(width=16, layers=1, heads=2, passes=4),
+    "codegan": CodeGANConfig(hidden=8, noise=8),
+}
+TRAINING = TrainingConfig(steps=8, batch=8, shift=1, precision="no", validate_every=4)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A cohort of discs, and a VQ-VAE that has seen them."""
+    folder = tmp_path_factory.mktemp("world")
+    cohort = made_cohort(folder)
+    model = VQVAEConfig(entries=16, code_dim=4, hidden=16, blocks=1, warm=5)
+    train_vqvae(cohort, folder / "vqvae", Part(model, replace(TRAINING, steps=40)), progress=False)
+    return cohort, folder / "vqvae"
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_training_leaves_a_model_that_loads_draws_and_is_not_trained_again(kind, world, tmp_path):
+    cohort, vqvae = world
+    history = train_prior(kind, cohort, vqvae, tmp_path / kind, Part(MODELS[kind], TRAINING), progress=False)
+    assert list(history["step"]) == [4, 8] and np.isfinite(history["score"]).all()
+    prior = load(tmp_path / kind)
+    assert (prior.grid, prior.entries, prior.levels, prior.ratings) == ((8, 8), 16, 4, 1)
+    assert prior.sample(3, level=1, rating=0).shape == (3, 8, 8)
+    shots = likelihood.snapshots(tmp_path / kind)
+    assert list(shots) == [4, 8] and shots[8].shape == (4, 8, 8)
+    stamp = (tmp_path / kind / "model.safetensors").stat().st_mtime_ns
+    again = train_prior(kind, cohort, vqvae, tmp_path / kind, Part(MODELS[kind], TRAINING), progress=False)
+    assert len(again) == len(history) and (tmp_path / kind / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_run_that_is_stopped_ends_with_the_same_weights(kind, world, tmp_path, monkeypatch):
+    cohort, vqvae = world
+    part = Part(MODELS[kind], TRAINING)
+    train_prior(kind, cohort, vqvae, tmp_path / "whole", part, progress=False)
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1)  # at every validation
+    schedule, steps = loop._schedule, []
+
+    def stop(fraction, warmup):
+        steps.append(fraction)
+        if fraction > 0.7:
+            raise KeyboardInterrupt
+        return schedule(fraction, warmup)
+
+    monkeypatch.setattr(loop, "_schedule", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior(kind, cohort, vqvae, tmp_path / "stopped", part, progress=False)
+    monkeypatch.setattr(loop, "_schedule", schedule)
+    train_prior(kind, cohort, vqvae, tmp_path / "stopped", part, progress=False)
+    whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    for name, value in whole.items():
+        torch.testing.assert_close(stopped[name], value, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("kind", ["transformer", "pixelcnn"])
+def test_a_prior_can_learn_eight_maps_by_heart(kind):
+    torch.manual_seed(0)
+    models = {
+        "transformer": TransformerConfig(width=32, layers=2, heads=2, dropout=0.0, hide=0.0),
+        "pixelcnn": PixelCNNConfig(hidden=16, layers=4, dropout=0.0),
+    }
+    prior = build(kind, models[kind], grid=(4, 4), entries=16, levels=8)
+    maps, level = torch.randint(16, (8, 4, 4)), torch.arange(8)
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(150):
+        loss = F.cross_entropy(prior(maps, level).flatten(0, -2), maps.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bits = prior.eval().nll(maps, level).mean() / math.log(2)
+    assert bits < 0.5, "of 64 bits"
+    assert torch.equal(prior.sample(8, level=level), maps)
+    assert prior.nll(maps, level.roll(1)).mean() / math.log(2) > 10, "another label, another map"
+
+
+def test_priors_start_from_what_counting_tells(world):
+    cohort, vqvae = world
+    codes = torch.from_numpy(encode_cohort(vqvae, cohort, vqvae.parent / "codes")["train"].astype(np.int64))
+    for kind in ("transformer", "pixelcnn"):
+        prior = build(kind, MODELS[kind], grid=(8, 8), entries=16).eval()
+        blind = prior.nll(codes).mean()
+        prior.start(codes)
+        assert prior.nll(codes).mean() < blind * 0.6
+
+
+def test_the_wrong_kind_is_refused(world, tmp_path):
+    with pytest.raises(ValueError, match="no prior 'transfomer'.*did you mean 'transformer'"):
+        train_prior("transfomer", *world, tmp_path, Part(MODELS["transformer"], TRAINING))
+
+
+def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
+    from oasis_lib.config import profile
+    from oasis_lib.run import Run
+
+    cohort, vqvae = world
+    run = Run(tmp_path, profile("smoke"), tmp_path)
+    run.__dict__["cohort"] = cohort
+    codes = encode_cohort(vqvae, cohort, vqvae.parent / "codes")
+    priors = {"transformer": build("transformer", MODELS["transformer"], grid=(8, 8), entries=16, levels=4, ratings=1).eval()}
+    priors["transformer"].start(torch.from_numpy(codes["train"].astype(np.int64)))
+    table = likelihood.bits_table(likelihood.likelihoods(run, priors, codes), 64, 100)
+    assert set(table["prior"]) == {"frequencies", "frequencies by place", "transformer"} and len(table) == 9
+    assert (table["low"] <= table["bits"]).all() and (table["bits"] <= table["high"]).all()
+    test = table[table["split"] == "test"].set_index("prior")["bits"]
+    assert test["transformer"] < test["frequencies"]
+    found = likelihood.bit_maps(priors["transformer"], codes["test"], cohort["test"].levels)
+    assert found.shape == (24, 8, 8) and found.min() >= 0
+    moved = likelihood.influence(priors["transformer"], codes["test"][0], 4, 4)
+    assert moved.shape == (8, 8) and moved.ravel()[4 * 8 + 4 :].max() == 0
+    costs = likelihood.costs(priors, codes["validate"], cohort["validate"].levels, 8)
+    assert list(costs["prior"]) == ["other people", "transformer"] and costs["misplaced"].between(0, 1).all()
