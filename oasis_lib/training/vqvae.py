@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,8 @@ def encode_cohort(vqvae_folder: str | Path, cohort: Cohort, out: str | Path) -> 
 
 
 def best_device() -> torch.device:
+    if os.environ.get("ACCELERATE_USE_CPU") == "true":  # `--device cpu`, in Accelerate's own word
+        return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
