@@ -41,6 +41,7 @@ MINUTES = 60_000  # in Playwright's milliseconds
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
+    pytest.mark.timeout(1200),  # the smoke study may be a part of it
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
 ]
 
@@ -121,7 +122,7 @@ def test_panels_in_a_browser(smoke, tmp_path):
         page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.get_by_title("Python 3")).first.wait_for(timeout=2 * MINUTES)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.locator(".jp-OutputArea-output li").get_by_text("entries are in use, worth").wait_for(timeout=5 * MINUTES)
+        page.locator(".jp-OutputArea-output li").get_by_text("entries are in use, worth").wait_for(timeout=8 * MINUTES)
         panels = page.locator(".oasis-panel")
         assert panels.count() == PANELS
         for panel in panels.all():
