@@ -191,19 +191,34 @@ class Contents:
 
 
 def tables(metrics: dict[str, Any], *, brief: bool = False) -> Iterator[tuple[str, list[list[Any]]]]:
-    """metrics.json as tables: a dict of like dicts is one with columns, everything else goes name by name."""
-    for section, values in metrics.items():
+    """metrics.json as tables, what matters most first: a dict of like dicts has columns, everything else goes name by name."""
+    first = [name for name in ("reconstruction", "generation", "priors") if name in metrics]
+    for section in first if brief and first else dict.fromkeys([*first, *metrics]):
+        whole = metrics[section] if isinstance(metrics[section], dict) else {"": metrics[section]}
+        if all(map(_is_row, whole.values())):
+            whole = {"": whole}
         plain = {}
-        for name, value in values.items() if isinstance(values, dict) else {"": values}.items():
-            if isinstance(value, dict) and value and all(_is_row(v) for v in value.values()):
-                columns = list(dict.fromkeys(key for row in value.values() for key in row))
-                rows = [["", *columns], *([key, *(_shown(row.get(c, "")) for c in columns)] for key, row in value.items())]
-                yield f"{section}: {name}", rows
+        for name, value in whole.items():
+            if isinstance(value, dict) and value and all(map(_is_row, value.values())):
+                yield f"{section}: {name}".removesuffix(": "), _grid(value)
             else:
                 plain[name] = value
         rows = [[key, value] for key, value in flatten(plain)]
-        if rows and not (brief and len(rows) > 40):
+        if rows and not (brief and first):
             yield section, rows
+
+
+def _grid(value: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Rows and columns; an interval goes into its mean's cell, and a table wider than it is long is turned."""
+    rows = {}
+    for name, row in value.items():
+        bounds = {f"{key}{end}" for key in row for end in ("_low", "_high") if f"{key}_low" in row}
+        interval = {key: [row[key], row[f"{key}_low"], row[f"{key}_high"]] for key in row if f"{key}_low" in row}
+        rows[name] = {key: _shown(interval.get(key, cell)) for key, cell in row.items() if key not in bounds}
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    if len(columns) > max(6, len(rows)):
+        rows, columns = {c: {name: row.get(c, "") for name, row in rows.items()} for c in columns}, list(rows)
+    return [["", *columns], *([name, *(row.get(c, "") for c in columns)] for name, row in rows.items())]
 
 
 def flatten(value: Any, name: str = "", numbers: bool = False) -> Iterator[tuple[str, Any]]:
