@@ -48,7 +48,7 @@ def point(folder: str | Path, cohort: Cohort, most: int = MEASURED) -> dict[str,
 
 
 def short(part: Part, share: float) -> Part:
-    """The same recipe with its limits cut down to a share, and the autoencoder's head start with them; small batches, many steps."""
+    """The same recipe with its limits cut down to a share, and the autoencoder's head start with them; in smaller batches."""
     limits = {name: getattr(part.training, name) * share for name in ("epochs", "steps", "minutes")}
     limits["batch"] = min(part.training.batch, max(8, part.training.batch // 4))
     model = dataclasses.replace(part.model, warm=max(1, round(part.model.warm * share)))
