@@ -140,10 +140,6 @@ class Counts(nn.Module):
         super().__init__()
         self.register_buffer("logits", torch.zeros(grid[0] * grid[1], entries))
 
-    def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
-        state.setdefault(prefix + "logits", torch.zeros_like(self.logits))  # weights that were trained without counts
-        super()._load_from_state_dict(state, prefix, *rest)
-
     @torch.no_grad()
     def start(self, codes: Tensor, weight: float = 8.0) -> None:
         """(n, h, w) training maps. Each place is drawn a little towards the whole map, and nothing is impossible."""

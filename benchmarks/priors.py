@@ -1,0 +1,91 @@
+"""Every prior on the same codes for the same minutes, the earlier recipes among them: bits of people never seen, and placement.
+
+python benchmarks/priors.py --minutes 5 --cohort data/oasis1-256 --vqvae runs/x/vqvae
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+from common import cohort_of, limited, options, report
+
+from oasis_lib.config import (
+    ADVERSARIAL,
+    CodeGANConfig,
+    MaskedConfig,
+    Part,
+    PixelCNNConfig,
+    TrainingConfig,
+    TransformerConfig,
+    profile,
+)
+from oasis_lib.evaluation import likelihood
+from oasis_lib.models import load
+from oasis_lib.paths import user_path
+from oasis_lib.run import Run
+from oasis_lib.training import best_device, encode_cohort, train_prior, train_vqvae
+
+# The earlier recipes: Adam at 1e-3, batch 64 (as far as memory goes), images as they are, the last weights.
+PLAIN = TrainingConfig(lr=1e-3, weight_decay=0.0, beta2=0.999, warmup=0.0, clip=0.0, ema=0.0, shift=0, flip=False, intensity=0.0)
+GAN = TrainingConfig(lr=2e-4, **ADVERSARIAL)
+ROWS = {
+    "transformer": ("transformer", TransformerConfig(), TrainingConfig()),
+    "transformer, images as they are": ("transformer", TransformerConfig(), dataclasses.replace(PLAIN, ema=0.999)),
+    "pixelcnn": ("pixelcnn", PixelCNNConfig(), TrainingConfig()),
+    "pixelcnn of seed 002": ("pixelcnn", PixelCNNConfig(preset="seed-002"), PLAIN),
+    "pixelcnn of seed 004": ("pixelcnn", PixelCNNConfig(preset="seed-004"), dataclasses.replace(PLAIN, lr=3e-4)),
+    "masked": ("masked", MaskedConfig(), TrainingConfig()),
+    "codegan, one-hot": ("codegan", CodeGANConfig(codes="one-hot"), GAN),
+    "codegan, latent": ("codegan", CodeGANConfig(codes="latent"), GAN),
+    "codegan, uniform bins": ("codegan", CodeGANConfig(codes="index", bins="uniform"), GAN),
+    "codegan, quantile bins": ("codegan", CodeGANConfig(codes="index", bins="quantile"), GAN),
+    "codegan, learned bins": ("codegan", CodeGANConfig(codes="index", bins="learned"), GAN),
+}
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0], minutes=0.1)
+    parser.add_argument(
+        "--vqvae", default="", help="a trained VQ-VAE's folder; empty trains the laptop profile's for as many minutes"
+    )
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--only", nargs="*", default=list(ROWS), help="rows of the table")
+    given = parser.parse_args()
+    cohort = cohort_of(given)
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        vqvae = user_path(given.vqvae) if given.vqvae else folder / "vqvae"
+        if not given.vqvae:
+            train_vqvae(cohort, vqvae, limited(profile("laptop").vqvae, given), progress=False)
+        codes, run = encode_cohort(vqvae, cohort, folder / "codes"), Run(folder, profile("laptop"), cohort.folder)
+        priors, steps = {}, {}
+        for name in given.only:
+            kind, model, training = ROWS[name]
+            print(f"training {name} ...", flush=True)
+            part = limited(Part(model, dataclasses.replace(training, batch=given.batch)), given)
+            history = train_prior(kind, cohort, vqvae, folder / name.replace(" ", "-"), part, progress=False)
+            priors[name] = load(folder / name.replace(" ", "-")).to(best_device())
+            steps[name] = history["step"].iloc[-1]
+        images = likelihood.likelihoods(run, priors, codes)
+        bits = likelihood.bits_table(images, codes["test"][0].size).pivot(index="prior", columns="split")
+        placed = likelihood.costs(priors, codes["test"], cohort["test"].levels).set_index("prior")
+    table = pd.DataFrame({"misplaced": placed["misplaced"], "distinct": placed["distinct"], "seconds a map": placed["seconds"]})
+    for split in ("validate", "test"):
+        table[f"{split} bits"] = bits["bits"][split]
+    table["test low"], table["test high"] = bits["low"]["test"], bits["high"]["test"]
+    table = table.join(bits["bits"][[]], how="outer")
+    for name in ("frequencies", "frequencies by place"):
+        for column, key in (("validate bits", "validate"), ("test bits", "test")):
+            table.loc[name, column] = bits["bits"].loc[name, key]
+    table["steps"] = pd.Series(steps)
+    table["million weights"] = pd.Series({name: sum(w.numel() for w in prior.parameters()) / 1e6 for name, prior in priors.items()})
+    report("priors", given, cohort, table.sort_values("test bits"))
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main()

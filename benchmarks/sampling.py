@@ -1,0 +1,72 @@
+"""What keeping earlier work saves when a map is drawn: the cached sampler beside the plain loop, which draws the same codes.
+
+python benchmarks/sampling.py --grid 32 --maps 64 --whole
+
+The plain loop makes one whole pass a code, all alike, so a few rows of it are timed and the rest reckoned, unless --whole is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import time
+
+import pandas as pd
+import torch
+from common import RESULTS
+
+from oasis_lib.check import environment_line
+from oasis_lib.config import MaskedConfig, PixelCNNConfig, TransformerConfig
+from oasis_lib.models import build
+from oasis_lib.paths import PROJECT, write_json
+from oasis_lib.training import best_device
+
+KINDS = {"transformer": TransformerConfig(), "pixelcnn": PixelCNNConfig(), "masked": MaskedConfig()}
+
+
+def timed(prior, count: int, rows: int, cached: bool) -> tuple[float, torch.Tensor]:
+    """Seconds to draw the first rows of so many maps, and the maps."""
+    h, w = prior.grid
+    codes = torch.zeros(count, h, w, dtype=torch.int64, device=prior.device)
+    wanted = torch.zeros(h, w, dtype=torch.bool, device=prior.device)
+    wanted[:rows] = True
+    started = time.perf_counter()
+    drawn = prior.fill(codes, wanted, generator=torch.Generator().manual_seed(0), cached=cached).cpu()  # .cpu() waits for a GPU
+    return time.perf_counter() - started, drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--grid", type=int, default=32, help="codes a side")
+    parser.add_argument("--entries", type=int, default=1024)
+    parser.add_argument("--maps", type=int, default=64, help="drawn together, cached")
+    parser.add_argument("--rows", type=int, default=1, help="of the plain loop that are timed")
+    parser.add_argument("--whole", action="store_true", help="time all of the plain loop")
+    given = parser.parse_args()
+    rows, table = given.grid if given.whole else given.rows, {}
+    for kind, config in KINDS.items():
+        torch.manual_seed(0)
+        prior = build(kind, config, grid=(given.grid, given.grid), entries=given.entries, levels=32).eval().to(best_device())
+        timed(prior, 1, 1, cached=True)
+        row = {"seconds a map, cached": timed(prior, 1, given.grid, cached=True)[0]}
+        if kind != "masked":  # it has nothing to keep
+            plain, drawn = timed(prior, 1, rows, cached=False)
+            same = timed(prior, 1, rows, cached=True)[1]
+            assert torch.equal(drawn, same), f"{kind}: the cached sampler drew other codes than the plain loop"
+            row["plain loop"] = plain * given.grid / rows
+            row["times faster"] = row["plain loop"] / row["seconds a map, cached"]
+        together = timed(prior, given.maps, given.grid, cached=True)[0]
+        table[kind] = row | {f"{given.maps} maps": together, "a map of those": together / given.maps}
+    table = pd.DataFrame(table).T
+    print(
+        f"{environment_line()}\n{given.grid} x {given.grid} codes out of {given.entries}; the plain loop timed over {rows} rows\n"
+    )
+    print(table.round(3).to_string())
+    path = RESULTS / "sampling.json"
+    about = {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "environment": environment_line()}
+    write_json(path, about | {"options": vars(given), "rows": table.reset_index(names="name").to_dict("records")})
+    print(f"\nkept in {path.relative_to(PROJECT)}")
+
+
+if __name__ == "__main__":
+    main()
