@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -75,11 +76,20 @@ def check_parameters(stage: str, given: Mapping[str, Any], names: Mapping[str, t
     """Papermill only warns of a name it does not know, and trains for an hour with the default: here it is refused."""
     for name, value in given.items():
         if name not in names:
-            raise ValueError(f"{stage} has no parameter {name!r}{near(name, names)} (it has {', '.join(names)})")
+            raise ValueError(f"{stage} has no parameter {name!r}{_nearest(stage, name, value, names)} (it has {', '.join(names)})")
         annotation, default = names[name]
         kind = KINDS.get(annotation.split("[")[0], object)
         if not isinstance(value, kind) or (isinstance(value, bool) and annotation in ("int", "float")):
             raise ValueError(f"{stage}: parameter {name}={value!r} must be {annotation}, like {default!r}")
+
+
+def _nearest(stage: str, name: str, value: Any, names: Iterable[str]) -> str:
+    """A mistyped parameter may have been meant for a setting: `epcohs` for `settings=["vqvae.epochs=5"]`."""
+    section = next(iter(SECTIONS.get(stage, ())), "vqvae")
+    fields = as_dict(getattr(config.PROFILES["laptop"], section))
+    settings = {key for part in fields.values() if isinstance(part, dict) for key in part} - set(names)
+    close = difflib.get_close_matches(name, [*names, *settings], n=1, cutoff=0.5)
+    return f"; did you mean settings=['{section}.{close[0]}={value}']?" if close and close[0] in settings else near(name, names)
 
 
 def stages(notebooks: str | Path = NOTEBOOKS) -> list[Path]:

@@ -165,7 +165,7 @@ def test_begin_refuses_what_papermill_only_warns_of():
         "epcohs": 5,
         "profile": "smoke",
     }
-    with pytest.raises(ValueError, match="02_vqvae has no parameter 'epcohs'"):
+    with pytest.raises(ValueError, match=r"02_vqvae has no parameter 'epcohs'; did you mean settings=\['vqvae.epochs=5'\]"):
         begin("02_vqvae", injected)
 
 
