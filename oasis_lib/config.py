@@ -141,6 +141,7 @@ MODEL_CONFIGS = {
     "masked": MaskedConfig,
     "codegan": CodeGANConfig,
 }
+FEW_EPOCHS = {"shift": 1, "intensity": 0.02}  # a run of minutes sees each image a few times: little to guard against
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 
 PROFILES = {
@@ -158,10 +159,10 @@ PROFILES = {
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
         vqvae=Part(VQVAEConfig(entries=256, factor=8), TrainingConfig(minutes=2.5, batch=32, lr=2e-3)),
-        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.7)),
-        transformer=Part(TransformerConfig(width=128, layers=4, heads=4), TrainingConfig(minutes=2.5)),
-        masked=Part(MaskedConfig(width=128, layers=4, heads=4), TrainingConfig(minutes=0.7)),
-        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.7, lr=2e-4, **ADVERSARIAL)),
+        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.7, **FEW_EPOCHS)),
+        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=2.5, **FEW_EPOCHS)),
+        masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.7, **FEW_EPOCHS)),
+        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.7, lr=2e-4, **ADVERSARIAL, **FEW_EPOCHS)),
         evaluation=EvaluationConfig(samples=256),
     ),
     "full": Profile(
