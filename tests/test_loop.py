@@ -172,6 +172,13 @@ train_vqvae(made_cohort(Path({out!r}), grain=40), Path({out!r}) / "two", Part(MO
 """
 
 
+def test_cards_lie_beside_the_weights(tmp_path):
+    train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    card = (tmp_path / "m/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: oasis_lib") and "SYNTHETIC" in card and "| validate_ssim |" in card
+    assert "Not for** clinical use" in card and "Hash `made`" in (tmp_path / "m/DATA.md").read_text()
+
+
 @pytest.mark.slow  # grain: two equal vectors have no nearest entry that rounding could not change
 def test_two_processes_equal_one_on_the_same_global_batch(tmp_path):
     script = tmp_path / "two.py"

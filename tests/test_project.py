@@ -23,7 +23,7 @@ BROUGHT_ALONG = {"nbclient", "pygments", "IPython", "traitlets", "jupyter_client
 LAYERS = [
     {"paths"},
     {"config", "checkpoint", "vision"},
-    {"metrics", "projection"},
+    {"cards", "metrics", "projection"},
     {"cohort"},
     {"run", "figures"},
     {"models"},

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oasis_lib.cards import write_cards
 from oasis_lib.checkpoint import WEIGHTS
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, TrainingConfig, as_dict, near
@@ -165,4 +166,6 @@ def train_prior(
     def make_batches(*where) -> Batches:
         return Batches(cohort, "train", training, *where)
 
-    return fit_once(make_task, make_batches, training, out, saved, progress)
+    history = fit_once(make_task, make_batches, training, out, saved, progress)
+    write_cards(out, cohort.info)
+    return history

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib import metrics
+from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, load, perplexity
@@ -139,7 +140,11 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool =
         return VQVAETask(vqvae, cohort, device, training.seed, Path(out))
 
     saved = {"kind": "vqvae", "model": as_dict(model), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
-    return fit_once(make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress)
+    history = fit_once(
+        make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress
+    )
+    write_cards(out, cohort.info)
+    return history
 
 
 def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
