@@ -68,7 +68,7 @@ class Evaluator:
         self.fit_rows = np.flatnonzero(np.isin(train.subjects, half))
         self.floor_rows = np.flatnonzero(~np.isin(train.subjects, half))
         self.split, self.real = split, real
-        key = {"cohort": cohort.hash, "features": features.FEATURES, "steps": self.config.feature_steps, "seed": self.config.seed}
+        key = {"cohort": cohort.hash, "features": features.VERSION, "steps": self.config.feature_steps, "seed": self.config.seed}
         network = cached_network(Path(cache) if cache else None, key, self._train_network)
         self.networks = {"trained": network, "fixed": FilterBank()}
         self.raw = {name: self._features(cohort[name].images) for name in {"train", "validate", "test", split}}

@@ -49,5 +49,6 @@ def radial_spectrum(images: np.ndarray, device: str = "cpu", bins: int = 32) -> 
 
 
 def spectrum_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Root mean square difference in decibels."""
-    return float(np.sqrt(((a - b) ** 2).mean()))
+    """Root mean square difference in decibels, every octave counting alike: else the finest detail outweighs all anatomy."""
+    weight = 1 / np.arange(1, len(a) + 1)
+    return float(np.sqrt((weight * (a - b) ** 2).sum() / weight.sum()))
