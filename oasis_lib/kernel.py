@@ -54,7 +54,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], *, quiet: bo
                 stderr_file=watch,
                 watch=watch,
                 coalesce_streams=True,
-                extra_arguments=["--log-level=ERROR"],
+                extra_arguments=["--log-level=CRITICAL"],
             )
         except papermill.PapermillExecutionError as error:
             line = next((x for x in error.source.splitlines() if x.strip() and not x.startswith("#")), "")

@@ -12,6 +12,8 @@ from typing import Any
 from oasis_lib.paths import atomic, read_json, write_json
 
 PAGE = "report.html"
+BRIEF = {"ssim", "ssim_brain", "level_within_one", "two_sample", "memorised_pixels", "memorised_trained"}
+BRIEF |= {f"{measure}_{space}" for measure in ("frechet", "coverage") for space in ("trained", "fixed")}
 CSS = """
 body{font:16px/1.55 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
 h1,h2,h3{line-height:1.25} h2{margin-top:2.5rem;border-bottom:1px solid #ddd;padding-bottom:.3rem}
@@ -77,7 +79,7 @@ def write_pair(left: str | Path, right: str | Path, out: str | Path | None = Non
 def closing(folder: str | Path) -> str:
     """What a study says last: its numbers, and where everything lies."""
     run = Contents(Path(folder))
-    shown = [_text_table(title, rows) for title, rows in tables(run.metrics, brief=True)]
+    shown = [_text_table(title, _brief(rows)) for title, rows in tables(run.metrics, brief=True)]
     where = [
         f"executed notebooks  {run.folder}/*.ipynb",
         f"figures             {run.folder / 'figures'}",
@@ -192,13 +194,15 @@ class Contents:
 
 def tables(metrics: dict[str, Any], *, brief: bool = False) -> Iterator[tuple[str, list[list[Any]]]]:
     """metrics.json as tables, what matters most first: a dict of like dicts has columns, everything else goes name by name."""
-    first = [name for name in ("reconstruction", "generation", "priors") if name in metrics]
+    first = [name for name in ("reconstruction", "generation", "priors")[: 2 if brief else 3] if name in metrics]
     for section in first if brief and first else dict.fromkeys([*first, *metrics]):
         whole = metrics[section] if isinstance(metrics[section], dict) else {"": metrics[section]}
         if all(map(_is_row, whole.values())):
             whole = {"": whole}
         plain = {}
         for name, value in whole.items():
+            if isinstance(value, list) and value and all(map(_is_row, value)):
+                value = dict(map(_named, enumerate(value, 1)))
             if isinstance(value, dict) and value and all(map(_is_row, value.values())):
                 yield f"{section}: {name}".removesuffix(": "), _grid(value)
             else:
@@ -206,6 +210,19 @@ def tables(metrics: dict[str, Any], *, brief: bool = False) -> Iterator[tuple[st
         rows = [[key, value] for key, value in flatten(plain)]
         if rows and not (brief and first):
             yield section, rows
+
+
+def _brief(rows: list[list[Any]]) -> list[list[Any]]:
+    """For a terminal: the measures that targets are set on, and as many columns as fit. The page has the rest."""
+    kept = [row for row in rows[1:] if row[0] in BRIEF] or rows[1:]
+    return [row[:7] for row in [rows[0], *kept]]
+
+
+def _named(numbered: tuple[int, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """A row of a list, by the words in it."""
+    number, row = numbered
+    words = [str(cell) for cell in row.values() if isinstance(cell, str)]
+    return ", ".join(words) or str(number), {key: cell for key, cell in row.items() if not isinstance(cell, str)}
 
 
 def _grid(value: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -236,8 +253,10 @@ def _is_row(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) >= 5e-4 else f"{value:.1g}"
     if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) for v in value):
         return "{} [{}, {}]".format(*map(_shown, value))  # a mean with its interval
     return ", ".join(map(_shown, value)) if isinstance(value, list) else str(value)

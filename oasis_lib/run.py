@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +51,7 @@ class Run:
 
     def metrics(self, section: str, values: dict[str, Any]) -> None:
         """Put a stage's numbers into metrics.json, under the stage's own section."""
-        self._merge("metrics.json", {section: values})
+        self._merge("metrics.json", {section: _finite(values)})
 
     def read_metrics(self) -> dict[str, Any]:
         path = self.path("metrics.json")
@@ -61,7 +62,22 @@ class Run:
         write_json(path, (read_json(path) if path.is_file() else {}) | new)
 
 
-def open_run(run: str | Path = "runs/latest", profile_name: str = "laptop", cohort: str | Path = "", settings: tuple[str, ...] | list[str] = ()) -> Run:
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple) or hasattr(value, "tolist"):
+        value = value.tolist() if hasattr(value, "tolist") else value
+        return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else _finite(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def open_run(
+    run: str | Path = "runs/latest",
+    profile_name: str = "laptop",
+    cohort: str | Path = "",
+    settings: tuple[str, ...] | list[str] = (),
+) -> Run:
     """The run folder (made if need be) with its profile. `cohort` is a prepared folder; "" is the profile's own phantom."""
     chosen = profile(profile_name, settings)
     folder = project_path(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -71,13 +70,16 @@ def test_metrics_are_finite(smoke: Smoke):
         if isinstance(value, dict | list):
             for inner in value.values() if isinstance(value, dict) else value:
                 yield from numbers(inner)
-        elif isinstance(value, int | float):
+        elif value is None or isinstance(value, int | float):
             yield value
 
-    metrics = json.loads((smoke.folder / "metrics.json").read_text())
+    def refuse(name: str):
+        raise AssertionError(f"metrics.json holds {name}")
+
+    metrics = json.loads((smoke.folder / "metrics.json").read_text(), parse_constant=refuse)
     found = list(numbers(metrics))
-    assert len(found) > 30 and len(metrics) >= 4
-    assert all(math.isfinite(n) for n in found)
+    assert len(found) > 100 and len(metrics) >= 5
+    assert found.count(None) < 0.05 * len(found), "what could not be measured is null, and rare"
 
 
 def test_the_manifest_tells_how_it_was_made(smoke: Smoke):
