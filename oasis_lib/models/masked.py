@@ -25,7 +25,7 @@ class MaskedTransformer(Prior):
         nn.init.normal_(self.codes.weight, std=0.02)
         self.trunk = Trunk(config, grid, entries, levels, ratings)
 
-    def start(self, codes: Tensor) -> None:
+    def start(self, codes: Tensor, shifted: Tensor | None = None) -> None:
         self.trunk.counts.start(codes)
 
     def forward(self, codes: Tensor, hidden: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:

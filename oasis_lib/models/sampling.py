@@ -37,8 +37,11 @@ class Prior(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def start(self, codes: Tensor) -> None:
-        """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned."""
+    def start(self, codes: Tensor, shifted: Tensor | None = None) -> None:
+        """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned.
+
+        `shifted` are more of them, moved as far as training moves them.
+        """
 
     def labels(self, n: int, level: Label = None, rating: Label = None) -> tuple[Tensor, Tensor]:
         """Both labels as (n,) tensors, -1 where open, after a look at their range."""

@@ -91,8 +91,8 @@ class CodeTransformer(Autoregressive):
 
         self._found: tuple | None = None
 
-    def start(self, codes: Tensor) -> None:
-        self.frame(codes)
+    def start(self, codes: Tensor, shifted: Tensor | None = None) -> None:
+        self.frame(codes if shifted is None else torch.cat([codes, shifted]))
         self.trunk.counts.start(codes)
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ from oasis_lib.training.vqvae import encode_images, in_channels
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
-SHIFTED = 128  # training slices that a model is shown before the first step, each in five places
+COUNTED, SHIFTED = 512, 96  # training slices that a model is shown before the first step: as they are, and in four other places
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
@@ -59,12 +59,14 @@ class PriorTask(Task):
         return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.level, batch.rating), draws))
 
     def begin(self, batch: Batch) -> None:
-        """Show the model some training maps, as far shifted as training shifts them, and forget an earlier run's samples."""
+        """Show the model some training maps, also as far shifted as training shifts them; forget an earlier run's samples."""
         (self.out / SNAPSHOTS).unlink(missing_ok=True)
-        images = self.cohort["train"].images[evenly(len(self.cohort["train"]), SHIFTED)]
-        moves = [(y * self.shift, x * self.shift) for y, x in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))]
-        codes = np.concatenate([encode_images(self.vqvae, np.roll(images, move, axis=(1, 2)), self.device) for move in moves])
-        self.model.start(torch.from_numpy(codes.astype(np.int64)).to(self.device))
+        train = self.cohort["train"].images
+        images = train[evenly(len(train), SHIFTED)]
+        corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
+        shifted = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
+        still, shifted = (encode_images(self.vqvae, some, self.device) for some in (train[evenly(len(train), COUNTED)], shifted))
+        self.model.start(*(torch.from_numpy(codes.astype(np.int64)).to(self.device) for codes in (still, shifted)))
 
     def after_step(self, step: int) -> None:
         self.step = step + 1
