@@ -20,10 +20,10 @@ h1,h2,h3{line-height:1.25} h2{margin-top:2.5rem;border-bottom:1px solid #ddd;pad
 table{border-collapse:collapse;margin:1rem 0;font-size:14px}
 td,th{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:left}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums} figure{margin:2rem 0} img{max-width:100%;height:auto}
-figcaption{color:#444} .pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem} .pair figure{margin:.5rem 0}
+figcaption{color:#444} tr:first-child td:not(:first-child){text-align:right} .pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem} .pair figure{margin:.5rem 0}
 .note{background:#fff4e5;border-left:4px solid #d55e00;padding:.4rem .8rem;margin:.5rem 0} .scroll{overflow-x:auto}
 pre{background:#f6f6f6;padding:.7rem;overflow-x:auto;font-size:13px} details{margin:1rem 0} .tag{color:#d55e00;font-weight:bold}
-.jp-InputPrompt,.jp-OutputPrompt,.prompt{display:none} .cell{margin:1rem 0} .output_png img{max-width:100%}
+.anchor-link,.jp-InputPrompt,.jp-OutputPrompt,.prompt{display:none} .cell{margin:1rem 0} .output_png img{max-width:100%}
 """
 
 
@@ -141,7 +141,7 @@ class Contents:
     def heading(self) -> str:
         m = self.manifest
         cohort = m.get("cohort_info", {})
-        tag = ' <span class="tag">SYNTHETIC people</span>' if cohort.get("synthetic") else ""
+        tag = ' <span class="tag">SYNTHETIC people</span>,' if cohort.get("synthetic") else ""
         minutes = sum(s.get("seconds", 0) for s in m["stages"].values()) / 60
         size = f"{cohort['size']} x {cohort['size']}" if cohort else "size unknown"
         device = html.escape(str(m.get("device")))
