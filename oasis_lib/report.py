@@ -20,7 +20,9 @@ h1,h2,h3{line-height:1.25} h2{margin-top:2.5rem;border-bottom:1px solid #ddd;pad
 table{border-collapse:collapse;margin:1rem 0;font-size:14px}
 td,th{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:left}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums} figure{margin:2rem 0} img{max-width:100%;height:auto}
-figcaption{color:#444} tr:first-child td:not(:first-child){text-align:right} .pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem} .pair figure{margin:.5rem 0}
+figcaption{color:#444}
+.headed tr:first-child td:not(:first-child){text-align:right}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem} .pair figure{margin:.5rem 0}
 .note{background:#fff4e5;border-left:4px solid #d55e00;padding:.4rem .8rem;margin:.5rem 0} .scroll{overflow-x:auto}
 pre{background:#f6f6f6;padding:.7rem;overflow-x:auto;font-size:13px} details{margin:1rem 0} .tag{color:#d55e00;font-weight:bold}
 .anchor-link,.jp-InputPrompt,.jp-OutputPrompt,.prompt{display:none} .cell{margin:1rem 0} .output_png img{max-width:100%}
@@ -275,7 +277,8 @@ def _table(title: str, rows: list[list[Any]]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td{_right(cell)}>{html.escape(_shown(cell))}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f'{head}<div class="scroll"><table>{body}</table></div>'
+    kind = ' class="headed"' if rows and rows[0][0] == "" else ""
+    return f'{head}<div class="scroll"><table{kind}>{body}</table></div>'
 
 
 def _right(cell: Any) -> str:
