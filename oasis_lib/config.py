@@ -158,11 +158,11 @@ PROFILES = {
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
-        vqvae=Part(VQVAEConfig(entries=256, factor=8), TrainingConfig(minutes=2.5, batch=32, lr=2e-3)),
-        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.7, **FEW_EPOCHS)),
-        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=2.5, **FEW_EPOCHS)),
-        masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.7, **FEW_EPOCHS)),
-        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.7, lr=2e-4, **ADVERSARIAL, **FEW_EPOCHS)),
+        vqvae=Part(VQVAEConfig(entries=256, factor=8), TrainingConfig(minutes=2.0, batch=32, lr=2e-3)),
+        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
+        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=2.0, **FEW_EPOCHS)),
+        masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
+        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.4, lr=2e-4, **ADVERSARIAL, **FEW_EPOCHS)),
         evaluation=EvaluationConfig(samples=256),
     ),
     "full": Profile(
