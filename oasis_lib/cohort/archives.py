@@ -37,8 +37,7 @@ def unpack_all(archives: list[Path], into: Path, progress: bool) -> None:
             EOFError,
             zlib.error,
             lzma.LZMAError,
-            NotImplementedError,
-            RuntimeError,
+            RuntimeError,  # an encrypted member, or a compression that is not known
         ) as error:
             raise CohortError(f"{archive}: can't be unpacked ({error}); download it again") from error
         beside.rename(target)
