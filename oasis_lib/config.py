@@ -67,6 +67,21 @@ class MaskedConfig:
 
 
 @dataclass(frozen=True)
+class TwoLevelConfig:
+    side: int = 4  # codes that a word of the sketch stands for, each way
+    words: int = 1024  # of the sketch
+    width: int = 192  # of the sketch's transformer, as are the next four
+    layers: int = 6
+    heads: int = 6
+    dropout: float = 0.1
+    hide: float = 0.05
+    channels: int = 96  # of the details' convolutions
+    blocks: int = 6
+    passes: int = 16  # the details are drawn in this many: 1, 4, 16 or 64
+    code_dim: int = 8  # of the VQ-VAE's entries; training fills it in
+
+
+@dataclass(frozen=True)
 class CodeGANConfig:
     codes: Literal["one-hot", "latent", "index"] = "one-hot"  # how the generator reaches codes
     bins: Literal["uniform", "quantile", "learned"] = "quantile"  # for "index"
@@ -129,16 +144,18 @@ class Profile:
     pixelcnn: Part
     transformer: Part
     masked: Part
+    twolevel: Part
     codegan: Part
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-PRIORS = ("transformer", "pixelcnn", "masked", "codegan")  # the first is the default
+PRIORS = ("transformer", "pixelcnn", "masked", "twolevel", "codegan")  # the first is the default
 MODEL_CONFIGS = {
     "vqvae": VQVAEConfig,
     "pixelcnn": PixelCNNConfig,
     "transformer": TransformerConfig,
     "masked": MaskedConfig,
+    "twolevel": TwoLevelConfig,
     "codegan": CodeGANConfig,
 }
 FEW_EPOCHS = {"shift": 1, "intensity": 0.02}  # a run of minutes sees each image a few times: little to guard against
@@ -152,6 +169,10 @@ PROFILES = {
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=4, batch=16, lr=4e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
+        twolevel=Part(
+            TwoLevelConfig(words=64, width=32, layers=2, heads=2, channels=16, blocks=2, passes=4),
+            TrainingConfig(epochs=1, batch=16, lr=2e-3, shift=2),
+        ),
         codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, lr=2e-4, shift=2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, draws=2),
     ),
@@ -162,6 +183,10 @@ PROFILES = {
         pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
         transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=2.0, **FEW_EPOCHS)),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
+        twolevel=Part(
+            TwoLevelConfig(side=2, words=256, width=128, layers=4, heads=4, dropout=0.05, channels=64),
+            TrainingConfig(minutes=0.6, **FEW_EPOCHS),
+        ),
         codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.4, lr=2e-4, **ADVERSARIAL, **FEW_EPOCHS)),
         evaluation=EvaluationConfig(samples=256),
     ),
@@ -180,6 +205,10 @@ PROFILES = {
         masked=Part(
             MaskedConfig(width=512, layers=8, heads=8, dropout=0.2),
             TrainingConfig(minutes=1.0, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
+        ),
+        twolevel=Part(
+            TwoLevelConfig(side=2, words=2048, width=512, layers=8, heads=8, dropout=0.2, channels=192, blocks=9, passes=64),
+            TrainingConfig(minutes=1.0, batch=64, lr=6e-4, weight_decay=0.05, validate_every=200),
         ),
         codegan=Part(CodeGANConfig(hidden=96), TrainingConfig(minutes=0.5, batch=64, lr=2e-4, validate_every=200, **ADVERSARIAL)),
     ),

@@ -23,7 +23,7 @@ SECTIONS = {
     "01_cohort": ("cohort",),
     "02_vqvae": ("vqvae",),
     "03_codebook": (),
-    "04_priors": ("transformer", "pixelcnn", "masked", "codegan"),
+    "04_priors": config.PRIORS,
     "05_generation": ("evaluation",),
     "06_evaluation": ("evaluation",),
 }

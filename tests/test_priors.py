@@ -76,7 +76,7 @@ def test_a_code_is_told_by_all_codes_before_it_and_by_no_other(name, grid):
 
 def test_the_air_that_a_transformer_leaves_out_makes_no_blind_spot():
     prior = tiny("transformer", framed=True)
-    inside = prior.inside
+    inside = prior.air.inside
     assert 0 < inside.sum() < len(inside)
     moved = reached(prior, air_around((6, 5), 7)[:1])
     before = torch.ones(len(moved), len(moved)).triu(1).bool()
@@ -139,7 +139,7 @@ def test_likelihoods_sum_to_one(name):
         codes = torch.randint(entries, (40, *grid), generator=seed())
         codes[:, 0] = 1
         prior.start(codes)
-        assert not prior.inside.all()
+        assert not prior.air.inside.all()
     else:
         prior = tiny(name, grid, entries)
     every = torch.tensor(list(itertools.product(range(entries), repeat=6))).view(-1, *grid)

@@ -12,7 +12,16 @@ from safetensors.torch import load_file
 from test_loop import made_cohort
 from torch.nn import functional as F
 
-from oasis_lib.config import CodeGANConfig, MaskedConfig, Part, PixelCNNConfig, TrainingConfig, TransformerConfig, VQVAEConfig
+from oasis_lib.config import (
+    CodeGANConfig,
+    MaskedConfig,
+    Part,
+    PixelCNNConfig,
+    TrainingConfig,
+    TransformerConfig,
+    TwoLevelConfig,
+    VQVAEConfig,
+)
 from oasis_lib.evaluation import likelihood
 from oasis_lib.models import build, load
 from oasis_lib.training import encode_cohort, loop, train_prior, train_vqvae
@@ -21,6 +30,7 @@ MODELS = {
     "transformer": TransformerConfig(width=16, layers=1, heads=2),
     "pixelcnn": PixelCNNConfig(hidden=8, layers=4),
     "masked": MaskedConfig(width=16, layers=1, heads=2, passes=4),
+    "twolevel": TwoLevelConfig(side=2, words=12, width=16, layers=1, heads=2, channels=8, blocks=1, passes=4),
     "codegan": CodeGANConfig(hidden=8, noise=8),
 }
 TRAINING = TrainingConfig(steps=8, batch=8, shift=1, precision="no", validate_every=4)

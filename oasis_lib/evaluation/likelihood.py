@@ -99,15 +99,9 @@ def influence(prior: Any, codes: np.ndarray, row: int, column: int) -> np.ndarra
     changed = maps.expand(h * w, h, w).clone().view(h * w, -1)
     each = torch.arange(h * w, device=prior.device)
     changed[each, each] = (changed[each, each] + prior.entries // 2) % prior.entries
-    hidden = torch.zeros(1, h, w, dtype=torch.bool, device=prior.device)
-    hidden[:, row, column] = True
-
-    def chances(some: torch.Tensor) -> torch.Tensor:
-        logits = prior(some, hidden.expand_as(some)) if prior.kind == "masked" else prior(some)
-        return logits[:, row, column].softmax(-1)
-
-    before = chances(maps[None])
-    moved = [(chances(part) - before).abs().sum(1) / 2 for part in changed.view(-1, h, w).split(64)]
+    before = prior.told(maps[None], row, column).softmax(-1)
+    parts = changed.view(-1, h, w).split(64)
+    moved = [(prior.told(part, row, column).softmax(-1) - before).abs().sum(1) / 2 for part in parts]
     return torch.cat(moved).view(h, w).cpu().numpy()
 
 
@@ -136,8 +130,7 @@ def costs(priors: dict[str, Any], codes: np.ndarray, levels: np.ndarray, count: 
         level = torch.from_numpy(levels[rows].astype(np.int64)) if prior.levels else None
         drawn = prior.sample(len(rows), level=level, generator=generator, batch=len(rows)).cpu()
         seconds = (time.perf_counter() - started) / len(rows)
-        passes = {"masked": getattr(prior.config, "passes", 1), "codegan": 1}.get(prior.kind, codes[0].size)
-        found.append({"prior": name, "seconds": seconds, "passes": passes} | misplaced(real, drawn, prior.entries))
+        found.append({"prior": name, "seconds": seconds, "passes": prior.passes} | misplaced(real, drawn, prior.entries))
     return pd.DataFrame(found)
 
 

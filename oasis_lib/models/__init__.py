@@ -19,6 +19,7 @@ KINDS = {  # kind in config.json: module, class
     "pixelcnn": ("pixelcnn", "GatedPixelCNN"),
     "transformer": ("transformer", "CodeTransformer"),
     "masked": ("masked", "MaskedTransformer"),
+    "twolevel": ("twolevel", "TwoLevel"),
     "codegan": ("codegan", "CodeGAN"),
 }
 _LATE = {cls: module for module, cls in KINDS.values()} | {"Generator": "codegan", "Discriminator": "codegan"}
@@ -65,6 +66,7 @@ __all__ = [
     "Generator",
     "MaskedTransformer",
     "ResidualBlock",
+    "TwoLevel",
     "VQOutput",
     "VectorQuantizer",
     "build",

@@ -9,7 +9,18 @@ from torch.nn.utils.parametrizations import spectral_norm
 from tqdm import tqdm
 
 from oasis_lib.config import CodeGANConfig
-from oasis_lib.models.sampling import Label, Labels, Prior, check_options, choose, full_precision, gumbel, image_seeds, uniform
+from oasis_lib.models.sampling import (
+    Label,
+    Labels,
+    Prior,
+    check_options,
+    choose,
+    full_precision,
+    gumbel,
+    image_seeds,
+    place_seeds,
+    uniform,
+)
 
 
 def halvings(grid: tuple[int, int]) -> int:
@@ -86,6 +97,10 @@ class CodeGAN(Prior):
         self.register_buffer("real_edges", edges)  # of "index": the interval of [-1, 1] that stands for each code
         self.register_buffer("edges", edges.clone())  # and where a generated number is cut; differs for learned bins
 
+    @property
+    def passes(self) -> int:
+        return 1
+
     def noise(self, seeds: Tensor) -> Tensor:
         """(n,) seeds -> (n, noise) standard normal numbers."""
         return torch.special.ndtri(uniform(seeds, 0, self.config.noise)).float()
@@ -140,7 +155,5 @@ class CodeGAN(Prior):
             return torch.bucketize(raw.tanh()[:, 0].contiguous(), inner, right=True)
         if self.config.codes == "latent":
             return self.nearest(raw)
-        places = raw.shape[2] * raw.shape[3]
-        own = (seeds[:, None] * 0x2545F491 + torch.arange(1, places + 1, device=raw.device) * 0x9E3779B1) & 0xFFFFFFFF
-        noise = gumbel(own.flatten(), 1, self.entries)
+        noise = gumbel(place_seeds(seeds, raw.shape[2] * raw.shape[3]).flatten(), 1, self.entries)
         return choose(raw.movedim(1, -1).flatten(0, 2), noise, temperature, top_k, top_p)[0].view(len(raw), *self.grid)

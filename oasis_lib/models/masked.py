@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from oasis_lib.config import MaskedConfig
-from oasis_lib.models.sampling import Label, Prior, check_options, choose, full_precision, gumbel, image_seeds, uniform
+from oasis_lib.models.sampling import (
+    Label,
+    Prior,
+    check_options,
+    choose,
+    full_precision,
+    gumbel,
+    image_seeds,
+    place_seeds,
+    uniform,
+)
 from oasis_lib.models.transformer import Trunk
 
 
@@ -25,13 +35,22 @@ class MaskedTransformer(Prior):
         nn.init.normal_(self.codes.weight, std=0.02)
         self.trunk = Trunk(config, grid, entries, levels, ratings)
 
-    def start(self, codes: Tensor, shifted: Tensor | None = None) -> None:
+    @property
+    def passes(self) -> int:
+        return self.config.passes
+
+    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
         self.trunk.counts.start(codes)
 
     def forward(self, codes: Tensor, hidden: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
         """(B, h, w) codes, of which those where `hidden` is true are not read -> logits (B, h, w, K)."""
         read = torch.where(hidden, self.entries, codes).flatten(1)
         return self.trunk(self.codes(read), level, rating, causal=False).unflatten(1, self.grid)
+
+    def told(self, codes: Tensor, row: int, column: int) -> Tensor:
+        hidden = torch.zeros_like(codes, dtype=torch.bool)
+        hidden[:, row, column] = True
+        return self(codes, hidden)[:, row, column]
 
     def hide(self, codes: Tensor, draws: Tensor) -> Tensor:
         """A share cos(u pi / 2) of every map, u and the places by `draws` (B, 1 + h * w) in [0, 1): what training hides."""
@@ -69,8 +88,7 @@ class MaskedTransformer(Prior):
     ) -> tuple:
         """Draw all hidden codes, keep the surest: `left` (n, 1) stay hidden. `heat` is how much chance has a say in which."""
         n, places = len(codes), logits.shape[1]
-        own = (seeds[:, None] * 0x2545F491 + torch.arange(places, device=seeds.device) * 0x9E3779B1) & 0xFFFFFFFF
-        noise = gumbel(own.flatten(), i, self.entries)
+        noise = gumbel(place_seeds(seeds, places).flatten(), i, self.entries)
         drawn = choose(logits.flatten(0, 1), noise, **options)[0].view(n, places)
         sure = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0].double()
         luck = -torch.log(-torch.log(uniform(seeds, 0x10000 + i, places)))

@@ -37,11 +37,20 @@ class Prior(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def start(self, codes: Tensor, shifted: Tensor | None = None) -> None:
+    @property
+    def passes(self) -> int:
+        """How many looks a whole map takes."""
+        return self.grid[0] * self.grid[1]
+
+    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
         """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned.
 
-        `shifted` are more of them, moved as far as training moves them.
+        `shifted` are more of them, moved as far as training moves them; `vectors` are the VQ-VAE's entries.
         """
+
+    def told(self, codes: Tensor, row: int, column: int) -> Tensor:
+        """(B, K) logits of one place, given all that it is told by."""
+        raise TypeError(f"{type(self).__name__} draws whole maps; no code is told by others")
 
     def labels(self, n: int, level: Label = None, rating: Label = None) -> tuple[Tensor, Tensor]:
         """Both labels as (n,) tensors, -1 where open, after a look at their range."""
@@ -69,6 +78,9 @@ class Autoregressive(Prior):
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
         """A function (codes (n, h * w), position) -> logits (n, K), called for positions 0, 1, 2 ... in turn."""
         raise TypeError(f"{type(self).__name__} has no cached sampler; use cached=False")
+
+    def told(self, codes: Tensor, row: int, column: int) -> Tensor:
+        return self(codes)[:, row, column]
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that the logits of `forward` are of in training; a child may leave some out."""
@@ -186,6 +198,11 @@ def image_seeds(n: int, generator: torch.Generator | None, device: torch.device 
     """(n,) numbers below 2^32, one an image: all that is taken from the generator."""
     where = generator.device if generator is not None else "cpu"
     return torch.randint(2**32, (n,), generator=generator, device=where).to(device)
+
+
+def place_seeds(seeds: Tensor, places: int) -> Tensor:
+    """(n,) -> (n, places): one number a place, for draws of many places at once."""
+    return (seeds[:, None] * 0x2545F491 + torch.arange(places, device=seeds.device) * 0x9E3779B1) & 0xFFFFFFFF
 
 
 def uniform(seeds: Tensor, position: int, count: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import TransformerConfig
+from oasis_lib.models.air import Air
 from oasis_lib.models.sampling import Autoregressive, Counts, Labels, Step
 
 # What a position is told of directly, as (rows up, columns right). Attention reaches all the codes before it.
@@ -70,8 +71,7 @@ class Trunk(nn.Module):
 class CodeTransformer(Autoregressive):
     """Each position reads its nearest neighbours before it, embedded side by side, and attends to all positions before it.
 
-    The air around a head is the same code in every image, and half of the map: `frame` finds those positions, and gives each a
-    fixed distribution. The transformer then works on the others alone, in half the time; likelihoods still sum to one.
+    Positions of air are left out of the sequence, which halves the work.
     """
 
     kind = "transformer"
@@ -84,27 +84,12 @@ class CodeTransformer(Autoregressive):
         self.trunk = Trunk(config, grid, entries, levels, ratings)
         self.codes.apply(_start)
         self.register_buffer("neighbours", neighbour_table(*grid), persistent=False)
-        size = grid[0] * grid[1]
-        self.register_buffer("inside", torch.ones(size, dtype=torch.bool))
-        self.register_buffer("usual", torch.zeros(size, dtype=torch.int64))  # outside: the code that is there,
-        self.register_buffer("chance", torch.ones(size))  # and how probable it is; the rest is shared by all others
-
+        self.air = Air(self.grid, entries)
         self._found: tuple | None = None
 
-    def start(self, codes: Tensor, shifted: Tensor | None = None) -> None:
-        self.frame(codes if shifted is None else torch.cat([codes, shifted]))
+    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
+        self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.trunk.counts.start(codes)
-
-    @torch.no_grad()
-    def frame(self, codes: Tensor, share: float = 0.998) -> None:
-        """Outside is where one code fills at least `share` of these (training) maps."""
-        counts = torch.stack([torch.bincount(at, minlength=self.entries) for at in codes.flatten(1).T])  # (h * w, K)
-        most, usual = counts.max(1)
-        self.usual.copy_(usual)
-        self.chance.copy_((most + 1) / (len(codes) + 2))  # Laplace's rule: never quite certain
-        self.inside.copy_(most < share * len(codes))
-        if not bool(self.inside.any()):
-            self.inside.fill_(True)
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that training's logits are of: (B, n)."""
@@ -112,20 +97,13 @@ class CodeTransformer(Autoregressive):
 
     @torch.compiler.disable
     def _places(self) -> tuple[Tensor, Tensor]:
-        """The positions inside (n,), and where each looks (n, neighbours + 1); found anew when `inside` has changed."""
-        stamp = (self.inside.device, self.inside._version)
-        if self._found is None or self._found[0] != stamp:
-            where = self.inside.nonzero()[:, 0]
+        """The positions inside (n,), and where each looks (n, neighbours + 1); found anew when those inside have changed."""
+        where = self.air.places()
+        if self._found is None or self._found[0] is not where:
             table = self.neighbours[where]
             table[1:, -1] = where[:-1]  # the one just before, leaving out the air: at the start of a row, the last of the row above
-            self._found = (stamp, where, table)
-        return self._found[1:]
-
-    def _outside(self, where: Tensor | int) -> Tensor:
-        """Logits (n, K) at positions of air."""
-        usual, chance = self.usual[where].reshape(-1, 1), self.chance[where].reshape(-1, 1)
-        rest = torch.log((1 - chance).clamp(min=1e-9) / max(self.entries - 1, 1))
-        return rest.expand(-1, self.entries).scatter(1, usual, chance.log())
+            self._found = (where, table)
+        return self._found
 
     def _read(self, flat: Tensor, neighbours: Tensor) -> Tensor:
         """Codes (B, N) and a table (T, neighbours) of where to look -> (B, T, width)."""
@@ -144,14 +122,14 @@ class CodeTransformer(Autoregressive):
             return inner
         logits = inner.new_empty(len(flat), flat.shape[1], self.entries)
         logits[:, where] = inner
-        logits[:, ~self.inside] = self._outside(~self.inside).to(inner.dtype)
+        logits[:, ~self.air.inside] = self.air.logits(~self.air.inside).to(inner.dtype)
         return logits.unflatten(1, self.grid)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
         """Keys and values of the positions before are kept, so that a code costs one position's work."""
         n, trunk = len(level), self.trunk
-        order = (self.inside.cumsum(0) - 1).tolist()  # a position's place among those inside
-        inside, table = self.inside.tolist(), self._places()[1]
+        order = (self.air.inside.cumsum(0) - 1).tolist()  # a position's place among those inside
+        inside, table = self.air.inside.tolist(), self._places()[1]
         room = (n, self.config.heads, sum(inside), self.config.width // self.config.heads)
         kind = {"device": self.device, "dtype": trunk.head.weight.dtype}
         caches = [(torch.empty(room, **kind), torch.empty(room, **kind)) for _ in trunk.blocks]
@@ -159,7 +137,7 @@ class CodeTransformer(Autoregressive):
 
         def step(flat: Tensor, t: int) -> Tensor:
             if not inside[t]:
-                return self._outside(t).to(kind["dtype"]).expand(n, -1)
+                return self.air.logits(t).to(kind["dtype"]).expand(n, -1)
             i = order[t]
             x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):

@@ -20,6 +20,7 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, TrainingConfig, as_dict, near
 from oasis_lib.models import VQVAE, build, load
 from oasis_lib.models.sampling import Autoregressive, Prior
+from oasis_lib.models.twolevel import TwoLevel
 from oasis_lib.paths import atomic
 from oasis_lib.training.data import Batch, Batches, evenly, rating_index, seeded
 from oasis_lib.training.loop import Task
@@ -66,7 +67,8 @@ class PriorTask(Task):
         corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
         shifted = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
         still, shifted = (encode_images(self.vqvae, some, self.device) for some in (train[evenly(len(train), COUNTED)], shifted))
-        self.model.start(*(torch.from_numpy(codes.astype(np.int64)).to(self.device) for codes in (still, shifted)))
+        maps = (torch.from_numpy(codes.astype(np.int64)).to(self.device) for codes in (still, shifted))
+        self.model.start(*maps, self.vqvae.quantizer.vectors().detach())
 
     def after_step(self, step: int) -> None:
         self.step = step + 1
@@ -91,10 +93,32 @@ class LikelihoodTask(PriorTask):
         loss = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
         return loss, {"bits": loss * targets[0].numel() / math.log(2)}
 
+    def nats(self, model: Autoregressive) -> Tensor:
+        return model.nll(self.codes, self.level, self.rating, batch=BATCH)
+
     def measure(self, model: Autoregressive) -> dict[str, float]:
-        nats = model.nll(self.codes, self.level, self.rating, batch=BATCH)
+        nats = self.nats(model)
         bits = float(nats.mean()) / math.log(2)
         return {"validate_bits": bits, "validate_nats_a_code": float(nats.mean()) / self.codes[0].numel(), "score": -bits}
+
+
+class TwoLevelTask(LikelihoodTask):
+    """Sketch and details side by side: neither needs the other to be any good yet."""
+
+    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        codes = self.encode(batch)
+        hidden = self.model.hide(codes, torch.rand(len(codes), generator=seeded(self.seed, 6, step)).to(self.device))
+        logits = self.parts[part](codes, *self.labels(batch, step), hidden)
+        pairs = zip(logits, self.model.targets(codes, hidden))
+        sketch, details = (F.cross_entropy(guess.float().flatten(0, -2), target.flatten()) for guess, target in pairs)
+        words, places = (len(air.places()) for air in (self.model.sketch.air, self.model.air))
+        bits = (sketch * words + details * places) / math.log(2)
+        return sketch + details, {"bits": bits, "sketch_bits": sketch * words / math.log(2)}
+
+    def nats(self, model: TwoLevel) -> Tensor:
+        """Each image asked about one pass alone: a moment instead of a minute."""
+        only = torch.arange(len(self.codes), device=self.device) % model.config.passes
+        return -model.log_probs(self.codes, self.level, self.rating, batch=BATCH, only=only).flatten(1).sum(1)
 
 
 class MaskedTask(PriorTask):
@@ -127,7 +151,7 @@ def task_of(kind: str) -> type[PriorTask]:
         from oasis_lib.training.gan import GANTask  # here, because it builds on this module
 
         return GANTask
-    tasks = {"transformer": LikelihoodTask, "pixelcnn": LikelihoodTask, "masked": MaskedTask}
+    tasks = {"transformer": LikelihoodTask, "pixelcnn": LikelihoodTask, "masked": MaskedTask, "twolevel": TwoLevelTask}
     if kind not in tasks:
         raise ValueError(f"no prior {kind!r}; there are {', '.join(PRIORS)}{near(kind, PRIORS)}")
     return tasks[kind]
@@ -154,7 +178,7 @@ def train_prior(
     vqvae, out, training = Path(vqvae), Path(out), part.training
     encoder = load(vqvae)
     config, entries, side = part.model, encoder.config.entries, cohort.size // encoder.config.factor
-    if kind == "codegan":
+    if hasattr(config, "code_dim"):
         config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
     shape = {"grid": [side, side], "entries": entries, "levels": cohort.levels, "ratings": len(cohort.ratings)}
 

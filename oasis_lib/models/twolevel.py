@@ -1,0 +1,232 @@
+"""Two levels (after VQ-VAE-2, Razavi 2019, arXiv:1906.00446): a sketch of the whole head, then its details in a few passes.
+
+A block of codes, looked at together, is one word of the sketch: the nearest of k-means centres. The sketch follows from the codes,
+so no second encoder is trained, and the chance of a map is that of its sketch times that of its codes given the sketch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from oasis_lib.config import TwoLevelConfig, VQVAEConfig
+from oasis_lib.models.air import Air
+from oasis_lib.models.quantizer import VectorQuantizer
+from oasis_lib.models.sampling import (
+    Autoregressive,
+    Counts,
+    Label,
+    Labels,
+    check_options,
+    choose,
+    full_precision,
+    gumbel,
+    image_seeds,
+    place_seeds,
+)
+from oasis_lib.models.transformer import CodeTransformer
+
+
+class Wide(nn.Module):
+    """Two 3 x 3 convolutions added to the stream, the first with holes; as it starts it adds nothing."""
+
+    def __init__(self, channels: int, holes: int):
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=holes, dilation=holes)
+        self.last = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(F.gelu(self.first(F.gelu(x))))
+
+
+class Details(nn.Module):
+    """Codes of which some are hidden, and the sketch -> what each place looks like from around it."""
+
+    def __init__(self, config: TwoLevelConfig, grid: tuple[int, int], entries: int, levels: int, ratings: int):
+        super().__init__()
+        width, self.side = config.channels, config.side
+        self.codes = nn.Embedding(entries + 1, width)  # one more: hidden
+        self.words = nn.Embedding(config.words, width)
+        self.spread = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, width * self.side**2, 3, padding=1),
+            nn.PixelShuffle(self.side),
+        )
+        self.rows, self.columns = nn.Parameter(torch.zeros(grid[0], 1, width)), nn.Parameter(torch.zeros(1, grid[1], width))
+        self.labels = Labels(levels, ratings, width)
+        self.blocks = nn.Sequential(*(Wide(width, 2 ** (i % 3)) for i in range(config.blocks)))
+        for table in (self.codes, self.words, self.labels.level, self.labels.rating):
+            nn.init.normal_(table.weight, std=0.3)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, entries)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def forward(self, read: Tensor, words: Tensor, labels: tuple, box: tuple[int, int, int, int]) -> Tensor:
+        """(B, h, w) codes and (B, h / side, w / side) words -> (B, h', w', width) of the box."""
+        top, end, left, right = box
+        seen = words[:, top // self.side : end // self.side, left // self.side : right // self.side]
+        x = self.codes(read[:, top:end, left:right]) + self.rows[top:end] + self.columns[:, left:right]
+        x = (x + self.labels(*labels, len(read))[:, None, None]).movedim(-1, 1)
+        return self.blocks(x + self.spread(self.words(seen).movedim(-1, 1))).movedim(1, -1)
+
+
+class TwoLevel(Autoregressive):
+    """Codes of one pass lie `sqrt(passes)` apart and are drawn together, each given the sketch and all passes before."""
+
+    kind = "twolevel"
+
+    def __init__(self, config: TwoLevelConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
+        super().__init__(config, grid, entries, levels, ratings)
+        side = config.side
+        if side < 2 or grid[0] % side or grid[1] % side:
+            raise ValueError(f"twolevel.side={side} must be at least 2 and divide the {grid[0]} x {grid[1]} codes")
+        patch = VQVAEConfig(entries=config.words, code_dim=config.code_dim * side**2)
+        self.reader = VectorQuantizer(patch)
+        # What codes look like: the VQ-VAE's entries, which training puts in.
+        self.register_buffer("vectors", torch.randn(entries, config.code_dim, generator=torch.Generator().manual_seed(0)))
+        self.sketch = CodeTransformer(config, (grid[0] // side, grid[1] // side), config.words, levels, ratings)
+        self.details = Details(config, self.grid, entries, levels, ratings)
+        self.air, self.counts = Air(self.grid, entries), Counts(self.grid, entries)
+        self.register_buffer("turn", turns(self.grid, config.passes), persistent=False)  # (h, w): in which pass each is drawn
+
+    @property
+    def passes(self) -> int:
+        return self.sketch.passes + self.config.passes
+
+    @torch.no_grad()
+    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
+        if vectors is not None:
+            self.vectors.copy_(vectors)
+        different = self._patches(codes).movedim(1, -1).flatten(0, -2).unique(dim=0)  # air is one patch, however often
+        mixed = different[torch.randperm(len(different), generator=torch.Generator().manual_seed(0)).to(codes.device)]
+        self.reader.start(mixed.T[None, :, None], rounds=20, generator=torch.Generator().manual_seed(0))
+        self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
+        self.counts.start(codes)
+        self.sketch.start(self.words(codes), None if shifted is None else self.words(shifted))
+
+    def _patches(self, codes: Tensor) -> Tensor:
+        return F.pixel_unshuffle(F.embedding(codes, self.vectors).movedim(-1, 1), self.config.side)
+
+    @torch.no_grad()
+    def words(self, codes: Tensor) -> Tensor:
+        """(B, h, w) -> the sketch (B, h / side, w / side)."""
+        patches = self._patches(codes).contiguous()
+        return self.reader.nearest(patches.movedim(1, -1).flatten(0, -2)).view(len(codes), *self.sketch.grid)
+
+    @torch.no_grad()
+    def plain(self, words: Tensor) -> Tensor:
+        """(B, h / side, w / side) -> (B, h, w): the codes nearest to what each word stands for, to look at a sketch by."""
+        looks = F.pixel_shuffle(F.embedding(words, self.reader.codebook).movedim(-1, 1), self.config.side).movedim(1, -1)
+        return torch.cdist(looks.flatten(0, -2), self.vectors).argmin(1).view(-1, *self.grid)
+
+    def hide(self, codes: Tensor, draws: Tensor) -> Tensor:
+        """What training hides: all passes from one on, drawn for every image; `draws` (B,) in [0, 1)."""
+        now = (draws * self.config.passes).long()[:, None, None]
+        return (self.turn >= now) & self._inside()
+
+    def targets(self, codes: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self.sketch.targets(self.words(codes)), codes[hidden]
+
+    def forward(
+        self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of the sketch (as its transformer gives them) and (M, K) of the hidden codes, in order."""
+        words = self.words(codes)
+        return self.sketch(words, level, rating), self._logits(codes, hidden, hidden, words, (level, rating))
+
+    def _logits(self, codes: Tensor, hidden: Tensor, asked: Tensor, words: Tensor, labels: tuple) -> Tensor:
+        """(M, K) at the places `asked` (B, h, w), all of them inside."""
+        top, end, left, right = box = self._box()
+        looks = self.details(torch.where(hidden, self.entries, codes), words, labels, box)
+        there = asked[:, top:end, left:right]
+        place = torch.arange(self.turn.numel(), device=codes.device).view(self.grid)[top:end, left:right].expand_as(there)[there]
+        return self.details.head(self.details.norm(looks[there])) + self.counts.logits[place]
+
+    @torch.no_grad()
+    def log_probs(
+        self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64, only: Tensor | None = None
+    ) -> Tensor:
+        """(B, h, w); a word's chance is shared out evenly among its codes.
+
+        `only` (B,) looks at one pass an image and takes it for all of them: right on average, and as many times faster.
+        """
+        codes, side = self.check_codes(codes), self.config.side
+        level, rating = self.labels(len(codes), level, rating)
+        found = []
+        for part in torch.arange(len(codes), device=self.device).split(batch):
+            some, labels = codes[part], (level[part], rating[part])
+            words = self.words(some)
+            sketched = self.sketch.log_probs(words, *labels, batch=batch) / side**2
+            shared = sketched.repeat_interleave(side, 1).repeat_interleave(side, 2)
+            found.append(shared + self.log_probs_given(words, some, labels, None if only is None else only[part]))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def log_probs_given(self, words: Tensor, codes: Tensor, labels: tuple, only: Tensor | None = None) -> Tensor:
+        """(B, h, w) of the codes given a sketch, whether or not it is theirs."""
+        air = self.air.logits(torch.arange(self.turn.numel(), device=self.device)).view(1, *self.grid, -1)
+        air = air.expand(len(codes), -1, -1, -1).gather(-1, codes[..., None])[..., 0]
+        found, weight = torch.where(self._inside(), 0.0, air), 1 if only is None else self.config.passes
+        for turn in range(self.config.passes) if only is None else [only.view(-1, 1, 1)]:
+            hidden = ((self.turn >= turn) & self._inside()).expand_as(codes)
+            asked = hidden & (self.turn == turn)
+            logits = self._logits(codes, hidden, asked, words, labels).float()
+            found[asked] = -F.cross_entropy(logits, codes[asked], reduction="none") * weight
+        return found
+
+    def told(self, codes: Tensor, row: int, column: int) -> Tensor:
+        hidden = ((self.turn >= self.turn[row, column]) & self._inside()).expand_as(codes)
+        asked = torch.zeros_like(codes, dtype=torch.bool)
+        asked[:, row, column] = True
+        return self._logits(codes, hidden, asked, self.words(codes), (None, None))
+
+    @torch.no_grad()
+    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
+             top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
+             cached: bool = True, batch: int = 64, progress: bool | None = None) -> Tensor:  # fmt: skip
+        """`codes` drawn anew where `mask` is true: first the words of the sketch that it touches, then the codes."""
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        check_options(**options)
+        codes, mask = self.check_codes(codes), mask.to(self.device).expand(len(codes), *self.grid)
+        touched = F.max_pool2d(mask[:, None].float(), self.config.side)[:, 0] > 0
+        words = self.sketch.fill(self.words(codes), touched, level, rating, **options, generator=generator, cached=cached,
+                                 batch=batch, progress=progress)  # fmt: skip
+        labels, seeds = self.labels(len(codes), level, rating), image_seeds(len(codes), generator, self.device)
+        codes = torch.where(mask & ~self._inside(), self.air.usual.view(self.grid), codes)
+        parts, done = torch.arange(len(codes), device=self.device).split(batch), []
+        bar = tqdm(total=len(parts) * self.config.passes, desc="drawing details", unit="pass", disable=not progress)
+        with full_precision(self), bar:
+            for part in parts:
+                drawn, own, wanted = codes[part].clone(), place_seeds(seeds[part], self.turn.numel()), mask[part] & self._inside()
+                for turn in range(self.config.passes):
+                    hidden = wanted & (self.turn >= turn)
+                    asked = hidden & (self.turn == turn)
+                    if bool(asked.any()):
+                        logits = self._logits(drawn, hidden, asked, words[part], tuple(label[part] for label in labels))
+                        noise = gumbel(own.view_as(drawn)[asked], 0, self.entries)
+                        drawn[asked] = choose(logits, noise, **options)[0]
+                    bar.update()
+                done.append(drawn)
+        return torch.cat(done)
+
+    def _inside(self) -> Tensor:
+        return self.air.inside.view(self.grid)
+
+    def _box(self) -> tuple[int, int, int, int]:
+        """What is inside, grown to whole words of the sketch."""
+        side, (top, end, left, right) = self.config.side, self.air.box()
+        return top // side * side, -(-end // side) * side, left // side * side, -(-right // side) * side
+
+
+def turns(grid: tuple[int, int], passes: int) -> Tensor:
+    """(h, w) of 0 .. passes - 1: Bayer's matrix as a tiling, so that codes of any pass, and of the first so many, lie far apart."""
+    order = torch.zeros(1, 1, dtype=torch.int64)
+    while order.numel() < passes:
+        order = torch.cat([torch.cat([4 * order, 4 * order + 2], 1), torch.cat([4 * order + 3, 4 * order + 1], 1)])
+    if order.numel() != passes:
+        raise ValueError(f"twolevel.passes={passes} must be 1, 4, 16 or 64")
+    side = len(order)
+    return order.repeat(-(-grid[0] // side), -(-grid[1] // side))[: grid[0], : grid[1]].clone()

@@ -1,0 +1,147 @@
+"""The prior of two levels: its chances are chances, no pass sees a later one, and the sketch says what the codes look like."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from oasis_lib.config import TwoLevelConfig
+from oasis_lib.models import build
+from oasis_lib.models.twolevel import turns
+
+CONFIG = TwoLevelConfig(
+    side=2, words=5, width=16, layers=1, heads=2, dropout=0.0, hide=0.0, channels=8, blocks=2, passes=4, code_dim=3
+)
+
+
+def seed(number: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+def opinionated(grid=(8, 6), entries=7, levels=3, air=True, config=CONFIG):
+    torch.manual_seed(0)
+    prior = build("twolevel", config, grid=grid, entries=entries, levels=levels).eval()
+    codes = torch.randint(entries, (60, *grid), generator=seed(1))
+    if air:
+        codes[:, :2] = 2
+    prior.start(codes, vectors=torch.randn(entries, config.code_dim, generator=seed(2)))
+    with torch.no_grad():
+        for weight in prior.details.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=seed(weight.numel())))
+        prior.sketch.trunk.head.weight.mul_(40)
+    return prior, codes
+
+
+def test_a_pass_holds_codes_that_lie_far_apart():
+    for passes in (1, 4, 16, 64):
+        found, step = turns((16, 16), passes), round(passes**0.5)
+        assert torch.equal(torch.bincount(found.flatten()), torch.full((passes,), 256 // passes))
+        assert torch.equal(found[step:, step:], found[: 16 - step, : 16 - step])
+    with pytest.raises(ValueError, match="passes=5 must be 1, 4, 16 or 64"):
+        turns((16, 16), 5)
+
+
+def test_no_pass_sees_itself_or_a_later_one():
+    prior, codes = opinionated()
+    one, words = codes[:1], prior.words(codes[:1])
+    with torch.no_grad():
+        before = prior.log_probs_given(words, one, (None, None))
+        for row, column in itertools.product(range(2, 8), range(6)):
+            other = one.clone()
+            other[0, row, column] = (other[0, row, column] + 1) % 7
+            moved = (prior.log_probs_given(words, other, (None, None)) != before)[0]
+            same = prior.turn <= prior.turn[row, column]
+            same[row, column] = False  # its own chance is another code's now
+            assert not moved[same].any(), (row, column)
+            if int(prior.turn[row, column]) == 0:
+                assert moved[prior.turn > 0].any(), "nobody looks at what was drawn first"
+
+
+def test_the_chances_of_all_maps_sum_to_one_given_any_sketch_and_to_no_more_in_all():
+    prior, _ = opinionated(grid=(2, 2), entries=4, air=False)
+    every = torch.tensor(list(itertools.product(range(4), repeat=4))).view(-1, 2, 2)
+    for word in range(5):
+        words = torch.full((len(every), 1, 1), word)
+        given = prior.log_probs_given(words, every, (None, None)).double().flatten(1).sum(1)
+        assert float(given.exp().sum()) == pytest.approx(1, abs=1e-4)
+    assert 0.05 < float((-prior.nll(every, level=1).double()).exp().sum()) <= 1.0001
+    torch.testing.assert_close(prior.nll(every), -prior.log_probs(every, batch=7).flatten(1).sum(1))
+
+
+def test_air_is_left_out_and_still_counted():
+    prior, codes = opinionated()
+    assert prior._box() == (2, 8, 0, 6)
+    assert torch.equal(prior.sample(3, generator=seed())[:, :2], torch.full((3, 2, 6), 2))
+    odd = codes[:1].clone()
+    odd[0, 0, 0] = 5
+    assert float(prior.nll(odd) - prior.nll(codes[:1])) > 3
+
+
+def test_one_pass_an_image_is_right_on_average():
+    prior, codes = opinionated()
+    whole = prior.nll(codes[:3])
+    each = [-prior.log_probs(codes[:3], only=torch.full((3,), turn)).flatten(1).sum(1) for turn in range(4)]
+    torch.testing.assert_close(torch.stack(each).mean(0), whole)
+
+
+def test_the_seed_decides_whatever_the_batch_and_labels_matter():
+    prior, _ = opinionated()
+    drawn = prior.sample(5, level=1, generator=seed())
+    assert torch.equal(drawn, prior.sample(5, level=1, generator=seed(), batch=2))
+    assert torch.equal(drawn, prior.sample(5, level=1, generator=seed(), cached=False))
+    assert not torch.equal(drawn, prior.sample(5, level=1, generator=seed(4)))
+    assert not torch.equal(drawn, prior.sample(5, level=2, generator=seed()))
+
+
+def test_filling_leaves_the_rest_alone():
+    prior, codes = opinionated()
+    box = torch.zeros(8, 6, dtype=torch.bool)
+    box[3:6, 1:4] = True
+    filled = prior.fill(codes[:4], box, level=1, generator=seed())
+    assert torch.equal(filled[:, ~box], codes[:4, ~box]) and not torch.equal(filled, codes[:4])
+    assert torch.equal(prior.fill(codes[:4], torch.zeros_like(box)), codes[:4])
+
+
+def test_samples_follow_the_likelihood():
+    prior, _ = opinionated(grid=(2, 2), entries=2, air=False)
+    words = torch.zeros(16, 1, 1, dtype=torch.int64)
+    every = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 2, 2)
+    chances = [prior.log_probs_given(words + word, every, (None, None)).flatten(1).sum(1).exp() for word in range(5)]
+    sketch = (-prior.sketch.nll(torch.arange(5).view(5, 1, 1))).exp()
+    wanted = (sketch[:, None] * torch.stack(chances)).sum(0)
+    drawn = prior.sample(4000, generator=seed(), batch=4000).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    assert float((torch.bincount(drawn, minlength=16) / 4000 - wanted).abs().sum() / 2) < 0.05
+
+
+def test_a_word_is_what_a_block_of_codes_looks_like():
+    prior, codes = opinionated()
+    patches = F.pixel_unshuffle(F.embedding(codes, prior.vectors).movedim(-1, 1), 2).movedim(1, -1)
+    distance = (patches[..., None, :] - prior.reader.codebook).square().sum(-1)
+    assert torch.equal(prior.words(codes), distance.argmin(-1))
+    assert len(prior.words(codes).unique()) == 5
+
+
+def test_it_can_learn_eight_maps_by_heart():
+    torch.manual_seed(0)
+    codes = torch.randint(7, (8, 4, 4), generator=seed())
+    prior = build("twolevel", CONFIG, grid=(4, 4), entries=7, levels=8)
+    prior.start(codes, vectors=torch.randn(7, 3, generator=seed(2)))
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-2, weight_decay=0.0)
+    level = torch.arange(8)
+    for _ in range(150):
+        hidden = prior.hide(codes, torch.rand(8))
+        pairs = zip(prior(codes, level, None, hidden), prior.targets(codes, hidden))
+        loss = sum(F.cross_entropy(logits.flatten(0, -2), target.flatten()) for logits, target in pairs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(prior.eval().nll(codes, level).mean()) < 1.0
+    assert torch.equal(prior.sample(8, level=level, temperature=0.0), codes)
+
+
+def test_a_block_must_divide_the_map():
+    with pytest.raises(ValueError, match="twolevel.side=2 must be at least 2 and divide the 7 x 6 codes"):
+        build("twolevel", CONFIG, grid=(7, 6), entries=4)
