@@ -31,6 +31,8 @@ CHANGES = {
     "L1 alone": {"loss": "l1"},
     "L2 over variance": {"loss": "l2"},
     "pixels normalised": {"normalise": True},
+    "images as they are": {"shift": 0, "flip": False, "intensity": 0.0},
+    "two residual blocks, not three": {"blocks": 2},
     "4 x 4 pixels a code": {"factor": 4},
     "16 x 16 pixels a code": {"factor": 16},
 }

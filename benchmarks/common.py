@@ -45,9 +45,12 @@ def limited(part: Part, given: argparse.Namespace) -> Part:
     return Part(part.model, dataclasses.replace(part.training, **limits))
 
 
-def ours(**model: object) -> Part:
-    """The study's own recipe, at the grid and codebook of the earlier ones unless told otherwise."""
-    return Part(VQVAEConfig(**({"factor": 4, "entries": 512} | model)), TrainingConfig(lr=2e-3))
+def ours(**changes: object) -> Part:
+    """The study's own recipe, at the grid and codebook of the earlier ones unless told otherwise: changes of model or training."""
+    of_model = {field.name for field in dataclasses.fields(VQVAEConfig)}
+    model = {name: value for name, value in changes.items() if name in of_model}
+    training = {name: value for name, value in changes.items() if name not in of_model}
+    return Part(VQVAEConfig(**({"factor": 4, "entries": 512} | model)), TrainingConfig(**({"batch": 16, "lr": 2e-3} | training)))
 
 
 def report(name: str, given: argparse.Namespace, cohort: Cohort, table: pd.DataFrame, shown: pd.DataFrame | None = None) -> Path:

@@ -25,7 +25,7 @@ class VQVAEConfig:
     entries: int = 512
     code_dim: int = 8
     hidden: int = 64
-    blocks: int = 2
+    blocks: int = 3
     stem: Literal["space-to-depth", "convolutions"] = "space-to-depth"
     preset: str = ""  # "" is ours; "paper" or "seed-000" .. "seed-004" rebuild an earlier recipe
     codebook: Literal["ema", "gradient"] = "ema"
@@ -165,7 +165,7 @@ PROFILES = {
     "smoke": Profile(
         name="smoke",
         cohort=CohortConfig(size=64, people=10, lesions=2),
-        vqvae=Part(VQVAEConfig(entries=64, hidden=32, factor=4, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
+        vqvae=Part(VQVAEConfig(entries=64, hidden=32, blocks=2, factor=4, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=4, batch=16, lr=4e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from oasis_lib.figures.style import BAD, COLOURS, REAL, SEQUENTIAL, new_figure, show_image
+from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, SEQUENTIAL, new_figure, show_image
 
 
 def rows_of_images(rows: dict[str, np.ndarray], title: str, labels: Sequence[str] = ()) -> Figure:
@@ -124,4 +124,23 @@ def cost(table: pd.DataFrame) -> Figure:
     axis.set(xscale="log", xlabel="seconds a map", ylabel="codes out of place (lower is better)", ylim=(0, None))
     axis.set_xlim(made["seconds"].min() / 2, made["seconds"].max() * 12)
     axis.legend(fontsize=8)
+    return figure
+
+
+def grids(table: pd.DataFrame) -> Figure:
+    """Reconstruction against samples, one point a grid: what its codes alone reach, and what its prior makes of them."""
+    figure, axes = new_figure(1, 2, width=10, height=4.0, title="Few codes or many", sharey=True)
+    for axis, space in zip(axes[0], ("trained", "fixed")):
+        for colour, side in ((REAL, "codes"), (MODEL, "samples")):
+            axis.plot(table["ssim_brain"], table[f"{side} frechet_{space}_ratio"], "o", color=colour, label=side)
+        for name, row in table.iterrows():
+            note = name.replace(", ", "\n")
+            axis.annotate(
+                note, (row["ssim_brain"], row[f"samples frechet_{space}_ratio"]), (5, 4), textcoords="offset points", fontsize=8
+            )
+        axis.axhline(1, color=BAD, linestyle=":", label="other people (the floor)")
+        axis.set(title=f"{space} features", xlabel="SSIM in the brain, reconstructions", yscale="log", xmargin=0.25, ymargin=0.15)
+        axis.yaxis.set_major_formatter("{x:g}")
+    axes[0, 0].set_ylabel("Fréchet distance over the floor's")
+    axes[0, 0].legend(fontsize=8)
     return figure
