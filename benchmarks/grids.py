@@ -3,7 +3,7 @@
     python benchmarks/grids.py --vqvae-minutes 9 --minutes 9 --cohort data/oasis1-256 --keep runs/grids
 
 Every row has a VQ-VAE and a prior of its own. "codes" are floor people encoded and decoded: what a perfect prior would reach.
-With --keep, what was trained before is read back. Temperature 1 and top-p 0.95 for all; nothing is chosen here.
+With --keep, a VQ-VAE that is there already (vqvae-4 and so on) is taken as it is. Temperature 1 and top-p 0.95 for all; nothing is chosen here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from common import RESULTS, cohort_of, limited, options, ours, report
 
+from oasis_lib.checkpoint import WEIGHTS
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig, Part, TrainingConfig, TransformerConfig, TwoLevelConfig
 from oasis_lib.evaluation import rate, samples
@@ -43,8 +44,9 @@ def measure(name: str, cohort: Cohort, evaluator: Evaluator, folder: Path, given
     factor, entries, kind, config = ROWS[name]
     vqvae, prior = folder / f"vqvae-{factor}", folder / name.replace(",", "").replace(" ", "-")
     part = limited(ours(factor=factor, entries=entries), argparse.Namespace(**vars(given) | {"minutes": given.vqvae_minutes}))
-    train_vqvae(cohort, vqvae, part, progress=False)
-    history = train_prior(kind, cohort, vqvae, prior, limited(Part(config, TRAINING), given), progress=False)
+    if not (vqvae / WEIGHTS).is_file():
+        train_vqvae(cohort, vqvae, part, progress=False)
+    history = train_prior(kind, cohort, vqvae, prior, limited(Part(config, TRAINING), given))
     model, people, device = load(vqvae), evaluator.floor, best_device()
     kept = decode_codes(model, encode_images(model, people.images, device), device)
     levels = samples.even_levels(given.samples, cohort.levels)
@@ -59,7 +61,7 @@ def measure(name: str, cohort: Cohort, evaluator: Evaluator, folder: Path, given
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0], minutes=0.1)
-    parser.add_argument("--vqvae-minutes", type=float, default=0.1, help="of training, for each VQ-VAE")
+    parser.add_argument("--vqvae-minutes", type=float, default=0.1, help="of training, for each VQ-VAE that is not kept")
     parser.add_argument("--samples", type=int, default=240, help="drawn from each prior")
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="rows of the table")
     parser.add_argument("--keep", default="", help="a folder to keep the models in; the default throws them away")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation import anomaly, distances, memorisation, similarity
 from oasis_lib.evaluation.anatomy import LevelReader, Mixture, area_distance
 from oasis_lib.evaluation.features import FilterBank, Space, extract, train_network
 from oasis_lib.evaluation.generation import TARGETS, pick_rows, verdict
 from oasis_lib.evaluation.heads import box_mask, kept_between_levels
-from oasis_lib.evaluation.samples import blurred, even_levels
+from oasis_lib.evaluation.samples import beside_real, blurred, even_levels
 
 
 @pytest.fixture
@@ -35,6 +39,15 @@ def heads(people: int, levels: int = 4, size: int = 64, seed: int = 0) -> tuple[
             level_of.append(level)
             person_of.append(f"p{person}")
     return np.array(images).astype(np.uint8), np.array(level_of), np.array(person_of)
+
+
+@pytest.mark.parametrize("synthetic, who", [(True, "synthetic"), (False, "real")])
+def test_people_are_called_what_they_are(synthetic, who):
+    images, levels, people = heads(1)
+    test = Split("test", images, pd.DataFrame({"subject": people, "level": levels}))
+    cohort = Cohort(Path("nowhere"), {"synthetic": synthetic}, {"test": test})
+    rows, _ = beside_real(cohort, {"transformer": {"images": images, "level": levels}})
+    assert list(rows) == [f"{who} test people", "transformer"] and cohort.who("train") == f"{who} training people"
 
 
 def test_frechet_of_two_normals_is_the_formula(rng):

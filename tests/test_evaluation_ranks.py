@@ -13,7 +13,7 @@ from oasis_lib.evaluation.generation import Evaluator, Samples, compare, pick_ro
 from oasis_lib.models import load
 from oasis_lib.training import encode_cohort, train_prior, train_vqvae
 
-LADDER = ["real training people", "reconstructed training people", "transformer", "unigram codes"]
+LADDER = ["synthetic training people", "reconstructed training people", "transformer", "unigram codes"]
 HIGHER_IS_WORSE = [f"{name}_{space}" for name in ("frechet", "kernel") for space in ("trained", "fixed")]
 HIGHER_IS_WORSE += ["two_sample", "ms_ssim_gap", "tissue_distance", "ventricle_distance", "spectrum_db"]
 LOWER_IS_WORSE = [f"{name}_{space}" for name in ("precision", "density", "coverage") for space in ("trained", "fixed")]

@@ -36,7 +36,7 @@ def test_the_account_has_floor_references_and_verdict(run):
     account = json.loads(run.path("metrics.json").read_text())
     table = account["generation"]["table"]
     for row in (
-        "real training people",
+        "synthetic training people",
         "reconstructed test people",
         "unigram codes",
         "shuffled codes",

@@ -106,7 +106,7 @@ def test_the_browser_shows_the_entry_that_was_picked(book):
     commonest = int(book.counts.argmax())
     tiles, words = panel.draw(1, "usage")
     assert words.startswith(f"entry {commonest}: ") and "number 1 of" in words
-    assert [title for title, _ in tiles][:4] == ["decoded", "in real people", "neighbours", "where it fires"]
+    assert [title for title, _ in tiles][:4] == ["decoded", "in test people", "neighbours", "where it fires"]
     assert panel.draw(5, "number")[1].startswith("entry 4: ")
 
 

@@ -67,6 +67,13 @@ def imported(text: str) -> set[str]:
     return names
 
 
+def strings(text: str) -> list[str]:
+    """What a piece of code may print or draw: its string literals, docstrings apart."""
+    nodes = list(ast.walk(ast.parse(text)))
+    docs = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs]
+
+
 def test_the_lock_holds_what_is_declared():
     lock = locked()
     for name, lowest in (declared() | declared("test")).items():
@@ -90,6 +97,13 @@ def test_readme_says_what_each_dependency_is_for():
     rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|$", (PROJECT / "README.md").read_text(), re.M)
     assert dict(rows).keys() == declared().keys() | declared("test").keys()
     assert all(len(what) > 10 for _, what in rows)
+
+
+def test_nobody_is_called_real_by_hand():
+    """The default cohort is synthetic: what people are called in figures and tables is for `Cohort.who` to say."""
+    drawn = [p.read_text() for p in SOURCES if p.parent.name in ("figures", "explore", "evaluation")]
+    for text in [*drawn, *("\n".join(code_of(path)) for path in [*NOTEBOOKS, DRIVER])]:
+        assert not [s for s in strings(text) if re.search(r"\breal\b.*(people|head|slice)", s, re.I | re.S)]
 
 
 def test_nothing_undeclared_is_imported():

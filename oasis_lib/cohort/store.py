@@ -72,6 +72,10 @@ class Cohort:
     def synthetic(self) -> bool:
         return self.info["synthetic"]
 
+    def who(self, split: str) -> str:
+        """What figures and tables call the people of a split: never real where they were grown from a template."""
+        return f"{'synthetic' if self.synthetic else 'real'} {'training' if split == 'train' else split} people"
+
     @property
     def people(self) -> pd.DataFrame:
         """participants.tsv: one row a person, with a column `split`."""

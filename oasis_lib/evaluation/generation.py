@@ -160,7 +160,7 @@ class Evaluator:
         sides = [pd.Series(x).value_counts() for x in (levels, self.real.levels, self.floor.levels)]
         known = set.intersection(*(set(side.index) for side in sides))
         if not known:
-            raise ValueError("every sample needs a level that real people have; draw them with `level=`, not open")
+            raise ValueError("every sample needs a level that people of the cohort have; draw them with `level=`, not open")
         return {int(level): int(min(side[level] for side in sides)) for level in sorted(known)}
 
     def measure(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def compare(evaluator: Evaluator, sets: Mapping[str, Samples]) -> pd.DataFrame:
     shared = [evaluator.counts(samples.levels) for samples in sets.values()]
     levels = set.intersection(*(set(c) for c in shared))
     counts = {level: min(c[level] for c in shared) for level in sorted(levels)}
-    rows = {"real training people": evaluator.measure(evaluator.floor, counts)}
+    rows = {evaluator.cohort.who("train"): evaluator.measure(evaluator.floor, counts)}
     rows |= {name: evaluator.measure(samples, counts) for name, samples in sets.items()}
     return with_ratios(pd.DataFrame(rows).T)
 

@@ -68,7 +68,7 @@ def heads_beside(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """One head of each kind (levels, H, W), and how alike neighbouring levels are in each kind (people, levels - 1).
 
-    Real heads of test people; heads drawn level upon level; and levels drawn apart, which know nothing of each other.
+    Heads of test people; heads drawn level upon level; and levels drawn apart, which know nothing of each other.
     Both are empty where a cohort knows no levels, or nobody has them all.
     """
     cohort, device = run.cohort, best_device()
@@ -80,7 +80,7 @@ def heads_beside(
     kept = kept_between_levels(codes, train.subjects, train.levels, cohort.levels)
     grown = np.stack([decode_codes(vqvae, head, device) for head in whole_head(prior, kept, heads=heads, seed=seed, **options)])
     apart = draw(prior, vqvae, np.arange(cohort.levels), seed=seed, **options)["images"][None]
-    sets = {"real test people": real, "level upon level": grown, "levels drawn apart": apart}
+    sets = {cohort.who("test"): real, "level upon level": grown, "levels drawn apart": apart}
     return {name: images[0] for name, images in sets.items()}, {name: neighbours_alike(images) for name, images in sets.items()}
 
 
@@ -123,12 +123,12 @@ def walk(vqvae: Any, first: np.ndarray, last: np.ndarray, steps: int = 7) -> dic
 def by_rating(
     prior: Any, vqvae: Any, cohort: Cohort, levels: np.ndarray, seed: int = 0, **options: Any
 ) -> tuple[pd.DataFrame, dict]:
-    """Ventricle area (percent of the frame) by clinical rating, of samples and of real training people at the same levels."""
+    """Ventricle area (percent of the frame) by clinical rating, of samples and of training people at the same levels."""
     train, mixture, rows, shown = cohort["train"], Mixture.fit(cohort["train"].images), [], {}
     for index, rating in enumerate(cohort.ratings):
         drawn = draw(prior, vqvae, levels, seed=seed, rating=index if prior.ratings else None, **options)
         real = np.flatnonzero((train.table["cdr"] == rating) & np.isin(train.levels, levels))[:200]
-        sides = {"drawn": drawn["images"], "real": np.asarray(train.images[real])}
+        sides = {"drawn": drawn["images"], "people": np.asarray(train.images[real])}
         area = {name: float(mixture.areas(images)[:, AREAS.index("ventricles")].mean()) for name, images in sides.items()}
         rows.append({"rating": rating, "slices": len(real)} | area)
         shown[rating] = drawn["images"]

@@ -79,11 +79,11 @@ def read_all(run: Run) -> dict[str, dict[str, np.ndarray]]:
 
 
 def beside_real(cohort: Cohort, drawn: dict[str, dict[str, np.ndarray]], count: int = 6) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Rows for a figure, real test people first, all at the same few levels; and the columns' titles."""
+    """Rows for a figure, test people first, all at the same few levels; and the columns' titles."""
     test = cohort["test"]
     levels = np.unique(test.levels)
     levels = levels[np.linspace(0, len(levels) - 1, min(count, len(levels))).round().astype(int)]
-    sides = {"real test people": (np.asarray(test.images), test.levels)}
+    sides = {cohort.who("test"): (np.asarray(test.images), test.levels)}
     sides |= {name: (one["images"], one["level"]) for name, one in drawn.items()}
     shown = {
         name: np.stack([images[np.flatnonzero(have == level)[-1]] for level in levels]) for name, (images, have) in sides.items()

@@ -72,7 +72,7 @@ class CodebookBrowser(CodebookPanel):
         most = np.argsort(-(self.codes == entry).sum((1, 2)), kind="stable")[:2]
         tiles = [
             ("decoded", grey(book.patches[entry])),
-            ("in real people", mosaic(examples(book, [entry], 9)[0])),
+            ("in test people", mosaic(examples(book, [entry], 9)[0])),
             ("neighbours", mosaic(book.patches[beside])),
             ("where it fires", colours(where, 0, max(float(where.max()), 1e-9), "magma")),
             *((f"used {(self.codes[row] == entry).sum()} times", self.tinted(row, entry)) for row in most),

@@ -106,7 +106,7 @@ def firing(maps: np.ndarray, entries: Sequence[int], patches: np.ndarray, counts
 
 
 def gallery(patches: np.ndarray, real: Sequence[np.ndarray], entries: Sequence[int]) -> Figure:
-    """One column an entry: its decoded patch above, then patches of real people that were given this code."""
+    """One column an entry: its decoded patch above, then patches of people that were given this code."""
     rows = 1 + max(len(found) for found in real)
     figure, axes = new_figure(
         rows, len(entries), width=11, height=0.8 * rows + 0.7, title="One code, many patches: what each entry stands for"
@@ -117,7 +117,7 @@ def gallery(patches: np.ndarray, real: Sequence[np.ndarray], entries: Sequence[i
         axes[0, column].set_title(f"{entry}", color=MODEL)
         for axis, patch in zip(axes[:, column], [patches[entry], *found]):
             axis.imshow(patch, cmap="gray", vmin=0, vmax=1)
-    for row, words in ((0, "decoded"), (1, "in real\npeople")):
+    for row, words in ((0, "decoded"), (1, "in test\npeople")):
         axes[row, 0].text(-0.25, 0.5, words, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=8)
     return figure
 

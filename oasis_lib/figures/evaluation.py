@@ -32,7 +32,7 @@ def ladder(table: pd.DataFrame, generators: Sequence[str]) -> Figure:
         "frechet_trained": ("Fréchet, trained features", "log"),
         "frechet_fixed": ("Fréchet, fixed features", "log"),
         "coverage_trained": ("coverage, trained features", "linear"),
-        "two_sample": ("told from real people", "linear"),
+        "two_sample": ("told from test people", "linear"),
     }
     figure, (axes,) = new_figure(1, 4, width=13, height=0.32 * len(table) + 1.6, sharey=True)
     colours = [REAL if i == 0 else MODEL if name in generators else BAD for i, name in enumerate(table.index)]
@@ -41,12 +41,12 @@ def ladder(table: pd.DataFrame, generators: Sequence[str]) -> Figure:
         axis.axvline(float(table[column].iloc[0]), color=REAL, lw=1, ls=":")
         axis.set(xlabel=label, xscale=scale)
     axes[0].invert_yaxis()
-    figure.suptitle("Real people (blue), generators (orange), references (grey); the dotted line is the floor")
+    figure.suptitle("People (blue), generators (orange), references (grey); the dotted line is the floor")
     return figure
 
 
 def areas_by_level(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
-    """Tissue areas by level: the middle four fifths of real people as a band, the mean of each generator as a line."""
+    """Tissue areas by level: the middle four fifths of people as a band, the mean of each generator as a line."""
     figure, (axes,) = new_figure(
         1, len(names), width=3.1 * len(names), height=3.0, title="Tissue in percent of the frame, by level"
     )
@@ -65,18 +65,18 @@ def areas_by_level(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Se
 
 
 def spectra(curves: Mapping[str, np.ndarray]) -> Figure:
-    """Power over frequency, as decibels away from real people's: below zero is blur, above it invented detail."""
-    figure, ((axis,),) = new_figure(1, 1, width=8, height=3.4, title="How much detail, beside real people")
+    """Power over frequency, as decibels away from test people's: below zero is blur, above it invented detail."""
+    figure, ((axis,),) = new_figure(1, 1, width=8, height=3.4, title="How much detail, beside test people")
     reference = next(iter(curves.values()))
     for (name, curve), colour in zip(curves.items(), COLOURS):
         axis.plot((np.arange(len(curve)) + 1) / (len(curve) + 1) / 2, curve - reference, color=colour, label=name)
-    axis.set(xlabel="cycles a pixel", ylabel="decibels from real people")
+    axis.set(xlabel="cycles a pixel", ylabel="decibels from test people")
     axis.legend(fontsize=7)
     return figure
 
 
 def pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame, title: str) -> Figure:
-    """Samples, the training slice that is nearest to each, and what differs. 1 is the usual distance of a real person."""
+    """Samples, the training slice that is nearest to each, and what differs. 1 is the usual distance of a held-out person."""
     count = len(table)
     figure, axes = new_figure(3, count, width=1.6 * count + 1, height=5.2, title=title)
     for column, (relative, sample, real) in enumerate(zip(table["relative"], samples, train)):

@@ -66,7 +66,7 @@ def settings(table: pd.DataFrame, examples: Mapping[str, np.ndarray]) -> Figure:
 
 
 def ratings(table: pd.DataFrame, shown: Mapping[float, np.ndarray], columns: int = 4) -> Figure:
-    """Samples by clinical rating, and the ventricle area that real people and samples have at each."""
+    """Samples by clinical rating, and the ventricle area that people and samples have at each."""
     count = len(shown)
     figure, axes = new_figure(
         count, columns + 1, width=1.7 * columns + 4, height=max(3.0, 1.6 * count), width_ratios=[1] * columns + [2.4]
@@ -77,7 +77,7 @@ def ratings(table: pd.DataFrame, shown: Mapping[float, np.ndarray], columns: int
         line[0].set_ylabel(f"rating {rating:g}", rotation=0, ha="right", va="center")
         line[-1].set_axis_off()
     plot = figure.add_subplot(axes[0, 0].get_gridspec()[:, -1])
-    plot.plot(table["rating"], table["real"], "o-", color=REAL, label="real training people")
+    plot.plot(table["rating"], table["people"], "o-", color=REAL, label="training people")
     plot.plot(table["rating"], table["drawn"], "s-", color=MODEL, label="samples")
     plot.set(xlabel="clinical dementia rating", ylabel="ventricles, percent of the frame", title="Do they grow with the rating?")
     plot.legend(fontsize=7)
