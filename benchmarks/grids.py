@@ -3,7 +3,8 @@
     python benchmarks/grids.py --vqvae-minutes 9 --minutes 9 --cohort data/oasis1-256 --keep runs/grids
 
 Every row has a VQ-VAE and a prior of its own. "codes" are floor people encoded and decoded: what a perfect prior would reach.
-With --keep, a VQ-VAE that is there already (vqvae-4 and so on) is taken as it is. Temperature 1 and top-p 0.95 for all; nothing is chosen here.
+With --keep, a VQ-VAE that is there already (vqvae-4 and so on) is taken as it is. Temperature 1 and top-p 0.95 for all: nothing is
+chosen here.
 """
 
 from __future__ import annotations
