@@ -204,6 +204,16 @@ def test_rate_draws_every_method_at_its_bytes():
     assert "128" in texts(figure) and "this run's model (8 x 8 codes, 256 entries)" in texts(figure)
 
 
+@pytest.mark.parametrize("least, most, words", [(0.04, 3000, ["0.1", "10", "1,000"]), (300, 900, ["500"])])
+def test_bytes_can_be_read_off_the_axis(least: float, most: float, words: list[str]):
+    codecs = pd.DataFrame({"method": "JPEG", "bytes": [least, most], "ssim": [0.6, 0.9], "ssim_brain": [0.5, 0.8]})
+    learned = codecs.assign(method="8 x 8 codes", entries=[128, 512])
+    axis = draw.rate(learned, codecs).axes[0]
+    axis.figure.canvas.draw()
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert set(words) <= set(labels) and len(set(labels)) == len(labels) and "0" not in labels
+
+
 def test_gradients_that_are_nothing_say_so(cohort: Cohort, model: VQVAE):
     flow = reconstruction.gradients(model, to_images(cohort["test"].images[:4]))
     figure = draw.arrows(flow, *reconstruction.plane(model, cohort["test"].images))

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, REAL, SEQUENTIAL, new_figure, show_image
 
@@ -124,9 +124,9 @@ def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] 
             name = f"this run's model ({main['method']}, {main['entries']} entries)"
             axis.scatter(main["bytes"], main[key], marker="*", s=160, color=MODEL, edgecolor="black", zorder=3, label=name)
         axis.set(xscale="log", xlabel="bytes an image, entropy coded", ylabel="SSIM", title=title)
-        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_major_formatter("{x:,g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.grid(alpha=0.2)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
