@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.nn import functional as F
 
 from oasis_lib import config
 from oasis_lib.cohort import open_cohort, prepare
+from oasis_lib.config import TransformerConfig
 from oasis_lib.evaluation import memorisation, samples
 from oasis_lib.evaluation.generation import Evaluator, Samples, compare, pick_rows
-from oasis_lib.models import load
+from oasis_lib.models import build, load
 from oasis_lib.training import encode_cohort, train_prior, train_vqvae
 
 LADDER = ["synthetic training people", "reconstructed training people", "transformer", "unigram codes"]
@@ -41,6 +44,8 @@ def measure(cohort, root, settings) -> pd.DataFrame:
     evaluator = Evaluator(cohort, settings, cache=root / "evaluation")
     vqvae, prior = load(root / "vqvae"), load(root / "transformer")
     sets = {"transformer": samples.as_samples(samples.draw(prior, vqvae, samples.even_levels(128, cohort.levels)))}
+    learned = by_heart(cohort, root / "codes", vqvae.config.entries)
+    sets["by heart"] = samples.as_samples(samples.draw(learned, vqvae, samples.even_levels(128, cohort.levels)))
     sets |= samples.references(evaluator, vqvae)
     floor = evaluator.floor
     rows = pick_rows(floor.levels, evaluator.counts(floor.levels), np.random.default_rng(0))
@@ -48,6 +53,24 @@ def measure(cohort, root, settings) -> pd.DataFrame:
         images = samples.blurred(np.asarray(floor.images[rows]), sigma)
         sets[f"blur {sigma}"] = Samples(images, floor.levels[rows], floor.people[rows])
     return compare(evaluator, sets)
+
+
+def by_heart(cohort, codes, entries):
+    """A prior overfitted on purpose: it knows one training person, and nobody else."""
+    train = cohort["train"]
+    own = train.subjects == train.subjects[0]
+    maps, level = torch.from_numpy(np.load(codes / "train.npy")[own]).long(), torch.from_numpy(train.levels[own]).long()
+    torch.manual_seed(0)
+    config = TransformerConfig(width=64, layers=2, heads=2, dropout=0.0, hide=0.0)
+    prior = build("transformer", config, grid=maps.shape[1:], entries=entries, levels=cohort.levels)
+    prior.start(maps)
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=3e-3, weight_decay=0.0)
+    for _ in range(120):
+        loss = F.cross_entropy(prior(maps, level).flatten(0, -2), prior.targets(maps).flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return prior.eval()
 
 
 @pytest.mark.parametrize("measure", [*HIGHER_IS_WORSE, *LOWER_IS_WORSE, "level_error"])
@@ -63,6 +86,13 @@ def test_it_worsens_as_blur_grows(ladder, measure):
     sign = 1 if measure in HIGHER_IS_WORSE else -1
     values = sign * ladder.loc[[f"blur {sigma}" for sigma in BLURS], measure].to_numpy(float)
     assert (np.diff(values) >= 0).all() and values[0] < values[-1], f"{measure}: {sign * values}"
+
+
+@pytest.mark.parametrize("where", ["pixels", "trained"])
+def test_a_prior_that_learned_a_person_by_heart_is_caught(ladder, where):
+    caught = ladder[f"memorised_{where}"].astype(float)
+    assert caught["by heart"] > 0.5, "even through codes that blur"
+    assert caught[["synthetic training people", "transformer"]].max() < 0.2
 
 
 def test_level_agreement_is_about_obedience_not_sharpness(ladder):
