@@ -25,6 +25,8 @@ from oasis_lib.config import (
 from oasis_lib.evaluation import likelihood
 from oasis_lib.models import build, load
 from oasis_lib.training import encode_cohort, loop, train_prior, train_vqvae
+from oasis_lib.training.data import Batches
+from oasis_lib.training.prior import LikelihoodTask
 
 MODELS = {
     "transformer": TransformerConfig(width=16, layers=1, heads=2),
@@ -142,3 +144,20 @@ def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
     assert moved.shape == (8, 8) and moved.ravel()[4 * 8 + 4 :].max() == 0
     costs = likelihood.costs(priors, codes["validate"], cohort["validate"].levels, 8)
     assert list(costs["prior"]) == ["other people", "transformer"] and costs["misplaced"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_images_that_only_get_mirrored_are_encoded_once_and_alike(still, world, tmp_path, monkeypatch):
+    cohort, vqvae = world
+    monkeypatch.setitem(cohort.info, "left_right", "columns")
+    training = replace(TRAINING, shift=0 if still else 1, intensity=0.0)
+    model = build("transformer", MODELS["transformer"], grid=(8, 8), entries=16, levels=4, ratings=1)
+    task = LikelihoodTask(model, load(vqvae), cohort, torch.device("cpu"), training, tmp_path)
+    batches = Batches(cohort, "train", training, torch.device("cpu"))
+    asked, encode = [], task.vqvae.encode
+    monkeypatch.setattr(task.vqvae, "encode", lambda images: asked.append(len(images)) or encode(images))
+    for step in range(12 * batches.steps_an_epoch):
+        batch = batches.batch(step)
+        assert torch.equal(task.encode(batch), encode(batch.images))
+    seen = 12 * batches.steps_an_epoch * batches.size
+    assert (sum(asked) <= 2 * len(cohort["train"])) if still else (sum(asked) == seen)

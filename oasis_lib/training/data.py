@@ -22,6 +22,7 @@ class Batch:
     rows: Tensor  # (B,) rows of the split
     level: Tensor  # (B,) -1 where it is not known
     rating: Tensor  # (B,) index into cohort.ratings, -1 where it is not known
+    mirrored: Tensor  # (B,) whether left and right were swapped
 
 
 class Batches:
@@ -69,7 +70,8 @@ class Batches:
         draws = torch.rand(self.size, 4, generator=seeded(self.training.seed, 2, step))[mine]
         pixels = self._pixels(rows)
         rows, draws = rows.to(self.device), draws.to(self.device)
-        return Batch(vary(pixels, draws, self.training, self.flip), rows, self.level[rows], self.rating[rows])
+        mirrored = (draws[:, 2] >= 0.5) & self.flip
+        return Batch(vary(pixels, draws, self.training, mirrored), rows, self.level[rows], self.rating[rows], mirrored)
 
     def _pixels(self, rows: Tensor) -> Tensor:
         if isinstance(self.images, Tensor):
@@ -80,8 +82,8 @@ class Batches:
         return torch.from_numpy(pixels).to(self.device, non_blocking=True)
 
 
-def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, flip: bool) -> Tensor:
-    """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W) floats: each image its own shift, flip and brightness.
+def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor) -> Tensor:
+    """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W) floats: each image its own shift and brightness, some mirrored.
 
     One gather does shift and flip for the whole batch; torchvision's transforms draw once a batch or go image by image.
     """
@@ -90,8 +92,7 @@ def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, flip: bool) ->
     down, across = ((draws[:, :2] * span).long() - training.shift).T
     rows = (torch.arange(height, device=pixels.device) + down[:, None]).clamp(0, height - 1)
     columns = (torch.arange(width, device=pixels.device) + across[:, None]).clamp(0, width - 1)
-    if flip:
-        columns = torch.where(draws[:, 2:3] < 0.5, columns, width - 1 - columns)
+    columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
     index = torch.arange(count, device=pixels.device)[:, None, None]
     images = pixels[index, rows[:, :, None], columns[:, None, :]][:, None].float() / 255
     if training.intensity:

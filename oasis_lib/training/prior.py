@@ -22,7 +22,7 @@ from oasis_lib.models import VQVAE, build, load
 from oasis_lib.models.sampling import Autoregressive, Prior
 from oasis_lib.models.twolevel import TwoLevel
 from oasis_lib.paths import atomic
-from oasis_lib.training.data import Batch, Batches, evenly, rating_index, seeded
+from oasis_lib.training.data import Batch, Batches, evenly, fits, rating_index, seeded
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import fit_once
 from oasis_lib.training.vqvae import encode_images, in_channels
@@ -47,12 +47,22 @@ class PriorTask(Task):
         self.codes = torch.from_numpy(encode_images(self.vqvae, split.images[rows], device).astype(np.int64)).to(device)
         self.level = torch.from_numpy(split.levels[rows].astype(np.int64)).to(device)
         self.rating = torch.from_numpy(rating_index(cohort, "validate")[rows]).to(device)
+        still, count = not (training.shift or training.intensity), 2 * len(cohort["train"])
+        keep = still and fits(2 * count * self.codes[0].numel(), device)
+        self.known = torch.full((count, *self.codes.shape[1:]), -1, dtype=torch.int16, device=device) if keep else None
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        """Codes as everywhere else: half precision would pick other entries."""
+        """Codes as everywhere else: half precision would pick other entries. Images that only get mirrored are encoded once."""
         with torch.autocast(self.device.type, enabled=False):
-            return self.vqvae.encode(in_channels(batch.images, self.vqvae))
+            images = in_channels(batch.images, self.vqvae)
+            if self.known is None:
+                return self.vqvae.encode(images)
+            place = 2 * batch.rows + batch.mirrored
+            new = self.known[place, 0, 0] < 0
+            if bool(new.any()):
+                self.known[place[new]] = self.vqvae.encode(images[new]).to(torch.int16)
+            return self.known[place].long()
 
     def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """Level and rating, each left open now and then."""
