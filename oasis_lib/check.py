@@ -138,6 +138,7 @@ def _torch_troubles() -> list[str]:
 def layers(folder: str | Path) -> tuple[list[tuple[str, str, str, int]], dict[str, Any]]:
     """A model's layers in the order they run: name, kind, output size, parameters. Read from one pass over a blank input."""
     import torch
+    from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
     from oasis_lib.models import load
 
@@ -148,11 +149,13 @@ def layers(folder: str | Path) -> tuple[list[tuple[str, str, str, int]], dict[st
     def noted(name: str):
         def hook(module, _inputs, output):
             size = "x".join(str(n) for n in output.shape[1:]) if isinstance(output, torch.Tensor) else ""
-            rows.append((name, type(module).__name__, size, sum(p.numel() for p in module.parameters(recurse=False))))
+            rows.append((name, type_before_parametrizations(module).__name__, size, sum(p.numel() for p in module.parameters())))
 
         return hook
 
-    hooks = [m.register_forward_hook(noted(n)) for n, m in model.named_modules() if n and not any(m.children())]
+    # A layer under spectral norm is one layer, though torch hangs what computes the norm beneath it.
+    found = {n: m for n, m in model.named_modules() if n and ".parametrizations" not in n}
+    hooks = [m.register_forward_hook(noted(n)) for n, m in found.items() if is_parametrized(m) or not any(m.children())]
     with torch.no_grad():
         _one_pass(model)
     for hook in hooks:
@@ -169,5 +172,7 @@ def _one_pass(model: Any) -> None:
         model(torch.zeros(1, model.config.channels, size, size))
     elif hasattr(model, "nll"):
         model.nll(torch.zeros(1, *model.grid, dtype=torch.int64))
+    elif hasattr(model, "discriminator"):
+        model.discriminator(model.maps(model.generator(model.noise(torch.zeros(1, dtype=torch.int64)))))
     else:
         model.sample(1)

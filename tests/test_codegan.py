@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from test_loop import made_cohort
 
-from oasis_lib.config import CodeGANConfig, Part, TrainingConfig, VQVAEConfig
+from oasis_lib.check import layers
+from oasis_lib.checkpoint import save_model
+from oasis_lib.config import CodeGANConfig, Part, TrainingConfig, VQVAEConfig, as_dict
+from oasis_lib.figures import diagram
 from oasis_lib.models import CodeGAN, Discriminator, Generator, load
 from oasis_lib.training import train_prior, train_vqvae
 from oasis_lib.training.gan import apart, learn_bins, prepare, verdicts
@@ -98,3 +102,19 @@ def test_words_are_said_when_a_side_wins_or_samples_collapse():
     assert "the generator wins" in verdicts(fine | {"accuracy": 0.5}, 120)[0]
     assert "samples collapse: 2 codes in use where people use 120" in verdicts(fine | {"codes_used": 2}, 120)[0]
     assert "samples collapse" in verdicts(fine | {"diversity": 0.1}, 120)[0]
+
+
+def test_both_players_are_drawn_from_their_layers(tmp_path):
+    gan = CodeGAN(MODEL, grid=(16, 12), entries=16, levels=3)
+    shape = {"grid": [16, 12], "entries": 16, "levels": 3, "ratings": 0}
+    save_model(tmp_path, gan.state_dict(), {"kind": "codegan", "model": as_dict(MODEL)} | shape)
+    listing, about = layers(tmp_path)
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)
+    weighted = [module for module in gan.modules() if isinstance(module, kinds)]
+    assert len([row for row in listing if row[1].startswith(("Conv", "Linear"))]) == len(weighted)
+    labels = sum(p.numel() for name, p in gan.named_parameters() if ".labels." in name)
+    assert sum(row[3] for row in listing) == about["parameters"] - labels
+    drawn = [text.get_text() for text in diagram.gan(listing).axes[0].texts]
+    blocks = [text for text in drawn if re.fullmatch(r"[\dx ]+", text)]
+    assert len(blocks) == len(weighted) and {"16 x 16 x 12", "16 x 8 x 6", "1"} <= set(blocks)
+    assert "ConvTranspose2d\nGroupNorm\nReLU" in drawn and "discriminator" in drawn

@@ -1,13 +1,16 @@
-"""The VQ-VAE drawn by code, with a real slice going through it and the way back of each gradient."""
+"""The models drawn by code: a slice's way through the VQ-VAE and the gradients' way back; the two players of the GAN."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from oasis_lib.figures.style import BAD, COLOURS, SEQUENTIAL, new_figure
+from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, SEQUENTIAL, new_figure
 
 Span = tuple[float, float, float, float]  # left, right, bottom, top
 RECONSTRUCTION, CODEBOOK, COMMITMENT = COLOURS[0], COLOURS[3], COLOURS[2]
@@ -49,6 +52,54 @@ def _backward(axis: Axes) -> None:
     _arrow(axis, (7.9, 3.95), (7.9, 2.75), CODEBOOK, bend=-0.3, dashed=True)
     axis.text(8.3, 2.5, "codebook term:\nto the entries", color=CODEBOOK, ha="left", va="center")
     axis.text(14.2, 0.3, "solid: the slice's way · dashed: the gradients' way", color=BAD, ha="center")
+
+
+def gan(layers: Sequence[Sequence]) -> Figure:
+    """Noise to codes above, codes to a verdict below. `layers` as they run: name, kind and output size ("64x16x16") come first."""
+    generator, discriminator = ([row for row in layers if row[0].startswith(name)] for name in ("generator", "discriminator"))
+    figure, axes = new_figure(1, 1, width=11.0, height=5.1)
+    axis = axes[0, 0]
+    axis.set(xlim=(0, 22), ylim=(0.2, 10.2), xticks=[], yticks=[], aspect="equal")
+    axis.spines[:].set_visible(False)
+    axis.text(0.2, 10.0, "generator", weight="bold", va="top")
+    _box(axis, (0.2, 2.2, 6.8, 8.4), "noise,\nlevel,\nrating")
+    _stack(axis, _steps(generator), (2.9, 18.7), 7.6, MODEL)
+    _box(axis, (19.5, 21.8, 6.8, 8.4), "a code at\neach place")
+    axis.text(21.8, 4.6, "discriminator", weight="bold", va="top", ha="right")
+    _box(axis, (19.5, 21.8, 1.5, 3.1), "maps of\npeople")
+    _stack(axis, _steps(discriminator)[::-1], (2.9, 18.7), 2.3, REAL)
+    _box(axis, (0.2, 2.2, 1.5, 3.1), "a person's,\nor made up?")
+    for start, end in (((2.2, 7.6), (3.0, 7.6)), ((18.7, 7.6), (19.5, 7.6)), ((19.5, 2.3), (18.7, 2.3)), ((3.0, 2.3), (2.2, 2.3))):
+        _arrow(axis, start, end, "black")
+    _arrow(axis, (20.0, 6.8), (18.7, 2.7), "black", bend=-0.15)
+    _arrow(axis, (1.2, 3.1), (1.2, 6.8), BAD, dashed=True)
+    axis.text(1.4, 5.0, "gradient to\nthe generator", color=BAD, va="center")
+    return figure
+
+
+def _steps(layers: Sequence[Sequence]) -> list[tuple[list[str], list[int]]]:
+    """Kinds and final size of each step: a layer with weights of its own to learn shapes by, and what follows until the next."""
+    steps: list[tuple[list[str], list[int]]] = []
+    for _, kind, size, *_ in layers:
+        if not steps or kind.startswith(("Linear", "Conv")):
+            steps.append(([], []))
+        steps[-1][0].append(kind)
+        steps[-1][1][:] = map(int, size.split("x"))
+    return steps
+
+
+def _stack(axis: Axes, steps: Sequence[tuple[list[str], list[int]]], span: tuple[float, float], middle: float, colour: str) -> None:
+    """A block a step: as high as its grid and as wide as its channels, both on a log scale."""
+    room = (span[1] - span[0]) / len(steps)
+    for number, (kinds, size) in enumerate(steps):
+        centre = span[0] + (number + 0.5) * room
+        wide = min(0.8 * room, 0.12 * (1 + math.log2(size[0])))
+        high = 0.35 * (1 + math.log2(max(size[1:], default=1)))
+        block = FancyBboxPatch((centre - wide / 2, middle - high / 2), wide, high, boxstyle="round,pad=0,rounding_size=0.05")
+        block.set(facecolor=colour, edgecolor="black", alpha=0.6)
+        axis.add_patch(block)
+        axis.text(centre, middle + high / 2 + 0.1, "\n".join(kinds), ha="center", va="bottom", fontsize=6.5)
+        axis.text(centre, middle - high / 2 - 0.1, " x ".join(map(str, size)), ha="center", va="top", fontsize=7)
 
 
 def _picture(axis: Axes, image: np.ndarray, span: Span, name: str, look: dict | None = None) -> None:
