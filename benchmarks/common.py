@@ -58,9 +58,15 @@ def report(name: str, given: argparse.Namespace, cohort: Cohort, table: pd.DataF
     environment, each = environment_line(), f"{given.steps} steps or " * bool(given.steps) + f"{given.minutes:g} minutes a model"
     print(f"\n{environment}\n{cohort.folder.name}, {cohort.size} x {cohort.size}, {each}, seed {given.seed}\n")
     print((table.round(4) if shown is None else shown).to_string())
-    path = RESULTS / f"{name}-{cohort.folder.name}.json"
-    about = {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "environment": environment}
-    about |= {"cohort": {key: cohort.info[key] for key in ("hash", "size", "synthetic")}, "options": vars(given)}
-    write_json(path, about | {"rows": table.reset_index(names="name").to_dict("records")})
+    about = {key: cohort.info[key] for key in ("hash", "size", "synthetic")}
+    return keep(f"{name}-{cohort.folder.name}", given, table, cohort=about)
+
+
+def keep(name: str, given: argparse.Namespace, table: pd.DataFrame, **about: object) -> Path:
+    """The table as JSON, with when, on what and how it was made; what could not be measured is null."""
+    path = RESULTS / f"{name}.json"
+    rows = table.astype(object).where(table.notna(), None).reset_index(names="name").to_dict("records")
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_json(path, {"when": when, "environment": environment_line(), "options": vars(given), **about, "rows": rows})
     print(f"\nkept in {path.relative_to(PROJECT)}")
     return path

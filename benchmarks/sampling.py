@@ -8,17 +8,15 @@ The plain loop makes one whole pass a code, all alike, so a few rows of it are t
 from __future__ import annotations
 
 import argparse
-import datetime
 import time
 
 import pandas as pd
 import torch
-from common import RESULTS
+from common import keep
 
 from oasis_lib.check import environment_line
 from oasis_lib.config import MaskedConfig, PixelCNNConfig, TransformerConfig
 from oasis_lib.models import build
-from oasis_lib.paths import PROJECT, write_json
 from oasis_lib.training import best_device
 
 KINDS = {"transformer": TransformerConfig(), "pixelcnn": PixelCNNConfig(), "masked": MaskedConfig()}
@@ -62,10 +60,7 @@ def main() -> None:
         f"{environment_line()}\n{given.grid} x {given.grid} codes out of {given.entries}; the plain loop timed over {rows} rows\n"
     )
     print(table.round(3).to_string())
-    path = RESULTS / "sampling.json"
-    about = {"when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "environment": environment_line()}
-    write_json(path, about | {"options": vars(given), "rows": table.reset_index(names="name").to_dict("records")})
-    print(f"\nkept in {path.relative_to(PROJECT)}")
+    keep("sampling", given, table)
 
 
 if __name__ == "__main__":
