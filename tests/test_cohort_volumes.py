@@ -138,6 +138,14 @@ def test_a_size_that_cuts_heads_says_so(tmp_path):
     assert "cut heads" in cohort.info["warnings"][0]
 
 
+def flattened(file):
+    """A header whose affine has no third axis, as broken converters write it."""
+    header = nib.load(file).header
+    header.set_qform(None, 0)
+    header.set_sform(np.diag([1.0, 1.0, 0.0, 1.0]), 1)
+    nib.Nifti1Image(brain(), None, header).to_filename(file)
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
@@ -145,6 +153,7 @@ def test_a_size_that_cuts_heads_says_so(tmp_path):
         (lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]), "cut short|damaged|can be read"),
         (lambda f: f.write_text("not a volume"), "no volume that can be read"),
         (lambda f: nifti(f, 0 * brain()), "all black"),
+        (flattened, "without a direction"),
         (lambda f: f.with_suffix("").with_suffix(".hdr").write_bytes(b"0" * 348), "without its image"),
     ],
 )

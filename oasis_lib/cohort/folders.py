@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from oasis_lib.cohort.people import assign_splits, describe_splits, natural
-from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred, cut_share, examples
+from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred, cut_share, examples, refuse
 from oasis_lib.cohort.store import SPLITS
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -156,8 +156,7 @@ def _headers(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, 
             bad.append(
                 f"{file}: is {size[0]} x {size[1]} pixels where most images are {usual[0]} x {usual[1]}; bring all to one size"
             )
-    if bad and not skip_bad:
-        raise CohortError(f"{bad[0]} ({len(bad):,} such files; skip_bad (--skip-bad) leaves them out)")
+    refuse(bad, skip_bad)
     if not heads:
         raise CohortError(f"{root}: no image in it can be read; first: {bad[0]}")
     return heads, bad
@@ -184,8 +183,7 @@ def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, Na
         odd = [
             f"{f}: its name tells no person where others do (sub-001_slice-01); rename or remove it" for f in files if not found[f]
         ]
-        if odd and not skip_bad:
-            raise CohortError(f"{odd[0]} ({len(odd):,} such files; skip_bad (--skip-bad) leaves them out)")
+        refuse(odd, skip_bad)
         if all(name.level >= 0 for name in known.values()):
             lowest = min(name.level for name in known.values())
             return {f: Name(n.subject, n.session, n.level - lowest) for f, n in known.items()}, [], odd

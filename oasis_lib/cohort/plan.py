@@ -73,6 +73,12 @@ def cut_share(image: np.ndarray, size: int) -> float:
     return 1 - np.count_nonzero(centred(image, size)) / total if total else 0.0
 
 
+def refuse(bad: list[str], skip_bad: bool) -> None:
+    """Stop at the first of what is wrong with a source's files, unless they are to be left out."""
+    if bad and not skip_bad:
+        raise CohortError(f"{bad[0]} ({len(bad):,} such files; skip_bad (--skip-bad) leaves them out)")
+
+
 def examples(names: list[str], count: int = 3) -> str:
     """The first few of a list, for a message that must stay one line."""
     more = f" and {len(names) - count} more" if len(names) > count else ""

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from oasis_lib.cohort.folders import LICENCE, Name, by_split, fingerprint, parse_name
 from oasis_lib.cohort.people import assign_splits, describe_splits, natural
-from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred, cut_share, examples
+from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred, cut_share, examples, refuse
 from oasis_lib.cohort.store import SPLITS
 
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".img.gz", ".hdr")
@@ -35,8 +35,7 @@ def plan_volumes(root, files, sheet, *, size: int, seed: int, fractions, skip_ba
             heads[file] = _pixel(file)
         except CohortError as error:
             bad.append(str(error))
-    if bad and not skip_bad:
-        raise CohortError(f"{bad[0]} ({len(bad):,} such files; skip_bad (--skip-bad) leaves them out)")
+    refuse(bad, skip_bad)
     if not heads:
         raise CohortError(f"{root}: no volume in it can be read; first: {bad[0]}")
     names, warnings = _names(root, list(heads))
@@ -107,8 +106,7 @@ def _pixel(file: Path) -> float:
         raise CohortError(f"{file}: is {what}; this needs one 3-D volume: take one out (fslroi, nibabel) or remove it")
     if image.get_data_dtype().fields:
         raise CohortError(f"{file}: is a colour volume; convert it to grey or remove it")
-    zooms = np.linalg.norm(_canonical_affine(image)[:3, :3], axis=0)
-    return float(min(zooms[:2]))
+    return float(min(_orientation(image)[1][:2]))
 
 
 def _load(file: Path):
@@ -174,7 +172,7 @@ def read_volume(root: Path, size: int, pixel: float, with_tissue: frozenset[str]
 
 def _canonical(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Values as (right, anterior, superior), and the voxel's mm."""
-    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+    from nibabel.orientations import apply_orientation
 
     image = _load(file)
     try:
@@ -183,10 +181,9 @@ def _canonical(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise CohortError(f"{file}: no permission to read its image; ask its owner, or chmod u+r") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise CohortError(f"{file}: is cut short or damaged ({_short(error)}); copy it again or remove it") from error
-    affine = _affine(image)
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
+    turn, zooms = _orientation(image)
     values = apply_orientation(values.reshape(image.shape[:3]), turn)
-    return np.nan_to_num(values, posinf=0, neginf=0), np.linalg.norm(_canonical_affine(image)[:3, :3], axis=0)
+    return np.nan_to_num(values, posinf=0, neginf=0), zooms
 
 
 def _affine(image) -> np.ndarray:
@@ -203,12 +200,16 @@ def _affine(image) -> np.ndarray:
     return np.linalg.inv(sides) @ np.diag([*image.header.get_zooms()[:3], 1.0])
 
 
-def _canonical_affine(image) -> np.ndarray:
-    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+def _orientation(image) -> tuple[np.ndarray, np.ndarray]:
+    """How its axes turn into (right, anterior, superior), and the voxel's mm along those."""
+    from nibabel.affines import voxel_sizes
+    from nibabel.orientations import io_orientation
 
     affine = _affine(image)
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
-    return affine @ inv_ornt_aff(turn, image.shape[:3])
+    turn = io_orientation(affine)
+    if np.isnan(turn).any():
+        raise CohortError(f"{image.get_filename()}: its affine leaves an axis without a direction; mend its header or remove it")
+    return turn, voxel_sizes(affine)[np.argsort(turn[:, 0])]
 
 
 def _window(values: np.ndarray, file: Path) -> tuple[np.ndarray, np.ndarray]:
