@@ -48,7 +48,7 @@ def _fill(plan: Plan, part: Path, state: dict, size: int, skip_bad: bool, progre
     stacks = {name: Stack(part / f"{name}.npy", size, state["rows"].get(name, 0)) for name in _stack_names(plan)}
     table = _open_at(part / "slices.csv", state["table"])
     if not state["table"]:
-        table.write((",".join(COLUMNS) + "\n").encode())
+        table.write(",".join(COLUMNS) + "\n")
 
     def save(done: int) -> None:
         for file in (*(s.file for s in stacks.values()), table):
@@ -89,7 +89,7 @@ def _append(item: Item, slices: Slices, stacks: dict[str, Stack], table) -> None
         if item.split + suffix in stacks:
             stacks[item.split + suffix].append(extra)
     files = item.files if len(item.files) > 1 else item.files * len(item.levels)
-    lines = csv.writer(_Encoded(table), lineterminator="\n")
+    lines = csv.writer(table, lineterminator="\n")
     for k in slices.kept:
         lines.writerow((item.split, item.subject, item.session, item.levels[k], files[k]))
 
@@ -222,14 +222,6 @@ class Progress:
         print(f"\r{line:<60}" if self.terminal else line, end="" if self.terminal else "\n", flush=True)
 
 
-class _Encoded:
-    def __init__(self, file) -> None:
-        self.file = file
-
-    def write(self, text: str) -> None:
-        self.file.write(text.encode())
-
-
 def _stack_names(plan: Plan) -> list[str]:
     splits = list(dict.fromkeys(item.split for item in plan.items))
     return [*splits, *(f"{s}_tissue" for s in plan.tissue), *(f"{s}_lesion" for s in plan.lesion)]
@@ -251,7 +243,7 @@ def _state(part: Path, request: dict, progress: bool) -> dict:
 
 
 def _open_at(path: Path, length: int):
-    file = open(path, "r+b" if length else "w+b")
+    file = open(path, "r+" if length else "w+", encoding="utf-8", newline="")
     file.truncate(length)
     file.seek(length)
     return file
