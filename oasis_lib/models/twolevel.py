@@ -70,7 +70,8 @@ class Details(nn.Module):
         seen = words[:, top // self.side : end // self.side, left // self.side : right // self.side]
         x = self.codes(read[:, top:end, left:right]) + self.rows[top:end] + self.columns[:, left:right]
         x = (x + self.labels(*labels, len(read))[:, None, None]).movedim(-1, 1)
-        return self.blocks(x + self.spread(self.words(seen).movedim(-1, 1))).movedim(1, -1)
+        sketch = self.spread(self.words(seen).movedim(-1, 1))
+        return self.blocks(x.to(sketch.dtype) + sketch).movedim(1, -1)  # in half precision, where convolutions are
 
 
 class TwoLevel(Autoregressive):
@@ -128,14 +129,18 @@ class TwoLevel(Autoregressive):
         return (self.turn >= now) & self._inside()
 
     def targets(self, codes: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return self.sketch.targets(self.words(codes)), codes[hidden]
+        return self.sketch.targets(self.words(codes)), codes[: len(hidden)][hidden]
 
     def forward(
         self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None, hidden: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits of the sketch (as its transformer gives them) and (M, K) of the hidden codes, in order."""
-        words = self.words(codes)
-        return self.sketch(words, level, rating), self._logits(codes, hidden, hidden, words, (level, rating))
+        """Logits of the sketch (as its transformer gives them) and (M, K) of the hidden codes, in order.
+
+        `hidden` may be of the first few maps alone: what details have to learn is much the same everywhere, a sketch is not.
+        """
+        words, few = self.words(codes), len(hidden)
+        labels = tuple(None if label is None else label[:few] for label in (level, rating))
+        return self.sketch(words, level, rating), self._logits(codes[:few], hidden, hidden, words[:few], labels)
 
     def _logits(self, codes: Tensor, hidden: Tensor, asked: Tensor, words: Tensor, labels: tuple) -> Tensor:
         """(M, K) at the places `asked` (B, h, w), all of them inside."""

@@ -117,7 +117,8 @@ class TwoLevelTask(LikelihoodTask):
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         codes = self.encode(batch)
-        hidden = self.model.hide(codes, torch.rand(len(codes), generator=seeded(self.seed, 6, step)).to(self.device))
+        few = math.ceil(len(codes) * self.model.config.share)
+        hidden = self.model.hide(codes, torch.rand(few, generator=seeded(self.seed, 6, step)).to(self.device))
         logits = self.parts[part](codes, *self.labels(batch, step), hidden)
         pairs = zip(logits, self.model.targets(codes, hidden))
         sketch, details = (F.cross_entropy(guess.float().flatten(0, -2), target.flatten()) for guess, target in pairs)
