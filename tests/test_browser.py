@@ -15,9 +15,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from conftest import Smoke
 
 from oasis_lib.study import NOTEBOOKS
 
@@ -47,7 +49,7 @@ pytestmark = [
 
 
 @contextmanager
-def lab(folder: Path, notebook: str = "03_codebook") -> Iterator[str]:
+def lab(folder: Path, notebook: str) -> Iterator[str]:
     """JupyterLab on a free port, with settings of its own; gives its address, ends it afterwards."""
     for name, values in SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -108,10 +110,12 @@ def changed(picture, before: str, page) -> bool:
     return False
 
 
-def test_panels_in_a_browser(smoke, tmp_path):
+@contextmanager
+def ran(name: str, last_words: str, smoke: Smoke, folder: Path) -> Iterator[Any]:
+    """A notebook over the smoke run, all of it run in the browser. When its test is through, nothing may have complained."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
-    copy_with({"profile": "smoke", "run": str(smoke.folder), "cohort": str(smoke.cohort)}, tmp_path / "03_codebook.ipynb")
-    with lab(tmp_path) as address, playwright.sync_playwright() as driver:
+    copy_with({"profile": "smoke", "run": str(smoke.folder), "cohort": str(smoke.cohort)}, folder / f"{name}.ipynb")
+    with lab(folder, name) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         errors = []
@@ -122,7 +126,17 @@ def test_panels_in_a_browser(smoke, tmp_path):
         page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.get_by_title("Python 3")).first.wait_for(timeout=2 * MINUTES)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.locator(".jp-OutputArea-output li").get_by_text("entries are in use, worth").wait_for(timeout=8 * MINUTES)
+        page.locator(".jp-OutputArea-output li").get_by_text(last_words).wait_for(timeout=8 * MINUTES)
+        yield page
+        page.screenshot(path=folder / "lab.png")
+        assert page.locator(".oasis-trouble").count() == 0
+        assert page.locator(".jp-mod-error, [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        assert errors == []
+        browser.close()
+
+
+def test_panels_in_a_browser(smoke, tmp_path):
+    with ran("03_codebook", "entries are in use, worth", smoke, tmp_path) as page:
         panels = page.locator(".oasis-panel")
         assert panels.count() == PANELS
         for panel in panels.all():
@@ -137,27 +151,10 @@ def test_panels_in_a_browser(smoke, tmp_path):
                 before = picture.evaluate(PIXELS)
                 button.click()
                 assert changed(picture, before, page), "the walk does not start"
-        page.screenshot(path=tmp_path / "lab.png")
-        assert page.locator(".oasis-trouble").count() == 0
-        assert page.locator(".jp-mod-error, [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-        assert errors == []
-        browser.close()
 
 
 def test_generator_and_painter_in_a_browser(smoke, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
-    copy_with({"profile": "smoke", "run": str(smoke.folder), "cohort": str(smoke.cohort)}, tmp_path / "05_generation.ipynb")
-    with lab(tmp_path, "05_generation") as address, playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        errors = []
-        page.on("pageerror", lambda error: errors.append(f"page: {error}"))
-        page.goto(address)
-        page.locator(".jp-Notebook").wait_for(timeout=2 * MINUTES)
-        page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.get_by_title("Python 3")).first.wait_for(timeout=2 * MINUTES)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.locator(".jp-OutputArea-output li").get_by_text("Chosen on validate people").wait_for(timeout=8 * MINUTES)
+    with ran("05_generation", "Chosen on validate people", smoke, tmp_path) as page:
         panels = page.locator(".oasis-panel")
         assert panels.count() == 2
         for panel, label in zip(panels.all(), ("Draw", "Fill in")):
@@ -167,5 +164,3 @@ def test_generator_and_painter_in_a_browser(smoke, tmp_path):
                 before = picture.evaluate(PIXELS)
                 act()
                 assert changed(picture, before, page), f"{label}: nothing happens in {panel.inner_text()[:60]!r}"
-        page.screenshot(path=tmp_path / "lab.png")
-        assert page.locator(".oasis-trouble").count() == 0 and errors == []
