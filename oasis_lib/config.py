@@ -150,7 +150,7 @@ class Profile:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-PRIORS = ("transformer", "pixelcnn", "masked", "twolevel", "codegan")  # the first is the default
+PRIORS = ("twolevel", "transformer", "pixelcnn", "masked", "codegan")  # the first is the default
 MODEL_CONFIGS = {
     "vqvae": VQVAEConfig,
     "pixelcnn": PixelCNNConfig,
@@ -159,20 +159,22 @@ MODEL_CONFIGS = {
     "twolevel": TwoLevelConfig,
     "codegan": CodeGANConfig,
 }
-FEW_EPOCHS = {"shift": 1, "intensity": 0.02}  # a run of minutes sees each image a few times: little to guard against
+FEW_EPOCHS = {"shift": 0, "intensity": 0.0}  # a run of minutes sees each image a few times: mirrors are enough
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 
 PROFILES = {
     "smoke": Profile(
         name="smoke",
         cohort=CohortConfig(size=64, people=10, lesions=2),
-        vqvae=Part(VQVAEConfig(entries=64, hidden=32, blocks=2, factor=4, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
+        vqvae=Part(
+            VQVAEConfig(entries=64, hidden=32, blocks=2, factor=4, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)
+        ),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=4, batch=16, lr=4e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         twolevel=Part(
             TwoLevelConfig(words=64, width=32, layers=2, heads=2, channels=16, blocks=2, passes=4),
-            TrainingConfig(epochs=1, batch=16, lr=2e-3, shift=2),
+            TrainingConfig(epochs=3, batch=16, lr=2e-3, shift=2),
         ),
         codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, lr=2e-4, shift=2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, draws=2),
@@ -180,13 +182,13 @@ PROFILES = {
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
-        vqvae=Part(VQVAEConfig(entries=256, factor=8), TrainingConfig(minutes=2.0, batch=32, lr=2e-3)),
+        vqvae=Part(VQVAEConfig(entries=256), TrainingConfig(minutes=2.0, batch=16, lr=2e-3)),
         pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
-        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=2.0, **FEW_EPOCHS)),
+        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.8, **FEW_EPOCHS)),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
         twolevel=Part(
-            TwoLevelConfig(side=2, words=256, width=128, layers=4, heads=4, dropout=0.05, channels=64),
-            TrainingConfig(minutes=0.6, **FEW_EPOCHS),
+            TwoLevelConfig(words=256, width=128, layers=4, heads=4, dropout=0.05, channels=64),
+            TrainingConfig(minutes=2.0, batch=16, lr=1.5e-3, **FEW_EPOCHS),
         ),
         codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.4, lr=2e-4, **ADVERSARIAL, **FEW_EPOCHS)),
         evaluation=EvaluationConfig(samples=256),
@@ -194,22 +196,22 @@ PROFILES = {
     "full": Profile(
         name="full",
         cohort=CohortConfig(size=256, people=150, lesions=15),
-        vqvae=Part(VQVAEConfig(entries=1024, factor=8, hidden=128), TrainingConfig(minutes=2.5, batch=64)),
+        vqvae=Part(VQVAEConfig(hidden=128), TrainingConfig(minutes=2.5, batch=64)),
         pixelcnn=Part(
             PixelCNNConfig(hidden=128, layers=16, dropout=0.2),
             TrainingConfig(minutes=1.0, batch=64, validate_every=200),
         ),
         transformer=Part(
             TransformerConfig(width=512, layers=8, heads=8, dropout=0.2),
-            TrainingConfig(minutes=3.0, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
+            TrainingConfig(minutes=1.5, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
         ),
         masked=Part(
             MaskedConfig(width=512, layers=8, heads=8, dropout=0.2),
             TrainingConfig(minutes=1.0, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
         ),
         twolevel=Part(
-            TwoLevelConfig(side=2, words=2048, width=512, layers=8, heads=8, dropout=0.2, channels=192, blocks=9, passes=64),
-            TrainingConfig(minutes=1.0, batch=64, lr=6e-4, weight_decay=0.05, validate_every=200),
+            TwoLevelConfig(width=512, layers=8, heads=8, dropout=0.2, channels=192, blocks=9, passes=64),
+            TrainingConfig(minutes=3.0, batch=64, lr=6e-4, weight_decay=0.05, validate_every=200),
         ),
         codegan=Part(CodeGANConfig(hidden=96), TrainingConfig(minutes=0.5, batch=64, lr=2e-4, validate_every=200, **ADVERSARIAL)),
     ),

@@ -21,6 +21,7 @@ class Prior(nn.Module):
     """A distribution over (h, w) maps of codes 0 .. entries - 1, given a level and a rating or neither."""
 
     kind = ""
+    block = 1  # codes a word stands for, each way: what is drawn first, and had better stay or go as a whole
 
     def __init__(self, config: Any, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__()
@@ -47,6 +48,10 @@ class Prior(nn.Module):
 
         `shifted` are more of them, moved as far as training moves them; `vectors` are the VQ-VAE's entries.
         """
+
+    def words(self, codes: Tensor) -> Tensor:
+        """(B, h / block, w / block): the sketch of a map; where there is none, the codes themselves."""
+        return codes
 
     def told(self, codes: Tensor, row: int, column: int) -> Tensor:
         """(B, K) logits of one place, given all that it is told by."""

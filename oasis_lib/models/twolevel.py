@@ -81,7 +81,7 @@ class TwoLevel(Autoregressive):
 
     def __init__(self, config: TwoLevelConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__(config, grid, entries, levels, ratings)
-        side = config.side
+        self.block = side = config.side
         if side < 2 or grid[0] % side or grid[1] % side:
             raise ValueError(f"twolevel.side={side} must be at least 2 and divide the {grid[0]} x {grid[1]} codes")
         patch = VQVAEConfig(entries=config.words, code_dim=config.code_dim * side**2)
