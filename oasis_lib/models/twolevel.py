@@ -201,7 +201,7 @@ class TwoLevel(Autoregressive):
                                  batch=batch, progress=progress)  # fmt: skip
         labels, seeds = self.labels(len(codes), level, rating), image_seeds(len(codes), generator, self.device)
         codes = torch.where(mask & ~self._inside(), self.air.usual.view(self.grid), codes)
-        parts, done = torch.arange(len(codes), device=self.device).split(batch), []
+        parts, done = torch.arange(len(codes), device=self.device).split(max(1, batch // 4)), []  # larger than sketches
         bar = tqdm(total=len(parts) * self.config.passes, desc="drawing details", unit="pass", disable=not progress)
         with full_precision(self), bar:
             for part in parts:
