@@ -1,8 +1,8 @@
 """Two levels (after VQ-VAE-2, Razavi 2019, arXiv:1906.00446): a sketch of the whole head, then its details in a few passes.
 
 A block of codes, looked at together, is one word of the sketch: the nearest of k-means centres. The sketch follows from the codes,
-so no second encoder is trained. A map is as probable as its sketch times its codes given the sketch, or more: other sketches may lead to
-it too. So the bits told of it are never too few.
+so no second encoder is trained. A map is as probable as its sketch times its codes given the sketch, or more: other sketches may
+lead to it too. So the bits told of it are never too few.
 """
 
 from __future__ import annotations
