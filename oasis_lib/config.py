@@ -159,7 +159,7 @@ MODEL_CONFIGS = {
     "twolevel": TwoLevelConfig,
     "codegan": CodeGANConfig,
 }
-FEW_EPOCHS = {"shift": 0, "intensity": 0.0}  # a run of minutes sees each image a few times: mirrors are enough
+FEW_EPOCHS = {"batch": 16, "shift": 0, "intensity": 0.0}  # a run of minutes sees each image a few times: mirrors are enough
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 
 PROFILES = {
@@ -182,15 +182,15 @@ PROFILES = {
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
-        vqvae=Part(VQVAEConfig(entries=256), TrainingConfig(minutes=2.0, batch=16, lr=2e-3)),
+        vqvae=Part(VQVAEConfig(entries=256), TrainingConfig(minutes=1.6, batch=16, lr=2e-3)),
         pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
-        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.8, **FEW_EPOCHS)),
+        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.6, **FEW_EPOCHS)),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
         twolevel=Part(
             TwoLevelConfig(words=256, width=128, layers=4, heads=4, dropout=0.05, channels=64),
-            TrainingConfig(minutes=2.0, batch=16, lr=1.5e-3, **FEW_EPOCHS),
+            TrainingConfig(minutes=1.8, **(FEW_EPOCHS | {"lr": 1.5e-3})),
         ),
-        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.4, lr=2e-4, **ADVERSARIAL, **FEW_EPOCHS)),
+        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.4, **(FEW_EPOCHS | ADVERSARIAL | {"lr": 2e-4}))),
         evaluation=EvaluationConfig(samples=256),
     ),
     "full": Profile(

@@ -141,6 +141,8 @@ def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
     found = likelihood.bit_maps(priors["transformer"], codes["test"], cohort["test"].levels)
     assert found.shape == (24, 8, 8) and found.min() >= 0
     moved = likelihood.influence(priors["transformer"], codes["test"][0], 4, 4)
+    half = likelihood.influence(priors["transformer"], codes["test"][0], 4, 4, every=2)
+    np.testing.assert_allclose(half, moved[::2, ::2], atol=1e-6)
     assert moved.shape == (8, 8) and moved.ravel()[4 * 8 + 4 :].max() == 0
     costs = likelihood.costs(priors, codes["validate"], cohort["validate"].levels, 8)
     assert list(costs["prior"]) == ["other people", "transformer"] and costs["misplaced"].between(0, 1).all()

@@ -44,18 +44,17 @@ def draw_from(shares: np.ndarray, count: int, grid: tuple[int, int], seed: int =
 
 
 def likelihoods(
-    run: Run, priors: dict[str, Any], codes: dict[str, np.ndarray], splits=("train", "validate", "test")
+    run: Run, priors: dict[str, Any], codes: dict[str, np.ndarray], splits=("train", "validate", "test"), most: int = 2000
 ) -> pd.DataFrame:
-    """Bits of every image: columns prior, split, row, subject, bits. Frequencies stand beside the priors that have a likelihood."""
+    """Bits of images, at most so many a split: columns prior, split, row, subject, bits. Frequencies stand beside the priors."""
     entries = next(iter(priors.values())).entries
     shares, placed = frequencies(codes["train"], entries), frequencies_by_place(codes["train"], entries)
     place = np.arange(codes["train"][0].size)
     tables = []
     for split in splits:
         part, maps = run.cohort[split], np.asarray(codes[split], np.int64)
-        rows = np.unique(np.linspace(0, len(maps) - 1, min(len(maps), 2000)).astype(int))
-        if split == "train":  # as many as there are test people's: enough to see whether they are known by heart
-            rows = rows[:: max(1, len(rows) // len(run.cohort["test"]))]
+        few = min(most, len(run.cohort["test"])) if split == "train" else most  # enough to see whether they are known by heart
+        rows = np.unique(np.linspace(0, len(maps) - 1, min(len(maps), few)).astype(int))
         flat = maps[rows].reshape(len(rows), -1)
         found = {
             "frequencies": -np.log2(shares[flat]).sum(1),
@@ -92,17 +91,21 @@ def bit_maps(prior: Any, codes: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def influence(prior: Any, codes: np.ndarray, row: int, column: int) -> np.ndarray:
-    """(h, w) how much the chances at one place move when each other code is changed: half the summed difference, 0 to 1."""
+def influence(prior: Any, codes: np.ndarray, row: int, column: int, every: int = 1) -> np.ndarray:
+    """(h, w) how much the chances at one place move when each other code is changed: half the summed difference, 0 to 1.
+
+    `every` second, third ... row and column alone is tried, and comes back: (h / every, w / every).
+    """
     maps = torch.from_numpy(np.asarray(codes, np.int64)).to(prior.device)
     h, w = maps.shape
-    changed = maps.expand(h * w, h, w).clone().view(h * w, -1)
-    each = torch.arange(h * w, device=prior.device)
-    changed[each, each] = (changed[each, each] + prior.entries // 2) % prior.entries
+    places = torch.arange(h * w, device=prior.device).view(h, w)[::every, ::every]
+    changed = maps.expand(places.numel(), h, w).clone().view(-1, h * w)
+    each = torch.arange(places.numel(), device=prior.device)
+    changed[each, places.flatten()] = (changed[each, places.flatten()] + prior.entries // 2) % prior.entries
     before = prior.told(maps[None], row, column).softmax(-1)
     parts = changed.view(-1, h, w).split(64)
     moved = [(prior.told(part, row, column).softmax(-1) - before).abs().sum(1) / 2 for part in parts]
-    return torch.cat(moved).view(h, w).cpu().numpy()
+    return torch.cat(moved).view(places.shape).cpu().numpy()
 
 
 def reach(rows: int, grid: tuple[int, int], row: int, column: int) -> np.ndarray:

@@ -110,10 +110,11 @@ def people(
 def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] | None = None) -> Figure:
     """SSIM over bytes an image, full frame and brain: a line a grid, a line a codec, a star for the run's own model."""
     figure, axes = new_figure(1, 2, width=9.5, height=4.0)
+    colours = dict(zip(learned["method"].unique(), COLOURS))
     for axis, key, title in zip(axes[0], ("ssim", "ssim_brain"), ("full frame", "in the brain")):
-        for (method, rows), colour in zip(learned.groupby("method", sort=False), COLOURS):
+        for method, rows in learned.groupby("method", sort=False):
             rows = rows.sort_values("bytes")
-            axis.plot(rows["bytes"], rows[key], "o-", color=colour, label=method)
+            axis.plot(rows["bytes"], rows[key], "o-", color=colours[method], label=method)
             for place, (_, row) in enumerate(rows.iterrows()):
                 where = {"xytext": (0, -11 if place % 2 == 0 else 5), "textcoords": "offset points", "ha": "center", "fontsize": 7}
                 axis.annotate(f"{row['entries']:.0f}", (row["bytes"], row[key]), **where)
@@ -122,7 +123,8 @@ def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] 
             axis.plot(rows["bytes"], rows[key], style, marker=".", color=BAD, label=method)
         if main:
             name = f"this run's model ({main['method']}, {main['entries']} entries)"
-            axis.scatter(main["bytes"], main[key], marker="*", s=160, color=MODEL, edgecolor="black", zorder=3, label=name)
+            colour = colours.get(main["method"], MODEL)
+            axis.scatter(main["bytes"], main[key], marker="*", s=160, color=colour, edgecolor="black", zorder=3, label=name)
         axis.set(xscale="log", xlabel="bytes an image, entropy coded", ylabel="SSIM", title=title)
         axis.xaxis.set_major_formatter("{x:,g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
