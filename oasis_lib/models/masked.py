@@ -87,13 +87,13 @@ class MaskedTransformer(Prior):
         self, codes: Tensor, hidden: Tensor, logits: Tensor, seeds: Tensor, i: int, left: Tensor, heat: float, options: dict
     ) -> tuple:
         """Draw all hidden codes, keep the surest: `left` (n, 1) stay hidden. `heat` is how much chance has a say in which."""
-        n, places = len(codes), logits.shape[1]
-        noise = gumbel(place_seeds(seeds, places).flatten(), i, self.entries)
-        drawn = choose(logits.flatten(0, 1), noise, **options)[0].view(n, places)
-        sure = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0].double()
-        luck = -torch.log(-torch.log(uniform(seeds, 0x10000 + i, places)))
-        sure = (sure + CHOICE_TEMPERATURE * heat * luck).masked_fill(~hidden.flatten(1), torch.inf)
-        codes = torch.where(hidden, drawn.view_as(codes), codes)
+        places, asked = logits.shape[1], hidden.flatten(1)
+        logits = logits[asked]  # (M, K): the others are settled
+        drawn = choose(logits, gumbel(place_seeds(seeds, places)[asked], i, self.entries), **options)[0]
+        luck = -torch.log(-torch.log(uniform(seeds, 0x10000 + i, places)))[asked]
+        sure = torch.full(asked.shape, torch.inf, dtype=torch.float64, device=codes.device)
+        sure[asked] = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0].double() + CHOICE_TEMPERATURE * heat * luck
+        codes = codes.masked_scatter(hidden, drawn)
         return codes, (sure.argsort(1).argsort(1) < left).view_as(hidden)
 
 
