@@ -183,8 +183,11 @@ PROFILES = {
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
         vqvae=Part(VQVAEConfig(entries=256), TrainingConfig(minutes=1.4, batch=16, lr=2e-3, validate_every=200)),
-        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.3, **FEW_EPOCHS)),
-        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
+        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.3, validate_every=12, **FEW_EPOCHS)),
+        transformer=Part(
+            TransformerConfig(width=128, layers=4, heads=4, dropout=0.05),
+            TrainingConfig(minutes=0.4, validate_every=12, **FEW_EPOCHS),
+        ),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05, passes=8), TrainingConfig(minutes=0.3, **FEW_EPOCHS)),
         twolevel=Part(
             TwoLevelConfig(words=256, width=128, layers=4, heads=4, dropout=0.05, channels=64),
