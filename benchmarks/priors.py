@@ -1,6 +1,6 @@
 """Every prior on the same codes for the same minutes, the earlier recipes among them: bits of people never seen, and placement.
 
-python benchmarks/priors.py --minutes 5 --cohort data/oasis1-256 --vqvae runs/x/vqvae
+python benchmarks/priors.py --minutes 6 --batch 16 --cohort data/oasis1-256 --vqvae runs/oasis1-8x8/vqvae
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from oasis_lib.config import (
     PixelCNNConfig,
     TrainingConfig,
     TransformerConfig,
+    TwoLevelConfig,
     profile,
 )
 from oasis_lib.evaluation import likelihood
@@ -31,14 +32,17 @@ from oasis_lib.training import best_device, encode_cohort, train_prior, train_vq
 
 # The earlier recipes: Adam at 1e-3, batch 64 (as far as memory goes), images as they are, the last weights.
 PLAIN = TrainingConfig(lr=1e-3, weight_decay=0.0, beta2=0.999, warmup=0.0, clip=0.0, ema=0.0, shift=0, flip=False, intensity=0.0)
+OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, validate_every=100)  # in minutes no image comes often
 GAN = TrainingConfig(lr=2e-4, **ADVERSARIAL)
 ROWS = {
-    "transformer": ("transformer", TransformerConfig(), TrainingConfig()),
-    "transformer, images as they are": ("transformer", TransformerConfig(), dataclasses.replace(PLAIN, ema=0.999)),
-    "pixelcnn": ("pixelcnn", PixelCNNConfig(), TrainingConfig()),
+    "two levels": ("twolevel", TwoLevelConfig(), OURS),
+    "two levels, blocks of 2 x 2": ("twolevel", TwoLevelConfig(side=2), OURS),
+    "transformer": ("transformer", TransformerConfig(), OURS),
+    "transformer, images shifted": ("transformer", TransformerConfig(), dataclasses.replace(OURS, shift=4, intensity=0.05)),
+    "pixelcnn": ("pixelcnn", PixelCNNConfig(), OURS),
     "pixelcnn of seed 002": ("pixelcnn", PixelCNNConfig(preset="seed-002"), PLAIN),
     "pixelcnn of seed 004": ("pixelcnn", PixelCNNConfig(preset="seed-004"), dataclasses.replace(PLAIN, lr=3e-4)),
-    "masked": ("masked", MaskedConfig(), TrainingConfig()),
+    "masked": ("masked", MaskedConfig(), OURS),
     "codegan, one-hot": ("codegan", CodeGANConfig(codes="one-hot"), GAN),
     "codegan, latent": ("codegan", CodeGANConfig(codes="latent"), GAN),
     "codegan, uniform bins": ("codegan", CodeGANConfig(codes="index", bins="uniform"), GAN),
@@ -53,6 +57,7 @@ def main() -> None:
         "--vqvae", default="", help="a trained VQ-VAE's folder; empty trains the laptop profile's for as many minutes"
     )
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--images", type=int, default=160, help="of each split that bits are told of, spread over everybody")
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="rows of the table")
     given = parser.parse_args()
     cohort = cohort_of(given)
@@ -70,7 +75,7 @@ def main() -> None:
             history = train_prior(kind, cohort, vqvae, folder / name.replace(" ", "-"), part, progress=False)
             priors[name] = load(folder / name.replace(" ", "-")).to(best_device())
             steps[name] = history["step"].iloc[-1]
-        images = likelihood.likelihoods(run, priors, codes)
+        images = likelihood.likelihoods(run, priors, codes, ("validate", "test"), given.images)
         bits = likelihood.bits_table(images, codes["test"][0].size).pivot(index="prior", columns="split")
         placed = likelihood.costs(priors, codes["test"], cohort["test"].levels).set_index("prior")
     table = pd.DataFrame({"misplaced": placed["misplaced"], "distinct": placed["distinct"], "seconds a map": placed["seconds"]})

@@ -70,6 +70,7 @@ class MaskedConfig:
 class TwoLevelConfig:
     side: int = 4  # codes that a word of the sketch stands for, each way
     words: int = 1024  # of the sketch
+    styles: int = 32  # one a map, drawn before its sketch: how bright it is all over; 1 is none
     width: int = 192  # of the sketch's transformer, as are the next four
     layers: int = 6
     heads: int = 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -10,10 +11,11 @@ from torch.nn import functional as F
 
 from oasis_lib.config import TwoLevelConfig
 from oasis_lib.models import build
+from oasis_lib.models.style import Style
 from oasis_lib.models.twolevel import turns
 
 CONFIG = TwoLevelConfig(
-    side=2, words=5, width=16, layers=1, heads=2, dropout=0.0, hide=0.0, channels=8, blocks=2, passes=4, code_dim=3
+    side=2, words=5, styles=3, width=16, layers=1, heads=2, dropout=0.0, hide=0.0, channels=8, blocks=2, passes=4, code_dim=3
 )
 
 
@@ -27,7 +29,8 @@ def opinionated(grid=(8, 6), entries=7, levels=3, air=True, config=CONFIG):
     codes = torch.randint(entries, (60, *grid), generator=seed(1))
     if air:
         codes[:, :2] = 2
-    prior.start(codes, vectors=torch.randn(entries, config.code_dim, generator=seed(2)))
+    level = torch.arange(60) % levels
+    prior.start(codes, None, torch.randn(entries, config.code_dim, generator=seed(2)), level, torch.full((60,), -1))
     with torch.no_grad():
         for weight in prior.details.parameters():
             weight.add_(0.2 * torch.randn(weight.shape, generator=seed(weight.numel())))
@@ -48,11 +51,12 @@ def test_no_pass_sees_itself_or_a_later_one():
     prior, codes = opinionated()
     one, words = codes[:1], prior.words(codes[:1])
     with torch.no_grad():
-        before = prior.log_probs_given(words, one, (None, None))
+        labels = (None, prior.styled(one))
+        before = prior.log_probs_given(words, one, labels)
         for row, column in itertools.product(range(2, 8), range(6)):
             other = one.clone()
             other[0, row, column] = (other[0, row, column] + 1) % 7
-            moved = (prior.log_probs_given(words, other, (None, None)) != before)[0]
+            moved = (prior.log_probs_given(words, other, labels) != before)[0]
             same = prior.turn <= prior.turn[row, column]
             same[row, column] = False  # its own chance is another code's now
             assert not moved[same].any(), (row, column)
@@ -63,9 +67,9 @@ def test_no_pass_sees_itself_or_a_later_one():
 def test_the_chances_of_all_maps_sum_to_one_given_any_sketch_and_to_no_more_in_all():
     prior, _ = opinionated(grid=(2, 2), entries=4, air=False)
     every = torch.tensor(list(itertools.product(range(4), repeat=4))).view(-1, 2, 2)
-    for word in range(5):
+    for word, style in itertools.product(range(5), range(3)):
         words = torch.full((len(every), 1, 1), word)
-        given = prior.log_probs_given(words, every, (None, None)).double().flatten(1).sum(1)
+        given = prior.log_probs_given(words, every, (None, torch.full((len(every),), style))).double().flatten(1).sum(1)
         assert float(given.exp().sum()) == pytest.approx(1, abs=1e-4)
     assert 0.05 < float((-prior.nll(every, level=1).double()).exp().sum()) <= 1.0001
     torch.testing.assert_close(prior.nll(every), -prior.log_probs(every, batch=7).flatten(1).sum(1))
@@ -109,11 +113,42 @@ def test_samples_follow_the_likelihood():
     prior, _ = opinionated(grid=(2, 2), entries=2, air=False)
     words = torch.zeros(16, 1, 1, dtype=torch.int64)
     every = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 2, 2)
-    chances = [prior.log_probs_given(words + word, every, (None, None)).flatten(1).sum(1).exp() for word in range(5)]
-    sketch = (-prior.sketch.nll(torch.arange(5).view(5, 1, 1))).exp()
-    wanted = (sketch[:, None] * torch.stack(chances)).sum(0)
+    open_label, wanted = torch.tensor([-1]), 0
+    for style, chance in enumerate(prior.style.log_probs(open_label, open_label)[0].exp()):
+        labels = (None, torch.full((16,), style))
+        chances = [prior.log_probs_given(words + word, every, labels).flatten(1).sum(1).exp() for word in range(5)]
+        sketch = (-prior.sketch.nll(torch.arange(5).view(5, 1, 1), rating=style)).exp()
+        wanted = wanted + chance * (sketch[:, None] * torch.stack(chances)).sum(0)
     drawn = prior.sample(4000, generator=seed(), batch=4000).flatten(1) @ torch.tensor([8, 4, 2, 1])
     assert float((torch.bincount(drawn, minlength=16) / 4000 - wanted).abs().sum() / 2) < 0.05
+
+
+def test_a_style_tells_bright_maps_from_dark_ones_and_is_as_frequent_as_at_its_level_and_rating():
+    torch.manual_seed(0)
+    bright = torch.arange(240) % 2 == 1
+    looks = torch.randn(240, 3, 50, generator=seed()) + 2.0 * bright[:, None, None]
+    level, rating = torch.arange(240) // 120, bright.long()  # both kinds at either level; but a rating decides
+    style = Style(2, 3, 2, 2)
+    style.start(looks, level, rating)
+    found = style(looks)
+    assert len(found[bright].unique()) == len(found[~bright].unique()) == 1 and found[0] != found[1]
+    open_label = torch.tensor([-1, -1])
+    either = style.log_probs(torch.tensor([0, 1]), open_label).exp()
+    torch.testing.assert_close(either, torch.full((2, 2), 0.5), atol=0.01, rtol=0)
+    known = style.log_probs(open_label, torch.tensor([0, 1])).exp()
+    assert float(known[0, found[0]]) > 0.9 and float(known[1, found[1]]) > 0.9
+
+
+def test_a_filled_head_keeps_its_style_and_a_new_one_gets_its_own():
+    prior, codes = opinionated()
+    labels, fill = {}, prior.sketch.fill
+    prior.sketch.fill = lambda *given, **options: labels.update(rating=given[3]) or fill(*given, **options)
+    box = torch.ones(8, 6, dtype=torch.bool)
+    prior.fill(codes, box, generator=seed())
+    assert len(labels["rating"].unique()) == 3 and not torch.equal(labels["rating"], prior.styled(codes))
+    box[7, 5] = False
+    prior.fill(codes, box, generator=seed())
+    assert torch.equal(labels["rating"], prior.styled(codes))
 
 
 def test_a_word_is_what_a_block_of_codes_looks_like():
@@ -127,7 +162,7 @@ def test_a_word_is_what_a_block_of_codes_looks_like():
 def test_it_can_learn_eight_maps_by_heart():
     torch.manual_seed(0)
     codes = torch.randint(7, (8, 4, 4), generator=seed())
-    prior = build("twolevel", CONFIG, grid=(4, 4), entries=7, levels=8)
+    prior = build("twolevel", dataclasses.replace(CONFIG, styles=1), grid=(4, 4), entries=7, levels=8)
     prior.start(codes, vectors=torch.randn(7, 3, generator=seed(2)))
     optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-2, weight_decay=0.0)
     level = torch.arange(8)

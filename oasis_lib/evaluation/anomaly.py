@@ -65,7 +65,13 @@ def against_lesions(
             "dice": float(2 * (called & truth).sum() / max(1, called.sum() + truth.sum())),
             "line": float(line),
         }
-    shown = {"images": np.asarray(lesion.images[rows]), "truth": truth, "maps": found, "people": lesion.subjects[rows]}
+    shown = {
+        "images": np.asarray(lesion.images[rows]),
+        "truth": truth,
+        "inside": inside,
+        "maps": found,
+        "people": lesion.subjects[rows],
+    }
     return pd.DataFrame(table).T, shown
 
 

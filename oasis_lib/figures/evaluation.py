@@ -89,7 +89,7 @@ def pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame, title: st
 
 
 def anomalies(shown: dict, table: pd.DataFrame, count: int = 5) -> Figure:
-    """Slices with a planted lesion (outlined), and what each map makes of them."""
+    """Slices with a planted lesion (outlined), and what each map makes of the brain: air is left out, as it is of the scores."""
     if not shown:
         return nothing("This cohort has no planted lesions to test anomaly maps on.")
     size = shown["truth"].sum((1, 2))  # of each person the slice that shows most of the lesion
@@ -100,7 +100,9 @@ def anomalies(shown: dict, table: pd.DataFrame, count: int = 5) -> Figure:
     for column, row in enumerate(order):
         show_image(axes[0, column], shown["images"][row], high=255)
         for line, scores in zip(axes[1:], shown["maps"].values()):
-            show_image(line[column], scores[row], low=np.quantile(scores, 0.5), high=np.quantile(scores, 0.998), cmap="magma")
+            scored = scores[shown["inside"]]  # surprise at the edge of the head reaches into the air, where nobody scores it
+            low, high = np.quantile(scored, [0.2, 0.998])
+            show_image(line[column], np.where(shown["inside"][row], scores[row], low), low=low, high=high, cmap="magma")
         for line in axes[:, column]:
             line.contour(shown["truth"][row], levels=[0.5], colors=[COLOURS[5]], linewidths=0.8)
     for axis, name in zip(axes[:, 0], ["slice", *shown["maps"]]):

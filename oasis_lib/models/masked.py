@@ -39,7 +39,7 @@ class MaskedTransformer(Prior):
     def passes(self) -> int:
         return self.config.passes
 
-    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
+    def start(self, codes: Tensor, *others: Tensor | None) -> None:
         self.trunk.counts.start(codes)
 
     def forward(self, codes: Tensor, hidden: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:

@@ -98,7 +98,7 @@ class GatedPixelCNN(Autoregressive):
         """Rows up, and columns to either side, that a code's chances depend on."""
         return sum(reach.taps * reach.dilation for reach in self.reaches)
 
-    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
+    def start(self, codes: Tensor, *others: Tensor | None) -> None:
         if self.counts is not None:
             self.counts.start(codes)
 

@@ -43,10 +43,17 @@ class Prior(nn.Module):
         """How many looks a whole map takes."""
         return self.grid[0] * self.grid[1]
 
-    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
+    def start(
+        self,
+        codes: Tensor,
+        shifted: Tensor | None = None,
+        vectors: Tensor | None = None,
+        level: Tensor | None = None,
+        rating: Tensor | None = None,
+    ) -> None:
         """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned.
 
-        `shifted` are more of them, moved as far as training moves them; `vectors` are the VQ-VAE's entries.
+        `shifted` are more of them, moved as far as training moves them; `vectors` are the VQ-VAE's entries. Labels are of `codes`.
         """
 
     def words(self, codes: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class CodeTransformer(Autoregressive):
         self.air = Air(self.grid, entries)
         self._found: tuple | None = None
 
-    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
+    def start(self, codes: Tensor, shifted: Tensor | None = None, *others: Tensor | None) -> None:
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.trunk.counts.start(codes)
 

@@ -2,7 +2,7 @@
 
 A block of codes, looked at together, is one word of the sketch: the nearest of k-means centres. The sketch follows from the codes,
 so no second encoder is trained. A map is as probable as its sketch times its codes given the sketch, or more: other sketches may
-lead to it too. So the bits told of it are never too few.
+lead to it too. So the bits told of it are never too few. What is the same all over a head (how bright it is) is drawn first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from oasis_lib.models.sampling import (
     Autoregressive,
     Counts,
     Label,
-    Labels,
     check_options,
     choose,
     full_precision,
@@ -27,6 +26,7 @@ from oasis_lib.models.sampling import (
     image_seeds,
     place_seeds,
 )
+from oasis_lib.models.style import Style, StyledLabels, joined
 from oasis_lib.models.transformer import CodeTransformer
 
 
@@ -58,9 +58,9 @@ class Details(nn.Module):
             nn.PixelShuffle(self.side),
         )
         self.rows, self.columns = nn.Parameter(torch.zeros(grid[0], 1, width)), nn.Parameter(torch.zeros(1, grid[1], width))
-        self.labels = Labels(levels, ratings, width)
+        self.labels = StyledLabels(levels, ratings, config.styles, width)
         self.blocks = nn.Sequential(*(Wide(width, 2 ** (i % 3)) for i in range(config.blocks)))
-        for table in (self.codes, self.words, self.labels.level, self.labels.rating):
+        for table in (self.codes, self.words, self.labels.level, self.labels.rating, self.labels.style):
             nn.init.normal_(table.weight, std=0.3)
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, entries)
         nn.init.normal_(self.head.weight, std=0.02)
@@ -89,7 +89,12 @@ class TwoLevel(Autoregressive):
         self.reader = VectorQuantizer(patch)
         # What codes look like: the VQ-VAE's entries, which training puts in.
         self.register_buffer("vectors", torch.randn(entries, config.code_dim, generator=torch.Generator().manual_seed(0)))
-        self.sketch = CodeTransformer(config, (grid[0] // side, grid[1] // side), config.words, levels, ratings)
+        self.style = Style(config.styles, config.code_dim, levels, ratings)
+        sketch = (grid[0] // side, grid[1] // side)
+        self.sketch = CodeTransformer(config, sketch, config.words, levels, (ratings + 1) * config.styles)
+        self.sketch.trunk.labels = StyledLabels(levels, ratings, config.styles, config.width)
+        for table in self.sketch.trunk.labels.children():
+            nn.init.normal_(table.weight, std=0.02)
         self.details = Details(config, self.grid, entries, levels, ratings)
         self.air, self.counts = Air(self.grid, entries), Counts(self.grid, entries)
         self.register_buffer("turn", turns(self.grid, config.passes), persistent=False)  # (h, w): in which pass each is drawn
@@ -99,7 +104,7 @@ class TwoLevel(Autoregressive):
         return self.sketch.passes + self.config.passes
 
     @torch.no_grad()
-    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None) -> None:
+    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None, *labels: Tensor | None) -> None:
         if vectors is not None:
             self.vectors.copy_(vectors)
         different = self._patches(codes).movedim(1, -1).flatten(0, -2).unique(dim=0)  # air is one patch, however often
@@ -107,7 +112,17 @@ class TwoLevel(Autoregressive):
         self.reader.start(mixed.T[None, :, None], rounds=20, generator=torch.Generator().manual_seed(0))
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.counts.start(codes)
+        self.style.start(self._looks(codes), *labels)
         self.sketch.start(self.words(codes), None if shifted is None else self.words(shifted))
+
+    def _looks(self, codes: Tensor) -> Tensor:
+        """(B, D, places): the entries at all places inside."""
+        return F.embedding(codes.flatten(1)[:, self.air.places()], self.vectors).movedim(-1, 1)
+
+    def styled(self, codes: Tensor, rating: Tensor | None = None) -> Tensor:
+        """(B,) the ratings, open where there are none, joined with the style of each map."""
+        rating = torch.full((len(codes),), -1, device=codes.device) if rating is None else rating
+        return joined(rating, self.style(self._looks(codes)), self.config.styles)
 
     def _patches(self, codes: Tensor) -> Tensor:
         return F.pixel_unshuffle(F.embedding(codes, self.vectors).movedim(-1, 1), self.config.side)
@@ -139,8 +154,8 @@ class TwoLevel(Autoregressive):
 
         `hidden` may be of the first few maps alone: what details have to learn is much the same everywhere, a sketch is not.
         """
-        words, few = self.words(codes), len(hidden)
-        labels = tuple(None if label is None else label[:few] for label in (level, rating))
+        words, few, rating = self.words(codes), len(hidden), self.styled(codes, rating)
+        labels = None if level is None else level[:few], rating[:few]
         return self.sketch(words, level, rating), self._logits(codes[:few], hidden, hidden, words[:few], labels)
 
     def _logits(self, codes: Tensor, hidden: Tensor, asked: Tensor, words: Tensor, labels: tuple) -> Tensor:
@@ -155,7 +170,7 @@ class TwoLevel(Autoregressive):
     def log_probs(
         self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64, only: Tensor | None = None
     ) -> Tensor:
-        """(B, h, w); a word's chance is shared out evenly among its codes.
+        """(B, h, w); a word's chance is shared out evenly among its codes, and the style's among all.
 
         `only` (B,) looks at one pass an image and takes it for all of them: right on average, and as many times faster.
         """
@@ -163,16 +178,18 @@ class TwoLevel(Autoregressive):
         level, rating = self.labels(len(codes), level, rating)
         found = []
         for part in torch.arange(len(codes), device=self.device).split(batch):
-            some, labels = codes[part], (level[part], rating[part])
-            words = self.words(some)
+            some = codes[part]
+            words, style = self.words(some), self.style(self._looks(some))
+            labels = (level[part], joined(rating[part], style, self.config.styles))
+            style = self.style.log_probs(level[part], rating[part]).gather(1, style[:, None])
             sketched = self.sketch.log_probs(words, *labels, batch=batch) / side**2
-            shared = sketched.repeat_interleave(side, 1).repeat_interleave(side, 2)
+            shared = sketched.repeat_interleave(side, 1).repeat_interleave(side, 2) + style[:, None] / self.turn.numel()
             found.append(shared + self.log_probs_given(words, some, labels, None if only is None else only[part]))
         return torch.cat(found)
 
     @torch.no_grad()
     def log_probs_given(self, words: Tensor, codes: Tensor, labels: tuple, only: Tensor | None = None) -> Tensor:
-        """(B, h, w) of the codes given a sketch, whether or not it is theirs."""
+        """(B, h, w) of the codes given a sketch and labels (level, rating and style in one), whether or not they are theirs."""
         air = self.air.logits(torch.arange(self.turn.numel(), device=self.device)).view(1, *self.grid, -1)
         air = air.expand(len(codes), -1, -1, -1).gather(-1, codes[..., None])[..., 0]
         found, weight = torch.where(self._inside(), 0.0, air), 1 if only is None else self.config.passes
@@ -187,20 +204,28 @@ class TwoLevel(Autoregressive):
         hidden = ((self.turn >= self.turn[row, column]) & self._inside()).expand_as(codes)
         asked = torch.zeros_like(codes, dtype=torch.bool)
         asked[:, row, column] = True
-        return self._logits(codes, hidden, asked, self.words(codes), (None, None))
+        return self._logits(codes, hidden, asked, self.words(codes), (None, self.styled(codes)))
 
     @torch.no_grad()
     def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
              top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
              cached: bool = True, batch: int = 64, progress: bool | None = None) -> Tensor:  # fmt: skip
-        """`codes` drawn anew where `mask` is true: first the words of the sketch that it touches, then the codes."""
+        """`codes` drawn anew where `mask` is true: first the words of the sketch that it touches, then the codes.
+
+        A head that is drawn as a whole gets a style of its own; one that is filled in keeps its own.
+        """
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         check_options(**options)
         codes, mask = self.check_codes(codes), mask.to(self.device).expand(len(codes), *self.grid)
+        level, rating = self.labels(len(codes), level, rating)
+        noise = gumbel(image_seeds(len(codes), generator, self.device), 0, self.config.styles)
+        drawn = choose(self.style.log_probs(level, rating), noise, **options)[0]
+        whole = (mask | ~self._inside()).flatten(1).all(1)
+        rating = joined(rating, torch.where(whole, drawn, self.style(self._looks(codes))), self.config.styles)
         touched = F.max_pool2d(mask[:, None].float(), self.config.side)[:, 0] > 0
         words = self.sketch.fill(self.words(codes), touched, level, rating, **options, generator=generator, cached=cached,
                                  batch=batch, progress=progress)  # fmt: skip
-        labels, seeds = self.labels(len(codes), level, rating), image_seeds(len(codes), generator, self.device)
+        labels, seeds = (level, rating), image_seeds(len(codes), generator, self.device)
         codes = torch.where(mask & ~self._inside(), self.air.usual.view(self.grid), codes)
         parts, done = torch.arange(len(codes), device=self.device).split(max(1, batch // 4)), []  # larger than sketches
         bar = tqdm(total=len(parts) * self.config.passes, desc="drawing details", unit="pass", disable=not progress)

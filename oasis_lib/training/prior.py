@@ -76,9 +76,11 @@ class PriorTask(Task):
         images = train[evenly(len(train), SHIFTED)]
         corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
         shifted = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
-        still, shifted = (encode_images(self.vqvae, some, self.device) for some in (train[evenly(len(train), COUNTED)], shifted))
-        maps = (torch.from_numpy(codes.astype(np.int64)).to(self.device) for codes in (still, shifted))
-        self.model.start(*maps, self.vqvae.quantizer.vectors().detach())
+        rows = evenly(len(train), COUNTED)
+        maps = (encode_images(self.vqvae, some, self.device) for some in (train[rows], shifted))
+        labels = (self.cohort["train"].levels[rows], rating_index(self.cohort, "train")[rows])
+        still, shifted, *labels = (torch.from_numpy(found.astype(np.int64)).to(self.device) for found in (*maps, *labels))
+        self.model.start(still, shifted, self.vqvae.quantizer.vectors().detach(), *labels)
 
     def after_step(self, step: int) -> None:
         self.step = step + 1
