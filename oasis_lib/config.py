@@ -70,7 +70,7 @@ class MaskedConfig:
 class TwoLevelConfig:
     side: int = 4  # codes that a word of the sketch stands for, each way
     words: int = 1024  # of the sketch
-    styles: int = 32  # one a map, drawn before its sketch: how bright it is all over; 1 is none
+    styles: int = 64  # one a map, drawn before its sketch: how bright it is all over; 1 is none
     width: int = 192  # of the sketch's transformer, as are the next four
     layers: int = 6
     heads: int = 6
@@ -174,7 +174,7 @@ PROFILES = {
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=4, batch=16, lr=4e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         twolevel=Part(
-            TwoLevelConfig(words=64, width=32, layers=2, heads=2, channels=16, blocks=2, passes=4),
+            TwoLevelConfig(words=64, styles=8, width=32, layers=2, heads=2, channels=16, blocks=2, passes=4),
             TrainingConfig(epochs=3, batch=16, lr=2e-3, shift=2),
         ),
         codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, lr=2e-4, shift=2, **ADVERSARIAL)),
@@ -191,7 +191,7 @@ PROFILES = {
         ),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05, passes=8), TrainingConfig(minutes=0.3, **FEW_EPOCHS)),
         twolevel=Part(
-            TwoLevelConfig(words=256, width=128, layers=4, heads=4, dropout=0.05, channels=64),
+            TwoLevelConfig(words=256, styles=32, width=128, layers=4, heads=4, dropout=0.05, channels=64),
             TrainingConfig(minutes=1.6, lr=1.5e-3, validate_every=200, **FEW_EPOCHS),
         ),
         codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.3, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,3 +164,12 @@ def test_images_that_only_get_mirrored_are_encoded_once_and_alike(still, world, 
         assert torch.equal(task.encode(batch), encode(batch.images))
     seen = 12 * batches.steps_an_epoch * batches.size
     assert (sum(asked) <= 2 * len(cohort["train"])) if still else (sum(asked) == seen)
+
+
+def test_variety_is_the_share_of_places_that_differ():
+    one, other = np.zeros((2, 2), int), np.array([[0, 1], [1, 0]])
+    assert likelihood.differing(np.stack([one, one])) == 0 and likelihood.differing(np.stack([one, other])) == 0.5
+    assert likelihood.differing(np.stack([one, one, other])) == pytest.approx(1 / 3)
+    people = SimpleNamespace(subjects=np.repeat(list("abcd"), 2), levels=np.tile([0, 1], 4))
+    codes = np.repeat(np.arange(4), 2)[:, None, None] * np.ones((1, 2, 2), int)  # everybody is alike at all levels
+    assert likelihood.differing_people(codes, people, levels=2) == 1.0, "a person was compared with himself"

@@ -17,7 +17,7 @@ from oasis_lib.metrics import bootstrap_by_person
 from oasis_lib.run import Run
 from oasis_lib.training.data import rating_index
 from oasis_lib.training.gan import PAIRS, apart, in_regions, pairs
-from oasis_lib.training.prior import SNAPSHOTS
+from oasis_lib.training.prior import SHOWN, SNAPSHOTS
 
 KNOWN = 0.5  # added to every count: an entry that training people never use must not cost infinitely many bits
 
@@ -148,6 +148,31 @@ def snapshots(folder: str | Path, most: int = 4) -> dict[int, np.ndarray]:
     """{step: (n, h, w) codes} of the same noise, at the last few of the moments that training kept."""
     with np.load(Path(folder) / SNAPSHOTS) as stored:
         return {int(step): codes for step, codes in list(zip(stored["steps"], stored["codes"]))[-most:]}
+
+
+def differing(codes: np.ndarray) -> float:
+    """(n, h, w) -> the share of places at which two of these maps hold other codes, over all pairs."""
+    pairs = [(codes[a] != codes[b]).mean() for a in range(len(codes)) for b in range(a)]
+    return float(np.mean(pairs)) if pairs else float("nan")
+
+
+def differing_people(codes: np.ndarray, split: Split, levels: int, count: int = SHOWN) -> float:
+    """The same of people: as many maps at the levels of `snapshots`, each of somebody else."""
+    people, found = np.unique(split.subjects), []
+    wanted = (np.arange(count) * 2 + 1) * max(levels, 1) // (2 * count)
+    for first in range(len(people)):
+        mine = [np.flatnonzero(split.subjects == people[(first + step) % len(people)]) for step in range(count)]
+        rows = [own[np.abs(split.levels[own] - level).argmin()] for own, level in zip(mine, wanted)]
+        found.append(differing(np.asarray(codes)[rows]))
+    return float(np.mean(found))
+
+
+def variety(folder: str | Path) -> pd.DataFrame:
+    """One row a moment that training kept: its step, the bits of validation people then, and how far its samples differ."""
+    history = pd.read_csv(Path(folder) / "history.csv")[["step", "validate_bits"]]
+    shots = snapshots(folder, most=1000)
+    drawn = pd.DataFrame({"step": list(shots), "differing": [differing(codes) for codes in shots.values()]})
+    return drawn.merge(history, on="step")
 
 
 def at_temperatures(prior: Any, temperatures: Iterable[float], count: int = 8, seed: int = 0) -> dict[float, np.ndarray]:

@@ -56,6 +56,22 @@ def learning(histories: dict[str, pd.DataFrame], frequencies: float) -> Figure:
     return figure
 
 
+def variety(tables: dict[str, pd.DataFrame], people: float) -> Figure:
+    """How far samples of one prior differ from each other, over the bits it needs: as it learns, a prior moves to the left."""
+    figure, axes = new_figure(width=6.5, height=3.8, title="Does a better prior draw more varied heads?")
+    axis = axes[0, 0]
+    for colour, (name, table) in zip(COLOURS, tables.items()):
+        axis.plot(table["validate_bits"], table["differing"], ".-", color=colour, label=name)
+        for row in table.iloc[[0, -1]].itertuples() if len(table) else ():
+            axis.annotate(
+                f"step {row.step}", (row.validate_bits, row.differing), fontsize=7, xytext=(3, 4), textcoords="offset points"
+            )
+    axis.axhline(people, color=REAL, linestyle=":", label="people at the same levels")
+    axis.set(xlabel="bits an image of validation people", ylabel="share of places where\ntwo samples differ", xscale="log")
+    axis.legend(fontsize=8)
+    return figure
+
+
 def bits(table: pd.DataFrame) -> Figure:
     """Bits an image of people never seen, with an interval over people."""
     part = table[table["split"] == "test"].sort_values("bits", ascending=False)
