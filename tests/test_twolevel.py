@@ -136,7 +136,7 @@ def test_a_style_tells_bright_maps_from_dark_ones_and_is_as_frequent_as_at_its_l
     either = style.log_probs(torch.tensor([0, 1]), open_label).exp()
     torch.testing.assert_close(either, torch.full((2, 2), 0.5), atol=0.01, rtol=0)
     known = style.log_probs(open_label, torch.tensor([0, 1])).exp()
-    assert float(known[0, found[0]]) > 0.9 and float(known[1, found[1]]) > 0.9
+    assert float(known[0, found[0]]) > 0.85 and float(known[1, found[1]]) > 0.85
 
 
 def test_a_filled_head_keeps_its_style_and_a_new_one_gets_its_own():
