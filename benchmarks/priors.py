@@ -13,9 +13,11 @@ import pandas as pd
 import torch
 from common import cohort_of, limited, options, report
 
+from oasis_lib.cohort import Cohort
 from oasis_lib.config import (
     ADVERSARIAL,
     CodeGANConfig,
+    EvaluationConfig,
     MaskedConfig,
     Part,
     PixelCNNConfig,
@@ -24,7 +26,9 @@ from oasis_lib.config import (
     TwoLevelConfig,
     profile,
 )
-from oasis_lib.evaluation import likelihood
+from oasis_lib.evaluation import likelihood, samples
+from oasis_lib.evaluation.features import SPACES
+from oasis_lib.evaluation.generation import Evaluator
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.run import Run
@@ -51,6 +55,19 @@ ROWS = {
 }
 
 
+def heads(priors: dict, vqvae: Path, cohort: Cohort, count: int, cache: Path, seed: int) -> pd.DataFrame:
+    """Fréchet distance to test people over that of training people, and coverage likewise, in both feature spaces."""
+    evaluator = Evaluator(cohort, EvaluationConfig(), device=str(best_device()), cache=cache)
+    levels, model, rows = samples.even_levels(count, cohort.levels), load(vqvae), {}
+    counts = evaluator.counts(levels)
+    floor = evaluator.distances(evaluator.floor, counts)
+    for name, prior in priors.items():
+        found = evaluator.distances(samples.as_samples(samples.draw(prior, model, levels, seed=seed)), counts)
+        ratios = {f"{measure} {space}": f"{measure}_{space}" for measure in ("frechet", "coverage") for space in SPACES}
+        rows[name] = {shown: found[key] / floor[key] for shown, key in ratios.items()}
+    return pd.DataFrame(rows).T
+
+
 def main() -> None:
     parser = options(__doc__.splitlines()[0], minutes=0.1)
     parser.add_argument(
@@ -58,6 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=160, help="of each split that bits are told of, spread over everybody")
+    parser.add_argument("--samples", type=int, default=128, help="drawn from each prior, to be held against test people")
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="rows of the table")
     given = parser.parse_args()
     cohort = cohort_of(given)
@@ -76,13 +94,14 @@ def main() -> None:
             priors[name] = load(folder / name.replace(" ", "-")).to(best_device())
             steps[name] = history["step"].iloc[-1]
         images = likelihood.likelihoods(run, priors, codes, ("validate", "test"), given.images)
+        drawn = heads(priors, vqvae, cohort, given.samples, vqvae, given.seed)
         bits = likelihood.bits_table(images, codes["test"][0].size).pivot(index="prior", columns="split")
         placed = likelihood.costs(priors, codes["test"], cohort["test"].levels).set_index("prior")
     table = pd.DataFrame({"misplaced": placed["misplaced"], "distinct": placed["distinct"], "seconds a map": placed["seconds"]})
     for split in ("validate", "test"):
         table[f"{split} bits"] = bits["bits"][split]
     table["test low"], table["test high"] = bits["low"]["test"], bits["high"]["test"]
-    table = table.join(bits["bits"][[]], how="outer")
+    table = table.join(drawn).join(bits["bits"][[]], how="outer")
     for name in ("frequencies", "frequencies by place"):
         for column, key in (("validate bits", "validate"), ("test bits", "test")):
             table.loc[name, column] = bits["bits"].loc[name, key]

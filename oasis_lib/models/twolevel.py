@@ -115,6 +115,11 @@ class TwoLevel(Autoregressive):
         self.style.start(self._looks(codes), *labels)
         self.sketch.start(self.words(codes), None if shifted is None else self.words(shifted))
 
+    @torch.no_grad()
+    def styles(self, codes: Tensor) -> Tensor:
+        """(B, h, w) -> (B,)."""
+        return self.style(self._looks(codes))
+
     def _looks(self, codes: Tensor) -> Tensor:
         """(B, D, places): the entries at all places inside."""
         return F.embedding(codes.flatten(1)[:, self.air.places()], self.vectors).movedim(-1, 1)
@@ -122,7 +127,7 @@ class TwoLevel(Autoregressive):
     def styled(self, codes: Tensor, rating: Tensor | None = None) -> Tensor:
         """(B,) the ratings, open where there are none, joined with the style of each map."""
         rating = torch.full((len(codes),), -1, device=codes.device) if rating is None else rating
-        return joined(rating, self.style(self._looks(codes)), self.config.styles)
+        return joined(rating, self.styles(codes), self.config.styles)
 
     def _patches(self, codes: Tensor) -> Tensor:
         return F.pixel_unshuffle(F.embedding(codes, self.vectors).movedim(-1, 1), self.config.side)
@@ -179,7 +184,7 @@ class TwoLevel(Autoregressive):
         found = []
         for part in torch.arange(len(codes), device=self.device).split(batch):
             some = codes[part]
-            words, style = self.words(some), self.style(self._looks(some))
+            words, style = self.words(some), self.styles(some)
             labels = (level[part], joined(rating[part], style, self.config.styles))
             style = self.style.log_probs(level[part], rating[part]).gather(1, style[:, None])
             sketched = self.sketch.log_probs(words, *labels, batch=batch) / side**2
@@ -221,7 +226,7 @@ class TwoLevel(Autoregressive):
         noise = gumbel(image_seeds(len(codes), generator, self.device), 0, self.config.styles)
         drawn = choose(self.style.log_probs(level, rating), noise, **options)[0]
         whole = (mask | ~self._inside()).flatten(1).all(1)
-        rating = joined(rating, torch.where(whole, drawn, self.style(self._looks(codes))), self.config.styles)
+        rating = joined(rating, torch.where(whole, drawn, self.styles(codes)), self.config.styles)
         touched = F.max_pool2d(mask[:, None].float(), self.config.side)[:, 0] > 0
         words = self.sketch.fill(self.words(codes), touched, level, rating, **options, generator=generator, cached=cached,
                                  batch=batch, progress=progress)  # fmt: skip
