@@ -186,7 +186,7 @@ def at_temperatures(prior: Any, temperatures: Iterable[float], count: int = 8, s
 
 
 def people_by_style(prior: TwoLevel, codes: np.ndarray, split: Split, count: int = 8) -> tuple[np.ndarray, list[str]]:
-    """One slice each of styles from the darkest to the brightest, of nearly the same level; and how many slices share its style."""
+    """Rows: a slice each of styles from the darkest to the brightest, of nearly the same level; and how many share its style."""
     rows = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), 512)).astype(int))
     parts = torch.from_numpy(np.asarray(codes)[rows].astype(np.int64)).split(64)
     style = torch.cat([prior.styles(part.to(prior.device)).cpu() for part in parts]).numpy()
@@ -195,7 +195,7 @@ def people_by_style(prior: TwoLevel, codes: np.ndarray, split: Split, count: int
     shown = [ranked[place] for place in np.unique(np.linspace(0, len(ranked) - 1, count).astype(int))]
     middle = np.median(split.levels)
     picks = [min(found[kind], key=lambda row: abs(split.levels[row] - middle)) for kind in shown]
-    return np.asarray(split.images[picks]), [f"{len(found[kind]) / len(rows):.1%} of slices" for kind in shown]
+    return np.array(picks), [f"{len(found[kind]) / len(rows):.1%} of slices" for kind in shown]
 
 
 def of_one_person(split: Split, count: int = 3) -> np.ndarray:

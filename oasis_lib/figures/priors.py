@@ -41,11 +41,12 @@ def views(maps: dict[str, np.ndarray], row: int, column: int) -> Figure:
     return figure
 
 
-def learning(histories: dict[str, pd.DataFrame], frequencies: float) -> Figure:
-    """Bits an image while training: training (with dropout) and validation people, beside plain frequencies."""
+def learning(histories: dict[str, pd.DataFrame], frequencies: float, varieties: dict[str, pd.DataFrame], people: float) -> Figure:
+    """Bits an image while training, beside plain frequencies; and how far samples differ as bits fall, beside people."""
     shown = {name: history for name, history in histories.items() if "validate_bits" in history}
-    figure, axes = new_figure(1, len(shown), width=5.0 * len(shown), height=3.6, sharey=True, title="Bits an image, while training")
+    figure, axes = new_figure(1, len(shown) + 1, width=4.2 * len(shown) + 4.2, height=3.6, title="Bits an image, while training")
     for axis, colour, (name, history) in zip(axes[0], COLOURS, shown.items()):
+        axis.sharey(axes[0, 0])
         mark = "." if len(history) < 12 else ""
         axis.plot(history["step"], history["train_bits"], color=colour, alpha=0.45, marker=mark, label="training (with dropout)")
         axis.plot(history["step"], history["validate_bits"], color=colour, linewidth=2, marker=mark, label="validation people")
@@ -53,21 +54,12 @@ def learning(histories: dict[str, pd.DataFrame], frequencies: float) -> Figure:
         axis.set(title=name, xlabel="step", yscale="log")
         axis.legend(fontsize=8)
     axes[0, 0].set_ylabel("bits an image")
-    return figure
-
-
-def variety(tables: dict[str, pd.DataFrame], people: float) -> Figure:
-    """How far samples of one prior differ from each other, over the bits it needs: as it learns, a prior moves to the left."""
-    figure, axes = new_figure(width=6.5, height=3.8, title="Does a better prior draw more varied heads?")
-    axis = axes[0, 0]
-    for colour, (name, table) in zip(COLOURS, tables.items()):
-        axis.plot(table["validate_bits"], table["differing"], ".-", color=colour, label=name)
-        for row in table.iloc[[0, -1]].itertuples() if len(table) else ():
-            axis.annotate(
-                f"step {row.step}", (row.validate_bits, row.differing), fontsize=7, xytext=(3, 4), textcoords="offset points"
-            )
-    axis.axhline(people, color=REAL, linestyle=":", label="people at the same levels")
-    axis.set(xlabel="bits an image of validation people", ylabel="share of places where\ntwo samples differ", xscale="log")
+    axis = axes[0, -1]
+    for colour, name in zip(COLOURS, shown):
+        axis.plot(varieties[name]["validate_bits"], varieties[name]["differing"], "o-", markersize=3, color=colour, label=name)
+    axis.axhline(people, color=REAL, linestyle=":", label="people")
+    axis.set(title="variety of samples", xlabel="bits an image of validation people (less is better)", xscale="log")
+    axis.set_ylabel("share of places where two differ")
     axis.legend(fontsize=8)
     return figure
 
