@@ -160,7 +160,8 @@ MODEL_CONFIGS = {
     "twolevel": TwoLevelConfig,
     "codegan": CodeGANConfig,
 }
-FEW_EPOCHS = {"batch": 16, "shift": 0, "intensity": 0.0}  # a run of minutes sees each image a few times: mirrors are enough
+# A run of minutes sees each image a few times only. And a prior draws what it was shown: heads that are moved or mirrored as well.
+FEW_EPOCHS = {"batch": 16, "shift": 0, "flip": False, "intensity": 0.0}
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 
 PROFILES = {
