@@ -17,7 +17,7 @@ from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
 from oasis_lib.metrics import ssim
 from oasis_lib.models import load
 from oasis_lib.training import Batches, encode_cohort, loop, to_images, train_vqvae
-from oasis_lib.training.data import content_box, vary
+from oasis_lib.training.data import content_box, ends, vary
 
 MODEL = VQVAEConfig(entries=32, code_dim=4, hidden=16, blocks=1, warm=5)
 TRAINING = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=4)
@@ -190,3 +190,18 @@ def test_two_processes_equal_one_on_the_same_global_batch(tmp_path):
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     different = {key: float((one[key] - two[key]).abs().max()) for key in one}
     assert max(different.values()) < 1e-4, different
+
+
+def test_a_mirror_leaves_heads_in_place():
+    head = np.zeros((5, 8, 12), np.uint8)
+    head[:, 2:6, 2:7] = [90, 60, 60, 60, 30]  # its middle is column 4 of twelve
+    mirrored = vary(
+        torch.from_numpy(head),
+        torch.full((5, 4), 0.5),
+        TrainingConfig(shift=0, intensity=0.0),
+        torch.ones(5, dtype=torch.bool),
+        ends(head),
+    )
+    assert ends(head) == 8
+    np.testing.assert_allclose(mirrored[0, 0, 3].numpy() * 255, np.r_[0, 0, 30, 60, 60, 60, 90, np.zeros(5)], atol=1e-3)
+    assert ends(np.zeros_like(head)) == 11, "nothing to be seen: amid the frame"

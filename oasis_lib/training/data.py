@@ -58,6 +58,7 @@ class Batches:
         self.level = torch.from_numpy(part.levels.astype(np.int64)).to(device)
         self.rating = torch.from_numpy(rating_index(cohort, split)).to(device)
         self.flip = training.flip and cohort.info.get("left_right") == "columns"
+        self.ends = ends(cropped[evenly(len(part), 256)])
         self._epoch, self._order = -1, torch.empty(0)
 
     def batch(self, step: int) -> Batch:
@@ -71,7 +72,7 @@ class Batches:
         pixels = self._pixels(rows)
         rows, draws = rows.to(self.device), draws.to(self.device)
         mirrored = (draws[:, 2] >= 0.5) & self.flip
-        return Batch(vary(pixels, draws, self.training, mirrored), rows, self.level[rows], self.rating[rows], mirrored)
+        return Batch(vary(pixels, draws, self.training, mirrored, self.ends), rows, self.level[rows], self.rating[rows], mirrored)
 
     def _pixels(self, rows: Tensor) -> Tensor:
         if isinstance(self.images, Tensor):
@@ -82,22 +83,30 @@ class Batches:
         return torch.from_numpy(pixels).to(self.device, non_blocking=True)
 
 
-def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor) -> Tensor:
+def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor, ends: int | None = None) -> Tensor:
     """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W) floats: each image its own shift and brightness, some mirrored.
 
-    One gather does shift and flip for the whole batch; torchvision's transforms draw once a batch or go image by image.
+    A mirror puts column x at `ends` - x; without it, the first becomes the last. One gather does shift and flip for the whole
+    batch; torchvision's transforms draw once a batch or go image by image.
     """
     count, height, width = pixels.shape
     span = 2 * training.shift + 1
     down, across = ((draws[:, :2] * span).long() - training.shift).T
     rows = (torch.arange(height, device=pixels.device) + down[:, None]).clamp(0, height - 1)
     columns = (torch.arange(width, device=pixels.device) + across[:, None]).clamp(0, width - 1)
-    columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+    swapped = (width - 1 if ends is None else ends) - columns
+    columns = torch.where(mirrored[:, None], swapped.clamp(0, width - 1), columns)
     index = torch.arange(count, device=pixels.device)[:, None, None]
     images = pixels[index, rows[:, :, None], columns[:, None, :]][:, None].float() / 255
     if training.intensity:
         images = (images * (1 + training.intensity * (2 * draws[:, 3] - 1))[:, None, None, None]).clamp(max=1)
     return images
+
+
+def ends(images: np.ndarray) -> int:
+    """Twice the column that heads have their middle at: a mirror there leaves them in place, one amid the frame moves them."""
+    lit = (np.asarray(images) > BLACK).sum((0, 1))
+    return round(2 * float((lit * np.arange(len(lit))).sum() / lit.sum())) if lit.any() else len(lit) - 1
 
 
 def content_box(images: np.ndarray, margin: int, multiple: int = 16) -> tuple[slice, slice]:
