@@ -119,6 +119,10 @@ def sample(given: Namespace) -> None:
     prior, vqvae = load(folder).to(best_device()), load(user_path(given.vqvae) if given.vqvae else folder.parent / "vqvae")
     generator = torch.Generator(device=best_device()).manual_seed(given.seed)
     options = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p, "rating": given.rating}
+    if given.guidance:
+        if not prior.guided:
+            raise ValueError(f"{folder}: a {prior.kind} prior takes no --guidance; a two-level, transformer or PixelCNN prior does")
+        options["guidance"] = given.guidance
     levels = levels_for(prior, given.n, given.level)
     codes = prior.sample(given.n, level=levels, generator=generator, progress=not given.quiet, **options).cpu().numpy()
     images = decode_codes(vqvae, codes, best_device())

@@ -151,6 +151,24 @@ def test_a_filled_head_keeps_its_style_and_a_new_one_gets_its_own():
     assert torch.equal(labels["rating"], prior.styled(codes))
 
 
+def test_guidance_draws_what_its_level_says_more_than_others():
+    prior, codes = opinionated(grid=(2, 2), entries=2, air=False)
+    with torch.no_grad():
+        prior.sketch.trunk.labels.level.weight.mul_(60)
+    count, plain = 1500, {"generator": seed(), "batch": 1500}
+    told = (-prior.sketch.nll(torch.arange(5).view(5, 1, 1), level=1, rating=0)).exp()
+    left_open = (-prior.sketch.nll(torch.arange(5).view(5, 1, 1), rating=0)).exp()
+    wanted = told**3 / left_open**2
+    wanted = wanted / wanted.sum()
+    drawn = prior.sketch.sample(count, level=1, rating=0, guidance=2.0, **plain).flatten()
+    assert float((torch.bincount(drawn, minlength=5) / count - wanted).abs().sum() / 2) < 0.05
+    assert float((wanted - told).abs().sum() / 2) > 0.1, "this prior's words don't hang on the level"
+    small, options = prior.sketch, {"level": 1, "rating": 0, "guidance": 2.0}
+    assert torch.equal(small.sample(7, generator=seed(), **options), small.sample(7, generator=seed(), cached=False, **options))
+    with pytest.raises(ValueError, match="guidance=-1 must be 0"):
+        prior.sample(1, guidance=-1)
+
+
 def test_a_word_is_what_a_block_of_codes_looks_like():
     prior, codes = opinionated()
     patches = F.pixel_unshuffle(F.embedding(codes, prior.vectors).movedim(-1, 1), 2).movedim(1, -1)

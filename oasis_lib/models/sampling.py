@@ -21,6 +21,7 @@ class Prior(nn.Module):
     """A distribution over (h, w) maps of codes 0 .. entries - 1, given a level and a rating or neither."""
 
     kind = ""
+    guided = False  # whether `guidance` is an option of `fill`
     block = 1  # codes a word stands for, each way: what is drawn first, and had better stay or go as a whole
 
     def __init__(self, config: Any, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
@@ -87,6 +88,8 @@ class Prior(nn.Module):
 class Autoregressive(Prior):
     """One code after the other, row by row. A child gives `forward` (B, h, w) -> logits (B, h, w, K) and `stepper`."""
 
+    guided = True
+
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
         """A function (codes (n, h * w), position) -> logits (n, K), called for positions 0, 1, 2 ... in turn."""
         raise TypeError(f"{type(self).__name__} has no cached sampler; use cached=False")
@@ -113,12 +116,13 @@ class Autoregressive(Prior):
     @torch.no_grad()
     def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
              top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
-             cached: bool = True, batch: int = 64, progress: bool | None = None) -> Tensor:  # fmt: skip
+             cached: bool = True, batch: int = 64, progress: bool | None = None, guidance: float = 0.0) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true, each given the codes before it; all others stay as they are.
 
-        `cached=False` is the plain loop, one whole pass a code, and draws the same codes from the same seed.
+        `cached=False` is the plain loop, one whole pass a code, and draws the same codes from the same seed. `guidance` moves all
+        chances away from those with the level left open (Ho 2022, arXiv:2207.12598): what is drawn obeys its level more.
         """
-        check_options(temperature, top_k, top_p)
+        check_options(temperature, top_k, top_p, guidance)
         codes, mask = self.check_codes(codes).clone(), mask.to(self.device).expand(len(codes), *self.grid)
         level, rating = self.labels(len(codes), level, rating)
         seeds = image_seeds(len(codes), generator, self.device)
@@ -129,7 +133,7 @@ class Autoregressive(Prior):
         with full_precision(self), bar:
             for part in torch.arange(len(codes), device=self.device).split(batch):
                 flat, labels = codes[part].flatten(1), (level[part], rating[part])
-                step = self.stepper(*labels) if cached else self._plain_stepper(*labels)
+                step = self._guided(self.stepper if cached else self._plain_stepper, *labels, guidance)
                 for t in range(end):
                     logits = step(flat, t)
                     noise = gumbel(seeds[part], t, self.entries)
@@ -137,12 +141,20 @@ class Autoregressive(Prior):
                     doubt &= wanted[part, t]
                     if bool(doubt.any()):  # too close for single precision: settled the same way by every sampler
                         referee = referee or copy.deepcopy(self).double()
-                        again = referee._plain_stepper(*(label[doubt] for label in labels))(flat[doubt], t)
-                        drawn[doubt] = choose(again, noise[doubt], temperature, top_k, top_p)[0]
+                        again = self._guided(referee._plain_stepper, *(label[doubt] for label in labels), guidance)
+                        drawn[doubt] = choose(again(flat[doubt], t), noise[doubt], temperature, top_k, top_p)[0]
                     flat[:, t] = torch.where(wanted[part, t], drawn, flat[:, t])
                     bar.update()
                 done.append(flat.view(-1, *self.grid))
         return torch.cat(done)
+
+    @staticmethod
+    def _guided(stepper: Callable[[Tensor, Tensor], Step], level: Tensor, rating: Tensor, guidance: float) -> Step:
+        told = stepper(level, rating)
+        if not guidance:
+            return told
+        left_open = stepper(torch.full_like(level, -1), rating)
+        return lambda flat, t: (1 + guidance) * told(flat, t) - guidance * left_open(flat, t)
 
     def _plain_stepper(self, level: Tensor, rating: Tensor) -> Step:
         return lambda flat, t: self(flat.view(-1, *self.grid), level, rating).flatten(1, 2)[:, t]
@@ -197,7 +209,9 @@ def _label(name: str, value: Label, count: int, n: int) -> Tensor:
     return value.expand(n).clone()
 
 
-def check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
+def check_options(temperature: float, top_k: int | None, top_p: float | None, guidance: float = 0.0) -> None:
+    if not guidance >= 0:
+        raise ValueError(f"guidance={guidance} must be 0 (none) or more")
     if not temperature >= 0:
         raise ValueError(f"temperature={temperature} must be 0 (always the likeliest) or more")
     if top_k is not None and top_k < 1:

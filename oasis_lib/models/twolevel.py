@@ -214,10 +214,10 @@ class TwoLevel(Autoregressive):
     @torch.no_grad()
     def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
              top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
-             cached: bool = True, batch: int = 64, progress: bool | None = None) -> Tensor:  # fmt: skip
+             cached: bool = True, batch: int = 64, progress: bool | None = None, guidance: float = 0.0) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true: first the words of the sketch that it touches, then the codes.
 
-        A head that is drawn as a whole gets a style of its own; one that is filled in keeps its own.
+        A head that is drawn as a whole gets a style of its own; one that is filled in keeps its own. Guidance is of the sketch.
         """
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         check_options(**options)
@@ -229,7 +229,7 @@ class TwoLevel(Autoregressive):
         rating = joined(rating, torch.where(whole, drawn, self.styles(codes)), self.config.styles)
         touched = F.max_pool2d(mask[:, None].float(), self.config.side)[:, 0] > 0
         words = self.sketch.fill(self.words(codes), touched, level, rating, **options, generator=generator, cached=cached,
-                                 batch=batch, progress=progress)  # fmt: skip
+                                 batch=batch, progress=progress, guidance=guidance)  # fmt: skip
         labels, seeds = (level, rating), image_seeds(len(codes), generator, self.device)
         codes = torch.where(mask & ~self._inside(), self.air.usual.view(self.grid), codes)
         parts, done = torch.arange(len(codes), device=self.device).split(max(1, batch // 4)), []  # larger than sketches
