@@ -112,6 +112,7 @@ def sample(given: Namespace) -> None:
     from oasis_lib.models import load
     from oasis_lib.paths import atomic
     from oasis_lib.training import best_device, decode_codes
+    from oasis_lib.training.data import evenly
 
     if given.n < 1:
         raise ValueError(f"--n {given.n} must be at least 1")
@@ -131,8 +132,12 @@ def sample(given: Namespace) -> None:
     with atomic(out / "samples.npz") as beside, beside.open("wb") as file:
         np.savez(file, codes=codes.astype(np.int16), level=level, images=images)
     with atomic(out / "samples.png") as beside:
-        Image.fromarray(sheet(images)).save(beside, format="png")
-    print(f"{out}: {given.n} samples of {images.shape[1]} x {images.shape[2]} pixels in samples.npz and samples.png")
+        Image.fromarray(sheet(images[evenly(len(images), ON_SHEET)])).save(beside, format="png")
+    some = f" ({ON_SHEET} of them)" * (given.n > ON_SHEET)
+    print(f"{out}: {given.n} samples of {images.shape[1]} x {images.shape[2]} pixels in samples.npz and samples.png{some}")
+
+
+ON_SHEET = 64  # samples in the picture: more would be too small to be looked at
 
 
 def levels_for(prior, n: int, level: int | None = None):
