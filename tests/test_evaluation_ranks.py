@@ -37,6 +37,9 @@ def ladder(tmp_path_factory) -> pd.DataFrame:
     train_vqvae(cohort, root / "vqvae", profile.vqvae, progress=False)
     encode_cohort(root / "vqvae", cohort, root / "codes")
     train_prior("transformer", cohort, root / "vqvae", root / "transformer", profile.transformer, progress=False)
+    few = config.profile("smoke", [*settings, "vqvae.epochs=2", "vqvae.entries=2", "vqvae.warm=4"])
+    train_vqvae(cohort, root / "few" / "vqvae", few.vqvae, progress=False)
+    train_prior("transformer", cohort, root / "few" / "vqvae", root / "few" / "transformer", few.transformer, progress=False)
     return measure(cohort, root, profile.evaluation)
 
 
@@ -44,6 +47,10 @@ def measure(cohort, root, settings) -> pd.DataFrame:
     evaluator = Evaluator(cohort, settings, cache=root / "evaluation")
     vqvae, prior = load(root / "vqvae"), load(root / "transformer")
     sets = {"transformer": samples.as_samples(samples.draw(prior, vqvae, samples.even_levels(128, cohort.levels)))}
+    few = load(root / "few" / "transformer"), load(root / "few" / "vqvae")
+    sets["two codes"] = samples.as_samples(samples.draw(*few, samples.even_levels(128, cohort.levels)))
+    used = np.unique(np.load(root / "codes" / "train.npy"))
+    assert len(used) >= 64, "the trained codebook is to be put to use"
     learned = by_heart(cohort, root / "codes", vqvae.config.entries)
     sets["by heart"] = samples.as_samples(samples.draw(learned, vqvae, samples.even_levels(128, cohort.levels)))
     sets |= samples.references(evaluator, vqvae)
@@ -93,6 +100,13 @@ def test_a_prior_that_learned_a_person_by_heart_is_caught(ladder):
     caught = ladder["memorised_pixels"].astype(float)
     assert caught["by heart"] > 0.5
     assert caught[["synthetic training people", "transformer"]].max() < 0.2
+
+
+def test_samples_do_not_get_worse_as_epochs_and_used_codes_grow(ladder):
+    """An earlier project had to stop after two epochs, when two codes were in use, or its samples fell to pieces."""
+    for measure in ("frechet_trained", "frechet_fixed", "two_sample", "tissue_distance"):
+        assert ladder.loc["transformer", measure] <= ladder.loc["two codes", measure], measure
+    assert ladder.loc["transformer", "frechet_fixed"] < 0.7 * ladder.loc["two codes", "frechet_fixed"]
 
 
 def test_level_agreement_is_about_obedience_not_sharpness(ladder):
