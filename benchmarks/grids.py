@@ -29,7 +29,7 @@ from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, train_prior, train_vqvae
 from oasis_lib.training.vqvae import decode_codes, encode_images
 
-TRAINING = TrainingConfig(batch=16, lr=1.5e-3, weight_decay=0.05, shift=0, flip=False, intensity=0.0, validate_every=100)
+TRAINING = TrainingConfig(batch=16, lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, validate_every=100)
 FLAT = TransformerConfig(dropout=0.0, hide=0.02)
 SKETCH = TwoLevelConfig(dropout=0.0, hide=0.02)
 ROWS = {  # pixels a code, entries, prior

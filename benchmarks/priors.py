@@ -36,7 +36,7 @@ from oasis_lib.training import best_device, encode_cohort, train_prior, train_vq
 
 # The earlier recipes: Adam at 1e-3, batch 64 (as far as memory goes), images as they are, the last weights.
 PLAIN = TrainingConfig(lr=1e-3, weight_decay=0.0, beta2=0.999, warmup=0.0, clip=0.0, ema=0.0, shift=0, flip=False, intensity=0.0)
-OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, shift=0, flip=False, intensity=0.0, validate_every=100)
+OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, validate_every=100)
 GAN = TrainingConfig(lr=2e-4, **ADVERSARIAL)
 ROWS = {
     "two levels": ("twolevel", TwoLevelConfig(), OURS),
@@ -45,7 +45,7 @@ ROWS = {
     "transformer, images shifted": (
         "transformer",
         TransformerConfig(),
-        dataclasses.replace(OURS, shift=4, flip=True, intensity=0.05),
+        dataclasses.replace(OURS, shift=4, intensity=0.05),
     ),
     "pixelcnn": ("pixelcnn", PixelCNNConfig(), OURS),
     "pixelcnn of seed 002": ("pixelcnn", PixelCNNConfig(preset="seed-002"), PLAIN),

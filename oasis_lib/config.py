@@ -70,7 +70,7 @@ class MaskedConfig:
 class TwoLevelConfig:
     side: int = 4  # codes that a word of the sketch stands for, each way
     words: int = 1024  # of the sketch
-    styles: int = 64  # one a map, drawn before its sketch: how bright it is all over; 1 is none
+    styles: int = 32  # one a map, drawn before its sketch: how bright it is all over; 1 is none
     width: int = 192  # of the sketch's transformer, as are the next four
     layers: int = 6
     heads: int = 6
@@ -79,7 +79,7 @@ class TwoLevelConfig:
     channels: int = 96  # of the details' convolutions
     blocks: int = 6
     passes: int = 16  # the details are drawn in this many: 1, 4, 16 or 64
-    share: float = 0.5  # of a batch's maps that the details learn from; the sketch learns from all
+    share: float = 0.25  # of a batch's maps that the details learn from; the sketch learns from all
     code_dim: int = 8  # of the VQ-VAE's entries; training fills it in
 
 
@@ -160,8 +160,8 @@ MODEL_CONFIGS = {
     "twolevel": TwoLevelConfig,
     "codegan": CodeGANConfig,
 }
-# A run of minutes sees each image a few times only. And a prior draws what it was shown: heads that are moved or mirrored as well.
-FEW_EPOCHS = {"batch": 16, "shift": 0, "flip": False, "intensity": 0.0}
+# A run of minutes sees each image a few times only: mirrors are enough. And what a prior was shown it draws, moved heads as well.
+FEW_EPOCHS = {"batch": 16, "shift": 0, "intensity": 0.0}
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 
 PROFILES = {

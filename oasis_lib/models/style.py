@@ -10,7 +10,7 @@ from oasis_lib.models.quantizer import VectorQuantizer
 from oasis_lib.models.sampling import Labels
 
 REACH = 2.0  # levels: how far a level's counts lend to its neighbours'
-WEIGHT = 32.0  # maps: how far a level's, or a rating's, counts are drawn towards those of all
+WEIGHT = 8.0  # maps: how far a level's, or a rating's, counts are drawn towards those of all
 
 
 class Style(nn.Module):

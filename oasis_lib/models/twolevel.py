@@ -113,6 +113,8 @@ class TwoLevel(Autoregressive):
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.counts.start(codes)
         self.style.start(self._looks(codes), *labels)
+        for table, scale in ((self.sketch.codes, 0.3), (self.sketch.trunk.head, 0.02), (self.details.words, 0.3)):
+            alike(table.weight, self.reader.codebook, scale)
         self.sketch.start(self.words(codes), None if shifted is None else self.words(shifted))
 
     @torch.no_grad()
@@ -255,6 +257,13 @@ class TwoLevel(Autoregressive):
         """What is inside, grown to whole words of the sketch."""
         side, (top, end, left, right) = self.config.side, self.air.box()
         return top // side * side, -(-end // side) * side, left // side * side, -(-right // side) * side
+
+
+def alike(weight: Tensor, looks: Tensor, scale: float) -> None:
+    """Words that look alike start alike (the first columns are principal components): so a thousand rare ones learn together."""
+    u, size, _ = torch.linalg.svd(looks - looks.mean(0), full_matrices=False)
+    parts = (u * size)[:, : weight.shape[1]]
+    weight[: len(parts), : parts.shape[1]] = scale * parts / parts.std().clamp(min=1e-6)
 
 
 def turns(grid: tuple[int, int], passes: int) -> Tensor:
