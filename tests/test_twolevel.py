@@ -177,6 +177,13 @@ def test_a_word_is_what_a_block_of_codes_looks_like():
     assert len(prior.words(codes).unique()) == 5
 
 
+def test_words_that_look_alike_start_alike():
+    prior, _ = opinionated(config=dataclasses.replace(CONFIG, words=40))
+    looks, start = prior.reader.codebook, prior.sketch.codes.weight[:40].detach()
+    apart = [torch.pdist(table) for table in (looks, start)]
+    assert float(torch.corrcoef(torch.stack(apart))[0, 1]) > 0.9
+
+
 def test_it_can_learn_eight_maps_by_heart():
     torch.manual_seed(0)
     codes = torch.randint(7, (8, 4, 4), generator=seed())

@@ -128,6 +128,11 @@ class TwoLevelTask(LikelihoodTask):
         bits = (sketch * words + details * places) / math.log(2)
         return sketch + details, {"bits": bits, "sketch_bits": sketch * words / math.log(2)}
 
+    def measure(self, model: TwoLevel) -> dict[str, float]:
+        """The sketch's bits as well: a twentieth of all, and what makes a head whole."""
+        nats = model.sketch.nll(model.words(self.codes), self.level, model.styled(self.codes, self.rating), batch=BATCH)
+        return super().measure(model) | {"validate_sketch_bits": float(nats.mean()) / math.log(2)}
+
     def nats(self, model: TwoLevel) -> Tensor:
         """Each image asked about one pass alone: a moment instead of a minute."""
         only = torch.arange(len(self.codes), device=self.device) % model.config.passes
