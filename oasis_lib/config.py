@@ -79,7 +79,7 @@ class TwoLevelConfig:
     channels: int = 96  # of the details' convolutions
     blocks: int = 6
     passes: int = 16  # the details are drawn in this many: 1, 4, 16 or 64
-    share: float = 0.25  # of a batch's maps that the details learn from; the sketch learns from all
+    share: float = 0.5  # of a batch's maps that the details learn from; the sketch learns from all
     code_dim: int = 8  # of the VQ-VAE's entries; training fills it in
 
 
