@@ -196,7 +196,7 @@ PROFILES = {
             TrainingConfig(minutes=1.6, lr=1.5e-3, validate_every=200, **FEW_EPOCHS),
         ),
         codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.3, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),
-        evaluation=EvaluationConfig(samples=128),
+        evaluation=EvaluationConfig(samples=96),
     ),
     "full": Profile(
         name="full",
