@@ -57,8 +57,8 @@ def learning(histories: dict[str, pd.DataFrame], frequencies: float, varieties: 
     axis = axes[0, -1]
     for colour, name in zip(COLOURS, shown):
         axis.plot(varieties[name]["validate_bits"], varieties[name]["differing"], "o-", markersize=3, color=colour, label=name)
-    axis.axhline(people, color=REAL, linestyle=":", label="people")
-    axis.set(title="variety of samples", xlabel="bits an image of validation people (less is better)", xscale="log")
+    axis.axhline(people, color="black", linestyle=":", label="people")
+    axis.set(title="variety of samples", xlabel="bits an image of validation people")
     axis.set_ylabel("share of places where two differ")
     axis.legend(fontsize=8)
     return figure
