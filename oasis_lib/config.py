@@ -55,6 +55,7 @@ class TransformerConfig:
     heads: int = 6
     dropout: float = 0.1
     hide: float = 0.05  # share of the codes that are not read, in training
+    knots: int = 8  # levels at which codes are counted place by place, before training; between them in a straight line
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,12 @@ class TwoLevelConfig:
     side: int = 4  # codes that a word of the sketch stands for, each way
     words: int = 1024  # of the sketch
     styles: int = 32  # one a map, drawn before its sketch: how bright it is all over; 1 is none
-    width: int = 192  # of the sketch's transformer, as are the next four
+    width: int = 192  # of the sketch's transformer, as are the next five
     layers: int = 6
     heads: int = 6
     dropout: float = 0.1
     hide: float = 0.05
+    knots: int = 8
     channels: int = 96  # of the details' convolutions
     blocks: int = 6
     passes: int = 16  # the details are drawn in this many: 1, 4, 16 or 64

@@ -10,6 +10,7 @@ import torch
 
 from oasis_lib.config import CodeGANConfig, MaskedConfig, PixelCNNConfig, TransformerConfig
 from oasis_lib.models import build, load
+from oasis_lib.models.counts import Counts
 from oasis_lib.models.pixelcnn import GatedPixelCNN, plan
 from oasis_lib.models.sampling import choose, gumbel, uniform
 
@@ -36,7 +37,8 @@ def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
         if kind in ("transformer", "masked"):
             prior.trunk.head.weight.mul_(40)
     if framed:
-        prior.start(air_around(grid, entries))
+        codes = air_around(grid, entries)
+        prior.start(codes, level=torch.arange(len(codes)) % levels)
     return prior
 
 
@@ -138,7 +140,7 @@ def test_likelihoods_sum_to_one(name):
         prior = tiny("transformer", grid, entries)
         codes = torch.randint(entries, (40, *grid), generator=seed())
         codes[:, 0] = 1
-        prior.start(codes)
+        prior.start(codes, level=torch.arange(40) % 3)
         assert not prior.air.inside.all()
     else:
         prior = tiny(name, grid, entries)
@@ -216,6 +218,19 @@ def test_top_k_and_top_p_cut_the_tail_and_nothing_else():
     for options, wanted in (((1.0, 2, None), [2 / 3, 1 / 3, 0, 0]), ((1.0, None, 0.8), [5 / 9, 2.5 / 9, 1.5 / 9, 0])):
         found = torch.bincount(choose(logits, noise, *options)[0], minlength=4) / 6000
         np.testing.assert_allclose(found, wanted, atol=0.03)
+
+
+def test_counts_know_each_level_what_lies_between_and_what_is_left_open():
+    level = torch.arange(300) % 3  # of 0 .. 4: two of them nobody has
+    codes = (2 * level)[:, None, None].expand(-1, 2, 2).clone()
+    codes[:, 0, 0] = 6  # one place that is the same at all levels
+    counts = Counts((2, 2), 7, levels=5, knots=3)
+    counts.start(codes, 2 * level, pull=1.0)
+    chances = counts(slice(None), torch.tensor([0, 2, 4, 1, -1])).softmax(-1)
+    assert chances.argmax(-1)[:3].tolist() == [[6, 0, 0, 0], [6, 2, 2, 2], [6, 4, 4, 4]] and float(chances[:3].amax(-1).min()) > 0.9
+    torch.testing.assert_close(chances[3, 1:, 0], chances[3, 1:, 2], atol=0.02, rtol=0)  # half way between two
+    torch.testing.assert_close(chances[4], counts(slice(None)).softmax(-1))
+    torch.testing.assert_close(chances[4, 1, [0, 2, 4]], torch.full((3,), 1 / 3), atol=0.02, rtol=0)
 
 
 def test_near_ties_are_seen():

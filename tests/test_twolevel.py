@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from oasis_lib.config import TwoLevelConfig
 from oasis_lib.models import build
-from oasis_lib.models.style import Style
+from oasis_lib.models.style import Style, summary
 from oasis_lib.models.twolevel import turns
 
 CONFIG = TwoLevelConfig(
@@ -129,8 +129,8 @@ def test_a_style_tells_bright_maps_from_dark_ones_and_is_as_frequent_as_at_its_l
     looks = torch.randn(240, 3, 50, generator=seed()) + 2.0 * bright[:, None, None]
     level, rating = torch.arange(240) // 120, bright.long()  # both kinds at either level; but a rating decides
     style = Style(2, 3, 2, 2)
-    style.start(looks, level, rating)
-    found = style(looks)
+    style.start(summary(looks), level, rating)
+    found = style(summary(looks))
     assert len(found[bright].unique()) == len(found[~bright].unique()) == 1 and found[0] != found[1]
     open_label = torch.tensor([-1, -1])
     either = style.log_probs(torch.tensor([0, 1]), open_label).exp()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import PixelCNNConfig
-from oasis_lib.models.sampling import Autoregressive, Counts, Labels, Step
+from oasis_lib.models.counts import Counts
+from oasis_lib.models.sampling import Autoregressive, Labels, Step
 
 
 class Reach(NamedTuple):

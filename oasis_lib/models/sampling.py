@@ -172,24 +172,6 @@ class Labels(nn.Module):
         return _look_up(self.level, level, n) + _look_up(self.rating, rating, n)
 
 
-class Counts(nn.Module):
-    """How frequent each code is at each place of training maps, as logits; what a network says is added to that."""
-
-    def __init__(self, grid: tuple[int, int], entries: int):
-        super().__init__()
-        self.register_buffer("logits", torch.zeros(grid[0] * grid[1], entries))
-
-    @torch.no_grad()
-    def start(self, codes: Tensor, weight: float = 8.0) -> None:
-        """(n, h, w) training maps. Each place is drawn a little towards the whole map, and nothing is impossible."""
-        entries = self.logits.shape[1]
-        everywhere = torch.bincount(codes.flatten(), minlength=entries) + 0.1
-        everywhere = weight * everywhere / everywhere.sum()
-        for place, here in enumerate(codes.flatten(1).T):
-            counts = torch.bincount(here, minlength=entries) + everywhere
-            self.logits[place] = (counts / counts.sum()).log()
-
-
 def _look_up(table: nn.Embedding, label: Tensor | None, n: int) -> Tensor:
     open_label = table.num_embeddings - 1
     if label is None:

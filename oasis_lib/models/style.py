@@ -26,13 +26,12 @@ class Style(nn.Module):
         self.register_buffer("by_rating", even.repeat(ratings + 1, 1))
 
     @torch.no_grad()
-    def start(self, looks: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> None:
-        """(n, D, places) training maps and their labels."""
-        found = summary(looks)
+    def start(self, found: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> None:
+        """(n, 2 D) summaries of training maps and their labels."""
         self.mean.copy_(found.mean(0))
         self.scale.copy_(found.std(0).clamp(min=1e-6))
         self.reader.start(((found - self.mean) / self.scale)[:, :, None], rounds=20, generator=torch.Generator().manual_seed(0))
-        here = nn.functional.one_hot(self(looks), self.reader.config.entries).float()  # (n, styles)
+        here = nn.functional.one_hot(self(found), self.reader.config.entries).float()  # (n, styles)
         everywhere = here.sum(0) + 0.1
         everywhere /= everywhere.sum()
         for table, label, reach in ((self.by_level, level, REACH), (self.by_rating, rating, 0.0)):
@@ -46,9 +45,9 @@ class Style(nn.Module):
             table.copy_((counts / counts.sum(1, keepdim=True)).log())
 
     @torch.no_grad()
-    def forward(self, looks: Tensor) -> Tensor:
-        """(B, D, places) -> (B,) the style of each map."""
-        return self.reader.nearest((summary(looks) - self.mean) / self.scale)
+    def forward(self, found: Tensor) -> Tensor:
+        """(B, 2 D) summaries -> (B,) the style of each map."""
+        return self.reader.nearest((found - self.mean) / self.scale)
 
     def log_probs(self, level: Tensor, rating: Tensor) -> Tensor:
         """(B,) each, -1 where open -> (B, styles), as if a level and a rating spoke apart from each other."""
@@ -73,4 +72,5 @@ def joined(rating: Tensor, style: Tensor, styles: int) -> Tensor:
 
 
 def summary(looks: Tensor) -> Tensor:
+    """(B, D, places) -> (B, 2 D)."""
     return torch.cat([looks.mean(2), looks.std(2, correction=0)], 1)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from oasis_lib.config import TransformerConfig
 from oasis_lib.models.air import Air
-from oasis_lib.models.sampling import Autoregressive, Counts, Labels, Step
+from oasis_lib.models.counts import Counts
+from oasis_lib.models.sampling import Autoregressive, Labels, Step
 
 # What a position is told of directly, as (rows up, columns right). Attention reaches all the codes before it.
 NEIGHBOURS = ((0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-1, 2), (-2, -1), (-2, 0), (-2, 1))
@@ -42,7 +43,7 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Position in two dimensions and the labels, added to what comes in; then the blocks; then a logit an entry."""
 
-    def __init__(self, config, grid: tuple[int, int], entries: int, levels: int, ratings: int):
+    def __init__(self, config, grid: tuple[int, int], entries: int, levels: int, ratings: int, knots: int = 0):
         super().__init__()
         width = config.width
         self.rows = nn.Parameter(0.02 * torch.randn(grid[0], 1, width))
@@ -50,7 +51,7 @@ class Trunk(nn.Module):
         self.labels, self.dropout = Labels(levels, ratings, width), config.dropout
         self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, entries)
-        self.counts = Counts(grid, entries)
+        self.counts = Counts(grid, entries, levels, knots)
         self.apply(_start)
         for block in self.blocks:  # each adds to one stream: together they start as large as one
             for last in (block.mix, block.narrow):
@@ -65,7 +66,7 @@ class Trunk(nn.Module):
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x, causal)
-        return self.head(self.norm(x)) + self.counts.logits[where]
+        return self.head(self.norm(x)) + self.counts(where, level)
 
 
 class CodeTransformer(Autoregressive):
@@ -81,15 +82,22 @@ class CodeTransformer(Autoregressive):
         dim = max(16, config.width // 4)
         self.codes = nn.Embedding(entries + 2, dim)  # two more: outside the map, and hidden (in training)
         self.gather = nn.Linear(dim * (len(NEIGHBOURS) + 1), config.width)
-        self.trunk = Trunk(config, grid, entries, levels, ratings)
+        self.trunk = Trunk(config, grid, entries, levels, ratings, config.knots)
         self.codes.apply(_start)
         self.register_buffer("neighbours", neighbour_table(*grid), persistent=False)
         self.air = Air(self.grid, entries)
         self._found: tuple | None = None
 
-    def start(self, codes: Tensor, shifted: Tensor | None = None, *others: Tensor | None) -> None:
+    def start(
+        self,
+        codes: Tensor,
+        shifted: Tensor | None = None,
+        vectors: Tensor | None = None,
+        level: Tensor | None = None,
+        rating: Tensor | None = None,
+    ) -> None:
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
-        self.trunk.counts.start(codes)
+        self.trunk.counts.start(codes, level)
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that training's logits are of: (B, n)."""
@@ -142,7 +150,7 @@ class CodeTransformer(Autoregressive):
             x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):
                 x = block(x, True, cache, i)
-            return trunk.head(trunk.norm(x))[:, 0] + trunk.counts.logits[t]
+            return trunk.head(trunk.norm(x))[:, 0] + trunk.counts(slice(t, t + 1), level)[..., 0, :]
 
         return step
 

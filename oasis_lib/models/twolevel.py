@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from oasis_lib.config import TwoLevelConfig, VQVAEConfig
 from oasis_lib.models.air import Air
+from oasis_lib.models.counts import Counts
 from oasis_lib.models.quantizer import VectorQuantizer
 from oasis_lib.models.sampling import (
     Autoregressive,
-    Counts,
     Label,
     check_options,
     choose,
@@ -26,8 +26,10 @@ from oasis_lib.models.sampling import (
     image_seeds,
     place_seeds,
 )
-from oasis_lib.models.style import Style, StyledLabels, joined
+from oasis_lib.models.style import Style, StyledLabels, joined, summary
 from oasis_lib.models.transformer import CodeTransformer
+
+READ = 512  # maps that words are found in
 
 
 class Wide(nn.Module):
@@ -104,27 +106,40 @@ class TwoLevel(Autoregressive):
         return self.sketch.passes + self.config.passes
 
     @torch.no_grad()
-    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None, *labels: Tensor | None) -> None:
+    def start(
+        self,
+        codes: Tensor,
+        shifted: Tensor | None = None,
+        vectors: Tensor | None = None,
+        level: Tensor | None = None,
+        rating: Tensor | None = None,
+    ) -> None:
         if vectors is not None:
             self.vectors.copy_(vectors)
-        different = self._patches(codes).movedim(1, -1).flatten(0, -2).unique(dim=0)  # air is one patch, however often
-        mixed = different[torch.randperm(len(different), generator=torch.Generator().manual_seed(0)).to(codes.device)]
-        self.reader.start(mixed.T[None, :, None], rounds=20, generator=torch.Generator().manual_seed(0))
+
+        def shuffled(rows: Tensor, most: int | None = None) -> Tensor:
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most]
+            return rows[order.to(rows.device)]
+
+        parts, few = codes.split(256), shuffled(codes, READ)
+        different = self._patches(few).movedim(1, -1).flatten(0, -2).unique(dim=0)  # air is one patch, however often
+        self.reader.start(shuffled(different).T[None, :, None], rounds=20, generator=torch.Generator().manual_seed(0))
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.counts.start(codes)
-        self.style.start(self._looks(codes), *labels)
+        self.style.start(torch.cat([self._summary(part) for part in parts]), level, rating)
         for table, scale in ((self.sketch.codes, 0.3), (self.sketch.trunk.head, 0.02), (self.details.words, 0.3)):
             alike(table.weight, self.reader.codebook, scale)
-        self.sketch.start(self.words(codes), None if shifted is None else self.words(shifted))
+        words = torch.cat([self.words(part) for part in parts])
+        self.sketch.start(words, None if shifted is None else self.words(shifted), None, level)
 
     @torch.no_grad()
     def styles(self, codes: Tensor) -> Tensor:
         """(B, h, w) -> (B,)."""
-        return self.style(self._looks(codes))
+        return self.style(self._summary(codes))
 
-    def _looks(self, codes: Tensor) -> Tensor:
-        """(B, D, places): the entries at all places inside."""
-        return F.embedding(codes.flatten(1)[:, self.air.places()], self.vectors).movedim(-1, 1)
+    def _summary(self, codes: Tensor) -> Tensor:
+        """Of the entries at all places inside."""
+        return summary(F.embedding(codes.flatten(1)[:, self.air.places()], self.vectors).movedim(-1, 1))
 
     def styled(self, codes: Tensor, rating: Tensor | None = None) -> Tensor:
         """(B,) the ratings, open where there are none, joined with the style of each map."""

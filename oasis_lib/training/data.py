@@ -57,8 +57,7 @@ class Batches:
         self.images = torch.from_numpy(np.array(cropped)).to(device) if fits(cropped.nbytes, device) else cropped
         self.level = torch.from_numpy(part.levels.astype(np.int64)).to(device)
         self.rating = torch.from_numpy(rating_index(cohort, split)).to(device)
-        self.flip = training.flip and cohort.info.get("left_right") == "columns"
-        self.ends = ends(cropped[evenly(len(part), 256)])
+        self.flip, self.ends = flips(cohort, training), ends(cropped[evenly(len(part), 256)])
         self._epoch, self._order = -1, torch.empty(0)
 
     def batch(self, step: int) -> Batch:
@@ -101,6 +100,17 @@ def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tens
     if training.intensity:
         images = (images * (1 + training.intensity * (2 * draws[:, 3] - 1))[:, None, None, None]).clamp(max=1)
     return images
+
+
+def flips(cohort: Cohort, training: TrainingConfig) -> bool:
+    """Whether heads are mirrored: only where that gives another plausible head."""
+    return training.flip and cohort.info.get("left_right") == "columns"
+
+
+def swapped(images: np.ndarray, ends: int) -> np.ndarray:
+    """All of these (..., W) mirrored, as `vary` does it."""
+    width = images.shape[-1]
+    return np.ascontiguousarray(images[..., np.clip(ends - np.arange(width), 0, width - 1)])
 
 
 def ends(images: np.ndarray) -> int:

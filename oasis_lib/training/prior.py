@@ -22,14 +22,14 @@ from oasis_lib.models import VQVAE, build, load
 from oasis_lib.models.sampling import Autoregressive, Prior
 from oasis_lib.models.twolevel import TwoLevel
 from oasis_lib.paths import atomic
-from oasis_lib.training.data import Batch, Batches, evenly, fits, rating_index, seeded
+from oasis_lib.training.data import Batch, Batches, ends, evenly, fits, flips, rating_index, seeded, swapped
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import fit_once
 from oasis_lib.training.vqvae import encode_images, in_channels
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
-COUNTED, SHIFTED = 512, 96  # training slices that a model is shown before the first step: as they are, and in four other places
+COUNTED, SHIFTED = 4096, 96  # training slices that a model is shown before the first step: as they are, and in four other places
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
@@ -39,7 +39,7 @@ class PriorTask(Task):
 
     def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
         super().__init__(model)
-        seed, self.shift, self.cohort = training.seed, training.shift, cohort
+        seed, self.shift, self.cohort, self.flips = training.seed, training.shift, cohort, flips(cohort, training)
         self.out, self.step = out, 0
         self.vqvae, self.device, self.seed = vqvae.to(device).eval().requires_grad_(False), device, seed
         split = cohort["validate"]
@@ -77,10 +77,16 @@ class PriorTask(Task):
         corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
         shifted = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
         rows = evenly(len(train), COUNTED)
-        maps = (encode_images(self.vqvae, some, self.device) for some in (train[rows], shifted))
+        middle = ends(train[evenly(len(train), 256)])
+        still = [self._shown(train[rows])] + ([self._shown(swapped(train[rows], middle))] if self.flips else [])
+        for mirrored, maps in enumerate(still if self.known is not None else []):
+            self.known[2 * torch.from_numpy(rows) + mirrored] = maps.to(torch.int16)
         labels = (self.cohort["train"].levels[rows], rating_index(self.cohort, "train")[rows])
-        still, shifted, *labels = (torch.from_numpy(found.astype(np.int64)).to(self.device) for found in (*maps, *labels))
-        self.model.start(still, shifted, self.vqvae.quantizer.vectors().detach(), *labels)
+        level, rating = (torch.from_numpy(label.astype(np.int64)).to(self.device).repeat(len(still)) for label in labels)
+        self.model.start(torch.cat(still), self._shown(shifted), self.vqvae.quantizer.vectors().detach(), level, rating)
+
+    def _shown(self, images: np.ndarray) -> Tensor:
+        return torch.from_numpy(encode_images(self.vqvae, images, self.device).astype(np.int64)).to(self.device)
 
     def after_step(self, step: int) -> None:
         self.step = step + 1
