@@ -49,13 +49,14 @@ def measure(part: Part, cohort: Cohort, folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = options(__doc__.splitlines()[0], minutes=0.1)
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each; the table shows their mean and spread")
+    parser.add_argument("--batch", type=int, default=16)
     given = parser.parse_args()
     cohort, rows = cohort_of(given), {}
     for name, change in CHANGES.items():
         print(f"training {name} ...", flush=True)
         found = []
         for seed in range(given.seed, given.seed + given.seeds):
-            part = limited(ours(**(BASE | change)), argparse.Namespace(**(vars(given) | {"seed": seed})))
+            part = limited(ours(**(BASE | change), batch=given.batch), argparse.Namespace(**(vars(given) | {"seed": seed})))
             with TemporaryDirectory() as scratch:
                 found.append(measure(part, cohort, Path(scratch)))
         found = pd.DataFrame(found)

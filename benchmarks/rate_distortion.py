@@ -23,10 +23,11 @@ def main() -> None:
     parser = options(__doc__.splitlines()[0], minutes=0.1)
     parser.add_argument("--factors", type=int, nargs="+", default=[4, 8, 16], help="pixels a code, each way")
     parser.add_argument("--entries", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096])
+    parser.add_argument("--batch", type=int, default=16)
     given = parser.parse_args()
     cohort = cohort_of(given)
     with TemporaryDirectory() as scratch:
-        learned = rate.learned(cohort, Path(scratch), limited(ours(), given), given.factors, given.entries)
+        learned = rate.learned(cohort, Path(scratch), limited(ours(batch=given.batch), given), given.factors, given.entries)
     codecs = rate.classical(cohort)
     table = pd.concat([learned, codecs], ignore_index=True).set_index("method")
     path = report("rate_distortion", given, cohort, table)

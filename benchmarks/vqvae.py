@@ -33,22 +33,23 @@ def untrained_codebook(part: Part) -> Part:
     return Part(dataclasses.replace(part.model, codebook="ema", decay=1.0, revival=0.0, start="uniform"), part.training)
 
 
-def contestants() -> dict[str, Part]:
+def contestants(batch: int) -> dict[str, Part]:
+    network = dataclasses.replace(ours().model, preset="seed-003")
     seeds = {name: PRESETS[name] for name in ("seed-000", "seed-001", "seed-002", "seed-003")}
     return seeds | {
         "seed-003, codebook untrained": untrained_codebook(PRESETS["seed-003"]),
-        "seed-003's network, our codebook and loss": Part(dataclasses.replace(ours().model, preset="seed-003"), ours().training),
-        "ours, 4 x 4 pixels a code": ours(),
-        "ours, 8 x 8 pixels a code": ours(factor=8, entries=1024),
+        "seed-003's network, our codebook and loss": dataclasses.replace(ours(batch=batch), model=network),
+        "ours, 4 x 4 pixels a code": ours(batch=batch),
+        "ours, 8 x 8 pixels a code": ours(factor=8, entries=1024, batch=batch),
     }
 
 
-def contest(name: str, part: Part, cohort: Cohort, folder: Path) -> tuple[pd.DataFrame, dict[str, float]]:
+def contest(name: str, part: Part, cohort: Cohort, folder: Path, slices: int) -> tuple[pd.DataFrame, dict[str, float]]:
     print(f"training {name} ...", flush=True)
     history = train_vqvae(cohort, folder, part, progress=False)
     model = load(folder)
-    table = reconstruction.scores(model, cohort["test"])
-    codes = encode_images(model.cpu(), cohort["test"].images)
+    table = reconstruction.scores(model, cohort["test"], slices)
+    codes = encode_images(model.cpu(), cohort["test"].images[table["row"].to_numpy()])
     used = np.bincount(codes.ravel(), minlength=model.config.entries)
     cost = {"codes_used": int((used > 0).sum()), "entries": model.config.entries, "perplexity": _perplexity(used)}
     cost |= {"images_per_second": float(history["images_per_second"].median()), "steps": int(history["step"].iloc[-1])}
@@ -69,15 +70,17 @@ def _perplexity(counts: np.ndarray) -> float:
 def main() -> None:
     parser = options(__doc__.splitlines()[0], minutes=0.5)
     parser.add_argument("--only", nargs="*", default=[], help="names that begin like these; the default is all")
+    parser.add_argument("--batch", type=int, default=16, help="of ours; the recipes keep theirs")
+    parser.add_argument("--slices", type=int, default=100_000, help="of test people that models are scored by, at most")
     parser.add_argument("--keep", default="", help="a folder to keep the models in; the default throws them away")
     given = parser.parse_args()
     cohort, tables, costs = cohort_of(given), {}, {}
     with TemporaryDirectory() as scratch:
-        for name, part in contestants().items():
+        for name, part in contestants(given.batch).items():
             if given.only and not name.startswith(tuple(given.only)):
                 continue
             folder = Path(given.keep or scratch) / name.replace(",", "").replace(" ", "-").replace("'", "")
-            tables[name], costs[name] = contest(name, limited(part, given), cohort, folder)
+            tables[name], costs[name] = contest(name, limited(part, given), cohort, folder, given.slices)
     summary = reconstruction.summary(reconstruction.baselines(cohort) | tables).join(pd.DataFrame(costs).T)
     shown = reconstruction.readable(summary).iloc[:, :2].join(pd.DataFrame(costs).T.round(1)).fillna("")
     report("vqvae", given, cohort, summary, shown)

@@ -44,6 +44,14 @@ def draw_from(shares: np.ndarray, count: int, grid: tuple[int, int], seed: int =
     return (chance > totals[None] / totals[..., -1:]).sum(-1).clip(0, shares.shape[-1] - 1)
 
 
+def draw_at_levels(
+    codes: np.ndarray, levels: np.ndarray, wanted: np.ndarray, entries: int, seed: int = 0, reach: int = 2
+) -> np.ndarray:
+    """The same, one map for each level wanted, by maps of that level and of those within reach."""
+    near = [frequencies_by_place(codes[np.abs(levels - level) <= reach], entries) for level in wanted]
+    return np.concatenate([draw_from(shares, 1, codes.shape[1:], seed + place) for place, shares in enumerate(near)])
+
+
 def likelihoods(
     run: Run, priors: dict[str, Any], codes: dict[str, np.ndarray], splits=("train", "validate", "test"), most: int = 2000
 ) -> pd.DataFrame:
