@@ -22,6 +22,7 @@ class Prior(nn.Module):
 
     kind = ""
     guided = False  # whether `guidance` is an option of `fill`
+    shown = 512  # training slices to be shown at the start
     block = 1  # codes a word stands for, each way: what is drawn first, and had better stay or go as a whole
 
     def __init__(self, config: Any, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):

@@ -76,6 +76,7 @@ class CodeTransformer(Autoregressive):
     """
 
     kind = "transformer"
+    shown = 4096  # a level has few of them
 
     def __init__(self, config: TransformerConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__(config, grid, entries, levels, ratings)

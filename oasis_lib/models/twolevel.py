@@ -81,6 +81,7 @@ class TwoLevel(Autoregressive):
     """Codes of one pass lie `sqrt(passes)` apart and are drawn together, each given the sketch and all passes before."""
 
     kind = "twolevel"
+    shown = 4096
 
     def __init__(self, config: TwoLevelConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__(config, grid, entries, levels, ratings)

@@ -29,7 +29,7 @@ from oasis_lib.training.vqvae import encode_images, in_channels
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
-COUNTED, SHIFTED = 4096, 96  # training slices that a model is shown before the first step: as they are, and in four other places
+SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
@@ -76,16 +76,16 @@ class PriorTask(Task):
         images = train[evenly(len(train), SHIFTED)]
         corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
         shifted = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
-        rows = evenly(len(train), COUNTED)
+        rows = evenly(len(train), self.model.shown)
         middle = ends(train[evenly(len(train), 256)])
-        still = [self._shown(train[rows])] + ([self._shown(swapped(train[rows], middle))] if self.flips else [])
+        still = [self._encoded(train[rows])] + ([self._encoded(swapped(train[rows], middle))] if self.flips else [])
         for mirrored, maps in enumerate(still if self.known is not None else []):
             self.known[2 * torch.from_numpy(rows) + mirrored] = maps.to(torch.int16)
         labels = (self.cohort["train"].levels[rows], rating_index(self.cohort, "train")[rows])
         level, rating = (torch.from_numpy(label.astype(np.int64)).to(self.device).repeat(len(still)) for label in labels)
-        self.model.start(torch.cat(still), self._shown(shifted), self.vqvae.quantizer.vectors().detach(), level, rating)
+        self.model.start(torch.cat(still), self._encoded(shifted), self.vqvae.quantizer.vectors().detach(), level, rating)
 
-    def _shown(self, images: np.ndarray) -> Tensor:
+    def _encoded(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(encode_images(self.vqvae, images, self.device).astype(np.int64)).to(self.device)
 
     def after_step(self, step: int) -> None:
