@@ -197,13 +197,13 @@ def evaluate(given: Namespace) -> None:
         codes = prior.sample(config.samples, level=levels, generator=generator, progress=not given.quiet).cpu().numpy()
         images = decode_codes(vqvae, codes, best_device())
         levels = np.full(len(images), -1) if levels is None else levels.cpu().numpy()
+    out = Path(given.out).expanduser().absolute()
     if given.samples or given.prior:
-        device = str(best_device())
-        found["generation"] = evaluate_generation(images, levels, cohort, device=device, config=config, vqvae=vqvae)
+        options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": out.parent}
+        found["generation"] = evaluate_generation(images, levels, cohort, **options)
         print(f"\n{len(images)} samples:")
         for name, target in found["generation"]["targets"].items():
             print(f"  {name:<24} {target['value']:8.4g}   target {target['target']:<8} {'met' if target['met'] else 'not met'}")
-    out = Path(given.out).expanduser().absolute()
     write_json(out, found)
     print(f"\nall of it in {out}")
 
