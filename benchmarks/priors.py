@@ -40,8 +40,10 @@ OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, vali
 GAN = TrainingConfig(lr=2e-4, **ADVERSARIAL)
 ROWS = {
     "two levels": ("twolevel", TwoLevelConfig(), OURS),
+    "two levels, not counted by level": ("twolevel", TwoLevelConfig(knots=0), OURS),
     "two levels, blocks of 2 x 2": ("twolevel", TwoLevelConfig(side=2), OURS),
     "transformer": ("transformer", TransformerConfig(), OURS),
+    "transformer, not counted by level": ("transformer", TransformerConfig(knots=0), OURS),
     "transformer, images shifted": (
         "transformer",
         TransformerConfig(),

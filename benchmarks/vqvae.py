@@ -82,7 +82,7 @@ def main() -> None:
             folder = Path(given.keep or scratch) / name.replace(",", "").replace(" ", "-").replace("'", "")
             tables[name], costs[name] = contest(name, limited(part, given), cohort, folder, given.slices)
     summary = reconstruction.summary(reconstruction.baselines(cohort) | tables).join(pd.DataFrame(costs).T)
-    shown = reconstruction.readable(summary).iloc[:, :2].join(pd.DataFrame(costs).T.round(1)).fillna("")
+    shown = reconstruction.readable(summary).iloc[:, :2].join(pd.DataFrame(costs).T.round(1).astype(object)).fillna("")
     report("vqvae", given, cohort, summary, shown)
 
 
