@@ -33,9 +33,9 @@ class Counts(nn.Module):
         self.by_level.copy_(self.logits.expand_as(self.by_level))
         if level is None:
             return
-        known = level >= 0
-        for knot, shares in enumerate(self._shares(level[known]).T):
-            counts = self._count(flat[known], shares) + pull * chances
+        flat, (low, high, part) = flat[level >= 0], self._between(level[level >= 0])
+        for knot in range(len(self.by_level)):
+            counts = self._count(flat, (low == knot) * (1 - part) + (high == knot) * part) + pull * chances
             self.by_level[knot] = (counts / counts.sum(1, keepdim=True)).log()
 
     def forward(self, where: Tensor | slice, level: Tensor | None = None) -> Tensor:
@@ -43,14 +43,16 @@ class Counts(nn.Module):
         plain = self.logits[where]
         if level is None or not len(self.by_level):
             return plain
-        mixed = torch.einsum("bk,knw->bnw", self._shares(level.clamp(min=0)), self.by_level[:, where])
-        return torch.where((level < 0)[:, None, None], plain, mixed)
+        low, high, part = self._between(level.clamp(min=0))
+        table = self.by_level[:, where]
+        return torch.where((level < 0)[:, None, None], plain, torch.lerp(table[low], table[high], part[:, None, None]))
 
-    def _shares(self, level: Tensor) -> Tensor:
-        """(B,) -> (B, knots): each level lies on a knot or between two."""
-        knots = len(self.by_level)
-        place = level.to(self.by_level.dtype) * ((knots - 1) / self.last)
-        return (1 - (place[:, None] - torch.arange(knots, device=level.device)).abs()).clamp(min=0)
+    def _between(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) levels -> the two knots that each lies between, and how far from the first."""
+        last = len(self.by_level) - 1
+        place = level.to(self.by_level.dtype) * (last / self.last)
+        low = place.long()
+        return low, (low + 1).clamp(max=last), place - low
 
     def _count(self, flat: Tensor, weights: Tensor) -> Tensor:
         """(n, places) codes, each map with its weight -> (places, K)."""
