@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,11 +33,9 @@ def test_help_has_an_example_that_parses(command: str, capsys: pytest.CaptureFix
     assert parser().parse_args(shlex.split(example)).command == command
 
 
-def test_help_is_instant_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = "import sys; from oasis_lib.__main__ import parser; parser(); print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
-    begun = time.time()
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
-    assert time.time() - begun < 5
 
 
 def test_the_eight_short_options_become_settings():

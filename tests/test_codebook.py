@@ -157,18 +157,6 @@ def test_what_cannot_be_projected_is_named(points, said):
         project(np.eye(3), "TSNE")
 
 
-@pytest.mark.slow
-def test_umap_of_512_entries_and_20000_outputs_takes_less_than_a_minute():
-    import time
-
-    dice = np.random.default_rng(0)
-    codebook = dice.normal(size=(512, 8))
-    points = np.concatenate([codebook, codebook[dice.integers(0, 512, 20_000)] + 0.3 * dice.normal(size=(20_000, 8))])
-    begun = time.process_time()  # of this process: other work on the machine does not count
-    assert project(points).method == "UMAP"
-    assert time.process_time() - begun < 60
-
-
 def test_the_page_has_a_place_for_every_entry_and_keeps_neighbours():
     points = np.stack(np.meshgrid(np.arange(8.0), np.arange(4.0)), -1).reshape(-1, 2)
     order, (rows, columns) = analysis.page_order(points)

@@ -68,6 +68,14 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights_and_history(tmp_path, 
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_a_run_too_short_for_its_head_start_has_a_codebook_all_the_same(tmp_path):
+    """Found on a slow machine, whose minute ended after half of the head start."""
+    cohort = made_cohort(tmp_path)
+    train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, warm=60), TRAINING), progress=False)
+    model = load(tmp_path / "m")
+    assert model.quantizer.started and len(model.encode(to_images(cohort["test"].images)).unique()) > 4
+
+
 def test_what_is_finished_is_not_trained_again_and_what_changed_is(tmp_path, monkeypatch):
     cohort = made_cohort(tmp_path)
     first = train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)

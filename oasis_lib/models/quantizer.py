@@ -30,6 +30,7 @@ class VectorQuantizer(nn.Module):
         # The codebook is sums / counts, decayed; all three are reset together when an entry is revived.
         self.register_buffer("counts", torch.ones(entries))
         self.register_buffer("sums", codebook.detach().clone())
+        self.register_buffer("started", torch.tensor(0.0))  # 1 once k-means has placed the entries
 
     def vectors(self) -> Tensor:
         """The entries as they are compared and decoded: (K, D), of length one where the distance is the cosine."""
@@ -80,6 +81,7 @@ class VectorQuantizer(nn.Module):
             self.codebook[live] = sums[live] / counts[live, None]
         self.counts.fill_(1.0)
         self.sums.copy_(self.codebook)
+        self.started.fill_(1.0)
 
     @torch.no_grad()
     def update(self, latents: Tensor, codes: Tensor, *, revive: bool = True, generator: torch.Generator | None = None) -> None:

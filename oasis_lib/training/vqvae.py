@@ -25,6 +25,7 @@ from oasis_lib.training.once import fit_once
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of measuring and encoding
 AIR = 2 / 255
+HEAD_START = 0.25  # of the run at most, whatever `warm` says: a slow machine's few steps must not end before there is a codebook
 SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # the same few people, drawn before training and whenever the steps have doubled
 
@@ -38,7 +39,7 @@ class VQVAETask(Task):
         pixels = split.images[self.rows]
         self.images = to_images(pixels, device)
         self.masks = torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
-        self.begins = model.config.warm if model.config.start == "k-means" else 0
+        self.begun: bool | None = None  # whether there is a codebook; asked of the model once, as that waits for a GPU
         self.moved: tuple[Tensor, Tensor] | None = None  # what the last step's codebook update needs
 
     def begin(self, batch: Batch) -> None:
@@ -47,7 +48,10 @@ class VQVAETask(Task):
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         target = in_channels(batch.images, self.model).contiguous(memory_format=torch.channels_last)
-        out = self.parts[part](target, quantize=step >= self.begins)
+        if self.begun is None:
+            waits = self.model.config.start == "k-means" and self.model.config.warm > 0
+            self.begun = not waits or bool(self.model.quantizer.started)
+        out = self.parts[part](target, quantize=self.begun)
         self.moved = out.latents.detach(), out.codes
         reconstruction, logs = reconstruction_loss(out.images.float(), target, self.model)
         total = reconstruction + out.commitment
@@ -56,11 +60,12 @@ class VQVAETask(Task):
     def after_step(self, step: int) -> None:
         self.step = step + 1
         latents, codes = self.moved
-        if step + 1 == self.begins:
-            self.model.quantizer.start(latents, generator=seeded(self.seed, 3))
-        elif step >= self.begins:
+        if self.begun:
             revive = self.fraction < SETTLED
             self.model.quantizer.update(latents, codes, revive=revive, generator=seeded(self.seed, 4, step))
+        elif step + 1 >= self.model.config.warm or self.fraction >= HEAD_START:
+            self.model.quantizer.start(latents, generator=seeded(self.seed, 3))
+            self.begun = True
 
     def compile(self) -> None:
         self.model.encoder.compile()  # the quantizer stays outside
