@@ -162,10 +162,8 @@ MODEL_CONFIGS = {
     "twolevel": TwoLevelConfig,
     "codegan": CodeGANConfig,
 }
-# A run of minutes sees each image a few times only: mirrors are enough. And what a prior was shown it draws, moved heads as well.
-FEW_EPOCHS = {"batch": 16, "shift": 0, "intensity": 0.0}
+FEW_EPOCHS = {"batch": 16, "shift": 0, "intensity": 0.0}  # mirrors are enough, and a prior that is shown moved heads draws them
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
-
 PROFILES = {
     "smoke": Profile(
         name="smoke",
