@@ -89,14 +89,7 @@ class CodeTransformer(Autoregressive):
         self.air = Air(self.grid, entries)
         self._found: tuple | None = None
 
-    def start(
-        self,
-        codes: Tensor,
-        shifted: Tensor | None = None,
-        vectors: Tensor | None = None,
-        level: Tensor | None = None,
-        rating: Tensor | None = None,
-    ) -> None:
+    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors=None, level: Tensor | None = None, rating=None) -> None:
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.trunk.counts.start(codes, level)
 

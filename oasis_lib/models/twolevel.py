@@ -107,14 +107,7 @@ class TwoLevel(Autoregressive):
         return self.sketch.passes + self.config.passes
 
     @torch.no_grad()
-    def start(
-        self,
-        codes: Tensor,
-        shifted: Tensor | None = None,
-        vectors: Tensor | None = None,
-        level: Tensor | None = None,
-        rating: Tensor | None = None,
-    ) -> None:
+    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None, *labels: Tensor | None) -> None:
         if vectors is not None:
             self.vectors.copy_(vectors)
 
@@ -127,11 +120,11 @@ class TwoLevel(Autoregressive):
         self.reader.start(shuffled(different).T[None, :, None], rounds=20, generator=torch.Generator().manual_seed(0))
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.counts.start(codes)
-        self.style.start(torch.cat([self._summary(part) for part in parts]), level, rating)
+        self.style.start(torch.cat([self._summary(part) for part in parts]), *labels)
         for table, scale in ((self.sketch.codes, 0.3), (self.sketch.trunk.head, 0.02), (self.details.words, 0.3)):
             alike(table.weight, self.reader.codebook, scale)
         words = torch.cat([self.words(part) for part in parts])
-        self.sketch.start(words, None if shifted is None else self.words(shifted), None, level)
+        self.sketch.start(words, None if shifted is None else self.words(shifted), None, *labels)
 
     @torch.no_grad()
     def styles(self, codes: Tensor) -> Tensor:
