@@ -30,9 +30,9 @@ CHANGES = {
     "cosine distance": {"distance": "cosine"},
     "L1 alone": {"loss": "l1"},
     "L2 over variance": {"loss": "l2"},
-    "pixels normalised": {"normalise": True},
-    "images as they are": {"shift": 0, "flip": False, "intensity": 0.0},
-    "two residual blocks, not three": {"blocks": 2},
+    "pixels as they are": {"normalise": False},
+    "images not varied": {"shift": 0, "flip": False, "intensity": 0.0},
+    "three residual blocks, not two": {"blocks": 3},
     "4 x 4 pixels a code": {"factor": 4},
     "16 x 16 pixels a code": {"factor": 16},
 }

@@ -34,11 +34,9 @@ def untrained_codebook(part: Part) -> Part:
 
 
 def contestants(batch: int) -> dict[str, Part]:
-    network = dataclasses.replace(ours().model, preset="seed-003")
     seeds = {name: PRESETS[name] for name in ("seed-000", "seed-001", "seed-002", "seed-003")}
     return seeds | {
         "seed-003, codebook untrained": untrained_codebook(PRESETS["seed-003"]),
-        "seed-003's network, our codebook and loss": dataclasses.replace(ours(batch=batch), model=network),
         "ours, 4 x 4 pixels a code": ours(batch=batch),
         "ours, 8 x 8 pixels a code": ours(factor=8, entries=1024, batch=batch),
     }

@@ -24,9 +24,8 @@ class VQVAEConfig:
     factor: int = 4  # pixels a code covers, each way: 4, 8 or 16
     entries: int = 512
     code_dim: int = 8
-    hidden: int = 64
-    blocks: int = 3
-    stem: Literal["space-to-depth", "convolutions"] = "space-to-depth"
+    hidden: int = 64  # channels; half as many inside a residual block
+    blocks: int = 2  # residual, at each size
     preset: str = ""  # "" is ours; "paper" or "seed-000" .. "seed-004" rebuild an earlier recipe
     codebook: Literal["ema", "gradient"] = "ema"
     decay: float = 0.99
@@ -37,7 +36,7 @@ class VQVAEConfig:
     loss: Literal["l1", "l2", "l1+ssim"] = "l1+ssim"  # "l2" is divided by the variance of the training pixels
     start: Literal["k-means", "uniform"] = "k-means"
     warm: int = 60  # steps as a plain autoencoder, before k-means places the entries
-    normalise: bool = False  # pixels to mean 0 and variance 1 on the way in
+    normalise: bool = True  # pixels to mean 0 and variance 1 on the way in
 
 
 @dataclass(frozen=True)
@@ -168,9 +167,7 @@ PROFILES = {
     "smoke": Profile(
         name="smoke",
         cohort=CohortConfig(size=64, people=10, lesions=2),
-        vqvae=Part(
-            VQVAEConfig(entries=64, hidden=32, blocks=2, factor=4, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)
-        ),
+        vqvae=Part(VQVAEConfig(entries=64, hidden=32, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=4, batch=16, lr=4e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
@@ -223,19 +220,19 @@ PROFILES = {
 }
 
 
-def _recipe(preset: str, stem: int, commitment: float = 0.25, channels: int = 1, **training: Any) -> Part:
+def _recipe(preset: str, hidden: int, commitment: float = 0.25, channels: int = 1, **training: Any) -> Part:
     """An earlier recipe: a codebook of 512 x 64 that starts uniform and learns by gradient, plain Adam, images as they are."""
     model = VQVAEConfig(
         preset=preset,
         channels=channels,
         code_dim=64,
-        hidden=stem,
-        stem="convolutions",
+        hidden=hidden,
         codebook="gradient",
         start="uniform",
         revival=0.0,
         commitment=commitment,
         loss="l2",
+        normalise=False,
     )
     plain = {"weight_decay": 0.0, "beta2": 0.999, "warmup": 0.0, "clip": 0.0, "ema": 0.0}
     return Part(model, TrainingConfig(**plain, shift=0, flip=False, intensity=0.0, **training))

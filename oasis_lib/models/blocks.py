@@ -1,79 +1,69 @@
-"""What encoders and decoders are built from, and the two of them."""
+"""What encoders and decoders are built from, and the two of them: ours and, by the same recipe with other numbers, earlier ones."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from dataclasses import dataclass
 
-from oasis_lib.config import VQVAEConfig
+from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """x + (ReLU, 3 x 3, ReLU, kernel x kernel)(x): the paper's block ends in 1 x 1, ours in 3 x 3, which sees further."""
+    """x + (ReLU, 3 x 3, ReLU, 1 x 1)(x), as in the paper."""
 
-    def __init__(self, channels: int, middle: int | None = None, kernel: int = 1, batch_norm: bool = False, bias: bool = True):
+    def __init__(self, channels: int, middle: int | None = None, batch_norm: bool = False, bias: bool = True):
         super().__init__()
         middle = middle or channels
         layers: list[nn.Module] = [nn.ReLU(), nn.Conv2d(channels, middle, 3, padding=1, bias=bias)]
         layers += [nn.BatchNorm2d(middle)] if batch_norm else []
-        layers += [nn.ReLU(), nn.Conv2d(middle, channels, kernel, padding=kernel // 2, bias=bias)]
+        layers += [nn.ReLU(), nn.Conv2d(middle, channels, 1, bias=bias)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
-def residual_stack(channels: int, count: int, **options) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels, **options) for _ in range(count)))  # every block its own weights
+@dataclass(frozen=True)
+class Recipe:
+    """Two 4 x 4 strided convolutions, residual blocks, and their mirror; what differs between the recipes."""
+
+    stem: tuple[int, int]
+    residual: int  # channels inside a block
+    encoder_blocks: int = 2
+    decoder_blocks: int = 2
+    batch_norm: bool = False
+    project: bool = True  # 1 x 1 to the code dimension, and 3 x 3 back from it
+    extra: bool = False  # one more 3 x 3 before the encoder's blocks
+    bias: bool = False  # inside a block
+    halvings: int = 0  # of the grid, after the stem: each is one more strided convolution and as many blocks again
+
+    def blocks(self, count: int) -> list[nn.Module]:
+        inside = {"middle": self.residual, "batch_norm": self.batch_norm, "bias": self.bias}
+        return [ResidualBlock(self.stem[1], **inside) for _ in range(count)]  # every block its own weights
 
 
-STEM = 4  # pixels a side that become channels at once: all the work is done at a quarter of the size and below
+class Encoder(nn.Sequential):
+    """(B, C, H, W) -> (B, code_dim, h, w), a quarter of the size each way and half of that for every halving."""
+
+    def __init__(self, recipe: Recipe, channels: int, code_dim: int):
+        first, second = recipe.stem
+        layers: list[nn.Module] = [nn.Conv2d(channels, first, 4, 2, 1), nn.ReLU(), nn.Conv2d(first, second, 4, 2, 1)]
+        layers += [nn.ReLU(), nn.Conv2d(second, second, 3, padding=1)] if recipe.extra else []
+        layers += [nn.ReLU()] if recipe.batch_norm else []
+        layers += recipe.blocks(recipe.encoder_blocks)
+        for _ in range(recipe.halvings):
+            layers += [nn.ReLU(), nn.Conv2d(second, second, 4, 2, 1), *recipe.blocks(recipe.encoder_blocks)]
+        super().__init__(*layers, *([nn.Conv2d(second, code_dim, 1)] if recipe.project else []))
 
 
-class Encoder(nn.Module):
-    """(B, C, H, W) -> (B, code_dim, H / factor, W / factor)."""
+class Decoder(nn.Sequential):
+    """(B, code_dim, h, w) -> (B, C, H, W)."""
 
-    def __init__(self, config: VQVAEConfig):
-        super().__init__()
-        hidden, kernel = config.hidden, 3
-        if config.stem == "space-to-depth":
-            layers = [nn.PixelUnshuffle(STEM), nn.Conv2d(config.channels * STEM**2, hidden, 3, padding=1)]
-        else:
-            layers = [nn.Conv2d(config.channels, hidden // 2, 4, 2, 1), nn.ReLU(), nn.Conv2d(hidden // 2, hidden, 4, 2, 1)]
-        layers.append(residual_stack(hidden, config.blocks, kernel=kernel))
-        for _ in range(halvings(config)):
-            layers += [nn.ReLU(), nn.Conv2d(hidden, hidden, 4, 2, 1), residual_stack(hidden, config.blocks, kernel=kernel)]
-        self.layers = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(hidden, config.code_dim, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
-
-
-class Decoder(nn.Module):
-    """(B, code_dim, h, w) -> (B, C, h * factor, w * factor)."""
-
-    def __init__(self, config: VQVAEConfig):
-        super().__init__()
-        hidden, kernel = config.hidden, 3
-        layers: list[nn.Module] = [
-            nn.Conv2d(config.code_dim, hidden, 3, padding=1),
-            residual_stack(hidden, config.blocks, kernel=kernel),
-        ]
-        for _ in range(halvings(config)):
-            layers += [nn.ReLU(), nn.Conv2d(hidden, hidden * 4, 3, padding=1), nn.PixelShuffle(2)]
-            layers.append(residual_stack(hidden, config.blocks, kernel=kernel))
-        if config.stem == "space-to-depth":
-            layers += [nn.ReLU(), nn.Conv2d(hidden, config.channels * STEM**2, 3, padding=1), nn.PixelShuffle(STEM)]
-        else:
-            layers += [nn.ReLU(), nn.ConvTranspose2d(hidden, hidden // 2, 4, 2, 1)]
-            layers += [nn.ReLU(), nn.ConvTranspose2d(hidden // 2, config.channels, 4, 2, 1)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, quantized: Tensor) -> Tensor:
-        return self.layers(quantized)
-
-
-def halvings(config: VQVAEConfig) -> int:
-    """How often the grid is halved after the stem."""
-    if config.factor not in (4, 8, 16):
-        raise ValueError(f"vqvae.factor={config.factor} must be 4, 8 or 16")
-    return (4, 8, 16).index(config.factor)
+    def __init__(self, recipe: Recipe, channels: int, code_dim: int):
+        first, second = recipe.stem
+        layers: list[nn.Module] = [nn.Conv2d(code_dim, second, 3, padding=1)] if recipe.project else []
+        layers += recipe.blocks(recipe.decoder_blocks)
+        for _ in range(recipe.halvings):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(second, second, 4, 2, 1), *recipe.blocks(recipe.decoder_blocks)]
+        # Repaired here: 000 had nothing between its transposed convolutions, 002 ended encoder and decoder in a ReLU.
+        layers += [nn.ConvTranspose2d(second, first, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(first, channels, 4, 2, 1)]
+        super().__init__(*layers)

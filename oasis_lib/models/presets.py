@@ -1,28 +1,11 @@
-"""Earlier recipes, layer for layer, with their faults repaired: what ours is measured beside."""
+"""Our network and the earlier recipes, layer for layer, with their faults repaired: what ours is measured beside."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from torch import nn
+from dataclasses import replace
 
 from oasis_lib.config import VQVAEConfig
-from oasis_lib.models.blocks import ResidualBlock
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Two 4 x 4 strided convolutions, residual blocks, and their mirror; what differs between the recipes."""
-
-    stem: tuple[int, int]
-    residual: int  # channels inside a block
-    encoder_blocks: int = 2
-    decoder_blocks: int = 2
-    batch_norm: bool = False
-    project: bool = True  # 1 x 1 to the code dimension, and 3 x 3 back from it
-    extra: bool = False  # one more 3 x 3 before the encoder's blocks
-    bias: bool = False  # inside a block
-
+from oasis_lib.models.blocks import Recipe
 
 RECIPES = {
     "paper": Recipe((256, 256), 256, bias=True),
@@ -34,18 +17,10 @@ RECIPES = {
 }
 
 
-def preset_layers(config: VQVAEConfig) -> tuple[nn.Sequential, nn.Sequential]:
-    recipe = RECIPES[config.preset]
-    first, second = recipe.stem
-    encoder: list[nn.Module] = [nn.Conv2d(config.channels, first, 4, 2, 1), nn.ReLU(), nn.Conv2d(first, second, 4, 2, 1)]
-    encoder += [nn.ReLU(), nn.Conv2d(second, second, 3, padding=1)] if recipe.extra else []
-    encoder += [nn.ReLU()] if recipe.batch_norm else []
-    block = {"middle": recipe.residual, "batch_norm": recipe.batch_norm, "bias": recipe.bias}
-    encoder += [ResidualBlock(second, **block) for _ in range(recipe.encoder_blocks)]
-    encoder += [nn.Conv2d(second, config.code_dim, 1)] if recipe.project else []
-
-    decoder: list[nn.Module] = [nn.Conv2d(config.code_dim, second, 3, padding=1)] if recipe.project else []
-    decoder += [ResidualBlock(second, **block) for _ in range(recipe.decoder_blocks)]
-    # Repaired here: 000 had nothing between its transposed convolutions, 002 ended encoder and decoder in a ReLU.
-    decoder += [nn.ConvTranspose2d(second, first, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(first, config.channels, 4, 2, 1)]
-    return nn.Sequential(*encoder), nn.Sequential(*decoder)
+def recipe_of(config: VQVAEConfig) -> Recipe:
+    """A preset's, or ours: the narrow layers of seed-003 in any width and number. Larger codes halve the grid once or twice."""
+    if config.factor not in (4, 8, 16):
+        raise ValueError(f"vqvae.factor={config.factor} must be 4, 8 or 16")
+    half = config.hidden // 2
+    recipe = RECIPES[config.preset] if config.preset else Recipe((half, config.hidden), half, config.blocks, config.blocks)
+    return replace(recipe, halvings=(4, 8, 16).index(config.factor))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oasis_lib.config import VQVAEConfig
 from oasis_lib.models.blocks import Decoder, Encoder
-from oasis_lib.models.presets import preset_layers
+from oasis_lib.models.presets import recipe_of
 from oasis_lib.models.quantizer import VectorQuantizer
 
 
@@ -25,7 +25,8 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig | None = None):
         super().__init__()
         self.config = config = config or VQVAEConfig()
-        self.encoder, self.decoder = preset_layers(config) if config.preset else (Encoder(config), Decoder(config))
+        shape = recipe_of(config), config.channels, config.code_dim
+        self.encoder, self.decoder = Encoder(*shape), Decoder(*shape)
         self.quantizer = VectorQuantizer(config)
         # What pixels are scaled by on the way in and out (1 and 0 unless `vqvae.normalise`), and what divides the squared error.
         self.register_buffer("mean", torch.tensor(0.0))
