@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from oasis_lib.config import TwoLevelConfig
 from oasis_lib.models import build
+from oasis_lib.models.gauge import Gauge
 from oasis_lib.models.style import Style, summary
 from oasis_lib.models.twolevel import turns
 
@@ -205,3 +206,33 @@ def test_it_can_learn_eight_maps_by_heart():
 def test_a_block_must_divide_the_map():
     with pytest.raises(ValueError, match="twolevel.side=2 must be at least 2 and divide the 7 x 6 codes"):
         build("twolevel", CONFIG, grid=(7, 6), entries=4)
+
+
+def test_the_gauge_reads_levels_of_maps_it_has_not_seen():
+    gauge, level = Gauge(code_dim=2, grid=(20, 20)), torch.arange(300) % 10
+    looks = torch.randn(300, 2, 20, 20, generator=seed())
+    looks[:, 1, 4:12] += 0.3 * level[:, None, None]
+    level[:5] = -1  # open labels teach nothing
+    gauge.start(gauge.cut(looks[:200]), level[:200])
+    assert float((gauge(looks[200:]) - level[200:]).abs().mean()) < 0.5, "by chance it is 2.5"
+
+
+def test_of_several_sketches_the_one_that_fits_its_level_is_kept():
+    prior, codes = opinionated(levels=9)
+    high = torch.full((40,), 8)
+
+    def off(**options) -> float:
+        words = prior.words(prior.sample(40, level=high, generator=seed(), **options))
+        return float((prior.gauge(prior._looks(words)) - high).abs().mean())
+
+    candidates = torch.randint(5, (2, 3, *prior.sketch.grid), generator=seed())
+    kept = prior._fitting(candidates, torch.tensor([4, -1]))
+    fits = (prior.gauge(prior._looks(candidates[0])) - 4).abs()
+    assert torch.equal(kept[0], candidates[0, fits.argmin()]) and torch.equal(kept[1], candidates[1, 0])
+    assert off(tries=16) < 0.8 * off(tries=1)
+    box = torch.zeros(8, 6, dtype=torch.bool)
+    box[4:6, 2:4] = True
+    filled = prior.fill(codes[:3], box, level=2, generator=seed(), tries=3)
+    assert torch.equal(filled[:, ~box], codes[:3][:, ~box])
+    with pytest.raises(ValueError, match="tries=0 must be at least 1"):
+        prior.sample(1, tries=0)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from oasis_lib.config import TwoLevelConfig, VQVAEConfig
 from oasis_lib.models.air import Air
 from oasis_lib.models.counts import Counts
+from oasis_lib.models.gauge import Gauge
 from oasis_lib.models.quantizer import VectorQuantizer
 from oasis_lib.models.sampling import (
     Autoregressive,
@@ -100,6 +101,7 @@ class TwoLevel(Autoregressive):
             nn.init.normal_(table.weight, std=0.02)
         self.details = Details(config, self.grid, entries, levels, ratings)
         self.air, self.counts = Air(self.grid, entries), Counts(self.grid, entries)
+        self.gauge = Gauge(config.code_dim, self.grid)
         self.register_buffer("turn", turns(self.grid, config.passes), persistent=False)  # (h, w): in which pass each is drawn
 
     @property
@@ -125,6 +127,8 @@ class TwoLevel(Autoregressive):
             alike(table.weight, self.reader.codebook, scale)
         words = torch.cat([self.words(part) for part in parts])
         self.sketch.start(words, None if shifted is None else self.words(shifted), None, *labels)
+        if labels and labels[0] is not None:
+            self.gauge.start(torch.cat([self.gauge.cut(self._looks(part)) for part in words.split(256)]), labels[0])
 
     @torch.no_grad()
     def styles(self, codes: Tensor) -> Tensor:
@@ -152,8 +156,12 @@ class TwoLevel(Autoregressive):
     @torch.no_grad()
     def plain(self, words: Tensor) -> Tensor:
         """(B, h / side, w / side) -> (B, h, w): the codes nearest to what each word stands for, to look at a sketch by."""
-        looks = F.pixel_shuffle(F.embedding(words, self.reader.codebook).movedim(-1, 1), self.config.side).movedim(1, -1)
+        looks = self._looks(words).movedim(1, -1)
         return torch.cdist(looks.flatten(0, -2), self.vectors).argmin(1).view(-1, *self.grid)
+
+    def _looks(self, words: Tensor) -> Tensor:
+        """(B, h / side, w / side) -> (B, D, h, w): what the words stand for."""
+        return F.pixel_shuffle(F.embedding(words, self.reader.codebook).movedim(-1, 1), self.config.side)
 
     def hide(self, codes: Tensor, draws: Tensor) -> Tensor:
         """What training hides: all passes from one on, drawn for every image; `draws` (B,) in [0, 1)."""
@@ -225,11 +233,15 @@ class TwoLevel(Autoregressive):
     @torch.no_grad()
     def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
              top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
-             cached: bool = True, batch: int = 64, progress: bool | None = None, guidance: float = 0.0) -> Tensor:  # fmt: skip
+             cached: bool = True, batch: int = 64, progress: bool | None = None, guidance: float = 0.0,
+             tries: int = 4) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true: first the words of the sketch that it touches, then the codes.
 
         A head that is drawn as a whole gets a style of its own; one that is filled in keeps its own. Guidance is of the sketch.
+        Where a level is asked for, so many sketches are drawn as `tries` says, and the one whose level it looks most like is kept.
         """
+        if tries < 1:
+            raise ValueError(f"tries={tries} must be at least 1")
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         check_options(**options)
         codes, mask = self.check_codes(codes), mask.to(self.device).expand(len(codes), *self.grid)
@@ -238,9 +250,11 @@ class TwoLevel(Autoregressive):
         drawn = choose(self.style.log_probs(level, rating), noise, **options)[0]
         whole = (mask | ~self._inside()).flatten(1).all(1)
         rating = joined(rating, torch.where(whole, drawn, self.styles(codes)), self.config.styles)
-        touched = F.max_pool2d(mask[:, None].float(), self.config.side)[:, 0] > 0
-        words = self.sketch.fill(self.words(codes), touched, level, rating, **options, generator=generator, cached=cached,
-                                 batch=batch, progress=progress, guidance=guidance)  # fmt: skip
+        touched, tries = F.max_pool2d(mask[:, None].float(), self.config.side)[:, 0] > 0, tries if bool((level >= 0).any()) else 1
+        many = (each.repeat_interleave(tries, 0) for each in (self.words(codes), touched, level, rating))
+        words = self.sketch.fill(*many, **options, generator=generator, cached=cached, batch=batch, progress=progress,
+                                 guidance=guidance)  # fmt: skip
+        words = self._fitting(words.unflatten(0, (-1, tries)), level)
         labels, seeds = (level, rating), image_seeds(len(codes), generator, self.device)
         codes = torch.where(mask & ~self._inside(), self.air.usual.view(self.grid), codes)
         parts, done = torch.arange(len(codes), device=self.device).split(max(1, batch // 4)), []  # larger than sketches
@@ -258,6 +272,12 @@ class TwoLevel(Autoregressive):
                     bar.update()
                 done.append(drawn)
         return torch.cat(done)
+
+    def _fitting(self, words: Tensor, level: Tensor) -> Tensor:
+        """(B, tries, h, w) sketches -> of each the one that looks most like its level; the first where that is open."""
+        off = [(self.gauge(self._looks(one)) - level).abs() for one in words.unbind(1)]
+        best = torch.where(level < 0, 0, torch.stack(off, 1).argmin(1))
+        return words[torch.arange(len(words), device=words.device), best]
 
     def _inside(self) -> Tensor:
         return self.air.inside.view(self.grid)
