@@ -78,7 +78,7 @@ class TwoLevelConfig:
     hide: float = 0.05
     knots: int = 8
     channels: int = 96  # of the details' convolutions
-    blocks: int = 6
+    blocks: int = 9
     passes: int = 16  # the details are drawn in this many: 1, 4, 16 or 64
     share: float = 0.5  # of a batch's maps that the details learn from; the sketch learns from all
     code_dim: int = 8  # of the VQ-VAE's entries; training fills it in
@@ -212,7 +212,7 @@ PROFILES = {
             TrainingConfig(minutes=1.0, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
         ),
         twolevel=Part(
-            TwoLevelConfig(width=512, layers=8, heads=8, dropout=0.2, channels=192, blocks=9, passes=64),
+            TwoLevelConfig(width=512, layers=8, heads=8, dropout=0.2, channels=192, passes=64),
             TrainingConfig(minutes=3.0, batch=64, lr=6e-4, weight_decay=0.05, validate_every=200),
         ),
         codegan=Part(CodeGANConfig(hidden=96), TrainingConfig(minutes=0.5, batch=64, lr=2e-4, validate_every=200, **ADVERSARIAL)),

@@ -34,12 +34,12 @@ READ = 512  # maps that words are found in
 
 
 class Wide(nn.Module):
-    """Two 3 x 3 convolutions added to the stream, the first with holes; as it starts it adds nothing."""
+    """A 3 x 3 convolution with holes to half the channels and a 1 x 1 back, added to the stream; as it starts it adds nothing."""
 
     def __init__(self, channels: int, holes: int):
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=holes, dilation=holes)
-        self.last = nn.Conv2d(channels, channels, 3, padding=1)
+        self.first = nn.Conv2d(channels, channels // 2, 3, padding=holes, dilation=holes)
+        self.last = nn.Conv2d(channels // 2, channels, 1)
         nn.init.zeros_(self.last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
