@@ -44,8 +44,8 @@ def ladder(tmp_path_factory) -> pd.DataFrame:
 
 
 def measure(cohort, root, settings) -> pd.DataFrame:
-    evaluator = Evaluator(cohort, settings, cache=root / "evaluation")
     vqvae, prior = load(root / "vqvae"), load(root / "transformer")
+    evaluator = Evaluator(cohort, settings, cache=root / "evaluation", vqvae=vqvae)
     sets = {"transformer": samples.as_samples(samples.draw(prior, vqvae, samples.even_levels(128, cohort.levels)))}
     few = load(root / "few" / "transformer"), load(root / "few" / "vqvae")
     sets["two codes"] = samples.as_samples(samples.draw(*few, samples.even_levels(128, cohort.levels)))
@@ -95,9 +95,9 @@ def test_it_worsens_as_blur_grows(ladder, measure):
     assert (np.diff(values) >= 0).all() and values[0] < values[-1], f"{measure}: {sign * values}"
 
 
-def test_a_prior_that_learned_a_person_by_heart_is_caught(ladder):
-    """In pixels, even through codes that blur. Features see the blur first, and take the copy for somebody else."""
-    caught = ladder["memorised_pixels"].astype(float)
+@pytest.mark.parametrize("where", ["pixels", "trained"])
+def test_a_prior_that_learned_a_person_by_heart_is_caught(ladder, where):
+    caught = ladder[f"memorised_{where}"].astype(float)
     assert caught["by heart"] > 0.5
     assert caught[["synthetic training people", "transformer"]].max() < 0.2
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from oasis_lib.cohort import Cohort
+from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import EvaluationConfig
 from oasis_lib.evaluation import anatomy, distances, features, memorisation, similarity
 from oasis_lib.evaluation.features import SPACES, FilterBank, Space, cached_network, extract, train_network
+from oasis_lib.training.vqvae import decode_codes, encode_images
 
 DISTANCES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 TARGETS = {  # what a good generator reaches: column of the verdict, relation, bound
@@ -48,6 +49,7 @@ class Evaluator:
 
     Features are fitted on one half of the training people. The floor is the other half of them against the test people,
     so that no feature has seen either side of it. `split` is "test", or "validate" while settings are still being chosen.
+    With the `vqvae` that samples come from, the audit for copies sees real people through its codes, as samples are seen.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class Evaluator:
         device: str = "cpu",
         cache: str | Path | None = None,
         split: str = "test",
+        vqvae: Any | None = None,
     ):
-        self.cohort, self.config, self.device = cohort, config or EvaluationConfig(), str(device)
+        self.cohort, self.config, self.device, self.vqvae = cohort, config or EvaluationConfig(), str(device), vqvae
         train, real = cohort["train"], cohort[split]
         people = np.unique(train.subjects)
         if len(people) < 4 or len(np.unique(real.subjects)) < 1:
@@ -123,17 +126,23 @@ class Evaluator:
 
     @cached_property
     def audit(self) -> dict[str, Any]:
-        """Training slices in pixels and in features, and the distances of people held out from them."""
-        pixels = {name: self._thumbnails(self.cohort[name].images) for name in {"train", "validate", "test"}}
+        """Training slices in pixels and in features, and the distances of people held out from them.
+
+        Through the codes on both sides: a copy is as blurred as all that codes give, and would lie far from what it copies.
+        """
+        bank = self._audited(self.cohort["train"])
         held = [self.cohort[name] for name in ("validate", "test")]
-        levels = np.concatenate([one.levels for one in held])
-        bank = {"pixels": pixels["train"], "trained": self.projected["train"]["trained"]}
-        out = {
-            "pixels": np.concatenate([pixels["validate"], pixels["test"]]),
-            "trained": np.concatenate([self.projected[name]["trained"] for name in ("validate", "test")]),
-        }
+        found, levels = [self._audited(one) for one in held], np.concatenate([one.levels for one in held])
+        out = {where: np.concatenate([one[where] for one in found]) for where in bank}
         lines = {where: memorisation.Calibration(self._nearest(out[where], bank, where), levels) for where in bank}
         return {"bank": bank, "lines": lines}
+
+    def _audited(self, split: Split) -> dict[str, np.ndarray]:
+        images = split.images
+        if self.vqvae is not None:
+            images = decode_codes(self.vqvae, encode_images(self.vqvae, images, self.device), self.device)
+        features = extract(self.networks["trained"], images, self.device)
+        return {"pixels": self._thumbnails(images), "trained": self.spaces["trained"].project(features)}
 
     def _thumbnails(self, images: np.ndarray) -> np.ndarray:
         return memorisation.thumbnails(images, device=self.device)
@@ -313,7 +322,7 @@ def evaluate_generation(
     """
     from oasis_lib.evaluation.samples import references as usual_references
 
-    evaluator = Evaluator(cohort, config, device=device, cache=cache, split=split)
+    evaluator = Evaluator(cohort, config, device=device, cache=cache, split=split, vqvae=vqvae)
     references = usual_references(evaluator, vqvae) if references is None else references
     samples = Samples(np.asarray(images), np.asarray(levels, np.int64))
     table = compare(evaluator, {"samples": samples} | dict(references))

@@ -150,7 +150,8 @@ def misplaced(real: torch.Tensor, drawn: torch.Tensor, entries: int) -> dict[str
     entries = entries or int(max(real.max(), drawn.max())) + 1
     regions = apart(in_regions(real, entries), in_regions(drawn, entries), 16 * entries)
     distinct = len(drawn.flatten(1).unique(dim=0)) / len(drawn)
-    return {"misplaced": (regions + apart(pairs(real), pairs(drawn), PAIRS)) / 2, "distinct": distinct}
+    placed = {"misplaced": (regions + apart(pairs(real), pairs(drawn), PAIRS)) / 2}
+    return placed | {"histogram": apart(real, drawn, entries), "distinct": distinct}
 
 
 def snapshots(folder: str | Path, most: int = 4) -> dict[int, np.ndarray]:
