@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 import torch
 from common import cohort_of, limited, options, report
@@ -30,6 +31,7 @@ from oasis_lib.evaluation import likelihood, samples
 from oasis_lib.evaluation.features import SPACES
 from oasis_lib.evaluation.generation import Evaluator
 from oasis_lib.models import load
+from oasis_lib.models.sampling import image_seeds
 from oasis_lib.paths import user_path
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, encode_cohort, train_prior, train_vqvae
@@ -67,11 +69,29 @@ def heads(priors: dict, vqvae: Path, cohort: Cohort, count: int, cache: Path, se
     levels, model, rows = samples.even_levels(count, cohort.levels), load(vqvae), {}
     counts = evaluator.counts(levels)
     floor = evaluator.distances(evaluator.floor, counts)
-    for name, prior in priors.items():
-        found = evaluator.distances(samples.as_samples(samples.draw(prior, model, levels, seed=seed)), counts)
+    sets = {name: samples.as_samples(samples.draw(prior, model, levels, seed=seed)) for name, prior in priors.items()}
+    sets |= {f"{name}, not snapped": unsnapped(prior, model, levels, seed) for name, prior in priors.items() if of_latents(prior)}
+    for name, drawn in sets.items():
+        found = evaluator.distances(drawn, counts)
         ratios = {f"{measure} {space}": f"{measure}_{space}" for measure in ("frechet", "coverage") for space in SPACES}
         rows[name] = {shown: found[key] / floor[key] for shown, key in ratios.items()}
     return pd.DataFrame(rows).T
+
+
+def of_latents(prior: torch.nn.Module) -> bool:
+    return prior.kind == "codegan" and prior.config.codes == "latent"
+
+
+@torch.no_grad()
+def unsnapped(prior: torch.nn.Module, vqvae: torch.nn.Module, levels: np.ndarray, seed: int) -> samples.Samples:
+    """What the decoder makes of a generator's vectors as they are, before they become the nearest entries."""
+    entries, generator = vqvae.to(prior.device).quantizer.vectors(), torch.Generator(device=prior.device).manual_seed(seed)
+    seeds, labels = image_seeds(len(levels), generator, prior.device), prior.labels(len(levels), torch.as_tensor(levels))
+    images = []
+    for own, *label in zip(seeds.split(16), *(label.split(16) for label in labels)):
+        looks = prior.generator(prior.noise(own), *label) * entries.std() + entries.mean(0)[:, None, None]
+        images.append(vqvae.decode_latents(looks).mean(1).cpu())
+    return samples.Samples(torch.cat(images).numpy(), levels)
 
 
 def main() -> None:
@@ -103,11 +123,11 @@ def main() -> None:
         drawn = heads(priors, vqvae, cohort, given.samples, vqvae, given.seed)
         bits = likelihood.bits_table(images, codes["test"][0].size).pivot(index="prior", columns="split")
         placed = likelihood.costs(priors, codes["test"], cohort["test"].levels).set_index("prior")
-    table = pd.DataFrame({"misplaced": placed["misplaced"], "distinct": placed["distinct"], "seconds a map": placed["seconds"]})
+    table = placed[["misplaced", "histogram", "distinct", "seconds"]].rename(columns={"seconds": "seconds a map"})
     for split in ("validate", "test"):
         table[f"{split} bits"] = bits["bits"][split]
     table["test low"], table["test high"] = bits["low"]["test"], bits["high"]["test"]
-    table = table.join(drawn).join(bits["bits"][[]], how="outer")
+    table = table.join(drawn, how="outer").join(bits["bits"][[]], how="outer")
     for name in ("frequencies", "frequencies by place"):
         for column, key in (("validate bits", "validate"), ("test bits", "test")):
             table.loc[name, column] = bits["bits"].loc[name, key]
