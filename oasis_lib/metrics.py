@@ -19,6 +19,13 @@ C1, C2 = 0.01**2, 0.03**2
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 
 
+def at_once(pixels: int, device: torch.device | str = "cpu") -> int:
+    """How many images of so many pixels to work on together. On a CPU few: what a layer gives beyond 32 MB is handed back to the
+    system and fetched again, page by page, and that took as long as the work itself.
+    """
+    return max(1, 2**19 // pixels) if torch.device(device).type == "cpu" else 256
+
+
 @lru_cache(maxsize=32)
 def _band(size: int, device: torch.device) -> Tensor:
     """The Gaussian window as a banded matrix (size - 10, size): two small products beat a convolution, on CPU by five times."""

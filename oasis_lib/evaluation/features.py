@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.checkpoint import read_model, save_model
+from oasis_lib.metrics import at_once
 
 SPACES = ("trained", "fixed")
 FEATURES = 32 + 64 + 4 * 128
@@ -135,10 +136,10 @@ def to_tensor(images: np.ndarray, device: str = "cpu") -> Tensor:
 
 
 @torch.no_grad()
-def extract(network: nn.Module, images: np.ndarray, device: str = "cpu", batch: int = 64) -> np.ndarray:
+def extract(network: nn.Module, images: np.ndarray, device: str = "cpu") -> np.ndarray:
     """(N, H, W) -> (N, features) float32."""
-    network = network.to(device)
-    parts = [network(to_tensor(images[i : i + batch], device)).cpu() for i in range(0, len(images), batch)]
+    network, few = network.to(device), at_once(images[0].size, device)
+    parts = [network(to_tensor(images[i : i + few], device)).cpu() for i in range(0, len(images), few)]
     return torch.cat(parts).numpy()
 
 

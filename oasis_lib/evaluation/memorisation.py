@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from oasis_lib.evaluation.features import to_tensor
-from oasis_lib.metrics import ssim
+from oasis_lib.metrics import at_once, ssim
 
 SEEDS_LINE = 0.6  # SSIM above which earlier work counted a sample as a brain
 
@@ -23,9 +23,9 @@ class Nearest:
 
 def thumbnails(images: np.ndarray, side: int = 64, device: str = "cpu") -> np.ndarray:
     """(N, side * side): heads moved to the middle, shrunk, brightness and contrast taken out, so that no shift hides a copy."""
-    done = []
-    for start in range(0, len(images), 256):
-        x = to_tensor(images[start : start + 256], device)[:, 0]
+    done, few = [], at_once(images[0].size, device)
+    for start in range(0, len(images), few):
+        x = to_tensor(images[start : start + few], device)[:, 0]
         size = x.shape[-1]
         place = torch.arange(size, device=x.device) - (size - 1) / 2
         mass = x.sum((1, 2)).clamp(min=1e-6)
@@ -99,9 +99,9 @@ def best_ssim(images: np.ndarray, bank: np.ndarray, *, candidates: int = 3, devi
     """
     small, shelf = (_shrink(x, device) for x in (images, bank))
     order = _distances(small, shelf).argsort(1)[:, :candidates]
-    best, index = np.full(len(images), -1.0), np.zeros(len(images), int)
-    for start in range(0, len(images), 32):
-        rows = np.arange(start, min(start + 32, len(images)))
+    best, index, few = np.full(len(images), -1.0), np.zeros(len(images), int), at_once(images[0].size, device)
+    for start in range(0, len(images), few):
+        rows = np.arange(start, min(start + few, len(images)))
         x = to_tensor(images[rows], device)
         for column in order[rows].T:
             score = ssim(x, to_tensor(bank[column], device)).cpu().numpy()

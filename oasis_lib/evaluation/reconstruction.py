@@ -16,7 +16,7 @@ from oasis_lib.cohort import Cohort, Split
 from oasis_lib.models import VQVAE
 from oasis_lib.models.quantizer import flatten
 from oasis_lib.training.data import evenly, to_images
-from oasis_lib.training.vqvae import BATCH, best_device, in_channels, reconstruction_loss
+from oasis_lib.training.vqvae import best_device, in_channels, reconstruction_loss
 
 MEASURES = {"ssim": metrics.ssim, "ms_ssim": metrics.ms_ssim, "psnr": metrics.psnr, "mae": metrics.mae}
 SEEDS_BAR = 0.6  # what the task that started all this asked for; a black image passes it
@@ -27,8 +27,9 @@ Give = Callable[[Tensor, np.ndarray], Tensor]  # a batch (B, 1, H, W) and its ro
 def measure(split: Split, give_back: Give, most: int = 100_000, only: Iterable[str] = MEASURES) -> pd.DataFrame:
     """A row a slice: subject, level, and every measure over the full frame and inside the brain (`ssim`, `ssim_brain`, ...)."""
     device, rows, parts = best_device(), evenly(len(split), most), []
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
+    few = metrics.at_once(split.images[0].size, device)
+    for start in range(0, len(rows), few):
+        part = rows[start : start + few]
         pixels = split.images[part]
         images, mask = to_images(pixels, device), torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
         shown = give_back(images, part)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from oasis_lib.evaluation.features import to_tensor
-from oasis_lib.metrics import ms_ssim
+from oasis_lib.metrics import at_once, ms_ssim
 
 
 @torch.no_grad()
@@ -25,9 +25,9 @@ def pairwise_similarity(
     if not chosen:
         return {}
     level, first, second = np.array(chosen).T
-    values = []
-    for start in range(0, len(level), 32):
-        part = slice(start, start + 32)
+    values, few = [], at_once(images[0].size, device)
+    for start in range(0, len(level), few):
+        part = slice(start, start + few)
         values.append(ms_ssim(to_tensor(images[first[part]], device), to_tensor(images[second[part]], device)).cpu())
     values = torch.cat(values).numpy()
     return {int(one): float(values[level == one].mean()) for one in np.unique(level)}
@@ -41,8 +41,9 @@ def radial_spectrum(images: np.ndarray, device: str = "cpu", bins: int = 32) -> 
     radius = torch.sqrt(frequency[:, None] ** 2 + torch.fft.rfftfreq(size, device=device)[None] ** 2)
     bin_of = (radius * 2 * bins).long().clamp(max=bins).flatten()  # the corners beyond half a cycle a pixel go last
     count = torch.bincount(bin_of, minlength=bins + 1)
-    for start in range(0, len(images), 128):
-        power = torch.fft.rfft2(to_tensor(images[start : start + 128], device)[:, 0]).abs() ** 2
+    few = at_once(images[0].size, device)
+    for start in range(0, len(images), few):
+        power = torch.fft.rfft2(to_tensor(images[start : start + few], device)[:, 0]).abs() ** 2
         ring = torch.zeros(len(power), bins + 1, device=device).index_add_(1, bin_of, power.flatten(1)) / count
         sums = sums + 10 * torch.log10(ring + 1e-6).sum(0)
     return (sums / len(images)).cpu().numpy()[1:bins]

@@ -23,7 +23,6 @@ from oasis_lib.training.loop import Task
 from oasis_lib.training.once import fit_once
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
-BATCH = 32  # of measuring and encoding
 AIR = 2 / 255
 HEAD_START = 0.25  # of the run at most, whatever `warm` says: a slow machine's few steps must not end before there is a codebook
 SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
@@ -75,7 +74,8 @@ class VQVAETask(Task):
     def validate(self, model: VQVAE) -> dict[str, float]:
         scores = {"full": [], "brain": [], "psnr": []}
         counts = torch.zeros(model.config.entries, device=self.device)
-        for images, masks in zip(self.images.split(BATCH), self.masks.split(BATCH)):
+        few = metrics.at_once(self.images[0].numel(), self.device)
+        for images, masks in zip(self.images.split(few), self.masks.split(few)):
             out = model(in_channels(images, model))
             shown = out.images.mean(dim=1, keepdim=True)
             scores["full"].append(metrics.ssim(images, shown))
@@ -155,16 +155,17 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool =
 def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
     """(N, H, W) uint8 -> (N, h, w) int16."""
     vqvae = vqvae.to(device)
-    parts = [vqvae.encode(in_channels(to_images(pixels[i : i + BATCH], device), vqvae)).cpu() for i in range(0, len(pixels), BATCH)]
+    few = metrics.at_once(pixels[0].size, device)
+    parts = [vqvae.encode(in_channels(to_images(pixels[i : i + few], device), vqvae)).cpu() for i in range(0, len(pixels), few)]
     return torch.cat(parts).numpy().astype(np.int16)
 
 
 def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
     """(N, h, w) -> (N, H, W) uint8."""
     vqvae = vqvae.to(device)
-    parts = []
-    for start in range(0, len(codes), BATCH):
-        part = torch.from_numpy(codes[start : start + BATCH].astype(np.int64)).to(device)
+    parts, few = [], metrics.at_once(codes[0].size * vqvae.config.factor**2, device)
+    for start in range(0, len(codes), few):
+        part = torch.from_numpy(codes[start : start + few].astype(np.int64)).to(device)
         parts.append((vqvae.decode(part).mean(1) * 255).round().to(torch.uint8).cpu())
     return torch.cat(parts).numpy()
 

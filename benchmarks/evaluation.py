@@ -1,0 +1,57 @@
+"""Seconds to evaluate samples, step by step. The samples are training slices: how long it takes does not hang on what they show.
+
+python benchmarks/evaluation.py --samples 1000 --cohort data/oasis1-256 --vqvae runs/oasis1-f4/vqvae
+"""
+
+from __future__ import annotations
+
+import time
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from common import cohort_of, limited, options, report
+
+from oasis_lib.config import profile
+from oasis_lib.evaluation import samples
+from oasis_lib.evaluation.generation import Evaluator, Samples, compare
+from oasis_lib.models import load
+from oasis_lib.paths import user_path
+from oasis_lib.training import best_device, train_vqvae
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0], minutes=0.3)
+    parser.add_argument("--vqvae", default="", help="a trained VQ-VAE's folder; empty trains the laptop profile's for --minutes")
+    parser.add_argument("--samples", type=int, default=1000)
+    given = parser.parse_args()
+    cohort, settings, seconds = cohort_of(given), profile("laptop").evaluation, {}
+    rows = np.random.default_rng(given.seed).integers(0, len(cohort["train"]), given.samples)
+    made = Samples(np.asarray(cohort["train"].images[np.sort(rows)]), cohort["train"].levels[np.sort(rows)])
+    with TemporaryDirectory() as scratch:
+        if not given.vqvae:
+            train_vqvae(cohort, scratch, limited(profile("laptop").vqvae, given), progress=False)
+        vqvae = load(user_path(given.vqvae) if given.vqvae else scratch)
+
+    def timed(name: str, work, *arguments: object):
+        begun = time.perf_counter()
+        found = work(*arguments)
+        seconds[name] = time.perf_counter() - begun
+        print(f"{name:<44} {seconds[name]:6.1f} s", flush=True)
+        return found
+
+    options_of_it = {"device": str(best_device()), "vqvae": vqvae}
+    evaluator = timed("feature network, and features of people", lambda: Evaluator(cohort, settings, **options_of_it))
+    timed("people through the codes, for the audit", lambda: evaluator.audit)
+    timed("level reader", lambda: evaluator.reader)
+    references = timed("references", samples.references, evaluator, vqvae)
+    timed("measures of the samples alone", evaluator.measure, made)
+    timed("the table, with floor and references", compare, evaluator, {"samples": made} | references)
+    timed("interval", evaluator.frechet_ratio, made)
+    table = pd.DataFrame({"seconds": seconds})
+    table.loc["all but the samples alone"] = table["seconds"].sum() - seconds["measures of the samples alone"]
+    report("evaluation", given, cohort, table, table.round(1))
+
+
+if __name__ == "__main__":
+    main()
