@@ -144,3 +144,13 @@ def test_a_model_is_listed_layer_by_layer(smoke: Smoke):
     for name in ("vqvae", *PRIORS):
         told = oasis("check", smoke.folder / name)
         assert re.search(r"[\d,]+ parameters in all", told) and len(told.splitlines()) > 5, name
+
+
+@pytest.mark.slow
+def test_what_a_prior_cannot_be_asked_is_said(smoke: Smoke, tmp_path: Path, capsys: pytest.CaptureFixture):
+    for words, said in (
+        (["--tries", "2"], "masked prior takes no --tries"),
+        (["--guidance", "1"], "masked prior takes no --guidance"),
+    ):
+        assert main(["sample", "--prior", str(smoke.folder / "masked"), "--out", str(tmp_path), "--n", "2", *words]) == 1
+        assert said in capsys.readouterr().err
