@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, Smoke, oasis
 
-from oasis_lib.__main__ import parser
+from oasis_lib.__main__ import main, parser
 from oasis_lib.commands import literal, sheet, short_forms
 from oasis_lib.config import PRIORS, profile
 
@@ -81,8 +81,6 @@ REFUSED = [
 
 @pytest.mark.parametrize("words, said", REFUSED)
 def test_mistakes_are_answered_in_one_plain_line(words: list[str], said: str, capsys: pytest.CaptureFixture):
-    from oasis_lib.__main__ import main
-
     assert main(words) == 1
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error and error.startswith(f"oasis {words[0]}: ")
