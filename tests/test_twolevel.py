@@ -215,6 +215,9 @@ def test_the_gauge_reads_levels_of_maps_it_has_not_seen():
     level[:5] = -1  # open labels teach nothing
     gauge.start(gauge.cut(looks[:200]), level[:200])
     assert float((gauge(looks[200:]) - level[200:]).abs().mean()) < 0.5, "by chance it is 2.5"
+    fresh = Gauge(code_dim=2, grid=(20, 20))
+    fresh.start(fresh.cut(looks), torch.full_like(level, -1))  # a cohort without levels
+    assert torch.equal(fresh(looks), torch.zeros(300))
 
 
 def test_of_several_sketches_the_one_that_fits_its_level_is_kept():

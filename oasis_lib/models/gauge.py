@@ -26,8 +26,11 @@ class Gauge(nn.Module):
 
     @torch.no_grad()
     def start(self, cut: Tensor, level: Tensor) -> None:
-        """`cut` (n, size) of training maps, and their levels, -1 where open."""
-        cut, level = cut[level >= 0].double().cpu(), level[level >= 0].double().cpu()
+        """`cut` (n, size) of training maps, and their levels, -1 where open: then there is nothing to learn."""
+        known = level >= 0
+        if not bool(known.any()):
+            return
+        cut, level = cut[known].double().cpu(), level[known].double().cpu()
         mean, middle = cut.mean(0), level.mean()
         products = (cut - mean).T @ (cut - mean)
         ridge = RIDGE * products.trace() / len(cut) + 1e-9
