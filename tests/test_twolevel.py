@@ -222,17 +222,20 @@ def test_the_gauge_reads_levels_of_maps_it_has_not_seen():
 
 def test_of_several_sketches_the_one_that_fits_its_level_is_kept():
     prior, codes = opinionated(levels=9)
-    high = torch.full((40,), 8)
+    seen, fitting = [], prior._fitting
+    prior._fitting = lambda words, level: seen.append((words, fitting(words, level))) or seen[-1][1]
 
-    def off(**options) -> float:
-        words = prior.words(prior.sample(40, level=high, generator=seed(), **options))
-        return float((prior.gauge(prior._looks(words)) - high).abs().mean())
+    def off(words: torch.Tensor, level: int) -> torch.Tensor:
+        return (prior.gauge(prior._looks(words)) - level).abs()
 
-    candidates = torch.randint(5, (2, 3, *prior.sketch.grid), generator=seed())
-    kept = prior._fitting(candidates, torch.tensor([4, -1]))
-    fits = (prior.gauge(prior._looks(candidates[0])) - 4).abs()
-    assert torch.equal(kept[0], candidates[0, fits.argmin()]) and torch.equal(kept[1], candidates[1, 0])
-    assert off(tries=16) < 0.8 * off(tries=1)
+    prior.sample(40, level=8, generator=seed(), tries=6)
+    drawn, kept = seen.pop()
+    assert drawn.shape[:2] == (40, 6) and len(drawn.flatten(0, 1).flatten(1).unique(dim=0)) > 40
+    assert all((off(kept, 8) <= off(one, 8)).all() for one in drawn.unbind(1))
+    assert off(kept, 8).mean() < off(drawn[:, 0], 8).mean()
+    prior.sample(4, generator=seed(), tries=6)
+    assert seen.pop()[0].shape[1] == 1, "where no level is asked for, one sketch is enough"
+    assert torch.equal(fitting(drawn[:2], torch.tensor([8, -1]))[1], drawn[1, 0])
     box = torch.zeros(8, 6, dtype=torch.bool)
     box[4:6, 2:4] = True
     filled = prior.fill(codes[:3], box, level=2, generator=seed(), tries=3)
