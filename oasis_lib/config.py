@@ -181,7 +181,7 @@ PROFILES = {
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
-        vqvae=Part(VQVAEConfig(entries=256), TrainingConfig(minutes=1.3, batch=16, lr=2e-3, validate_every=200)),
+        vqvae=Part(VQVAEConfig(entries=256), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)),
         pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.25, validate_every=12, **FEW_EPOCHS)),
         transformer=Part(
             TransformerConfig(width=128, layers=4, heads=4, dropout=0.05),
@@ -190,9 +190,9 @@ PROFILES = {
         masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05, passes=8), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
         twolevel=Part(
             TwoLevelConfig(words=256, styles=32, width=128, layers=4, heads=4, dropout=0.05, channels=64),
-            TrainingConfig(minutes=1.6, lr=1.5e-3, validate_every=200, **FEW_EPOCHS),
+            TrainingConfig(minutes=1.4, lr=1.5e-3, validate_every=200, **FEW_EPOCHS),
         ),
-        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.3, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),
+        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.2, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=96),
     ),
     "full": Profile(
