@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from oasis_lib.cohort import Cohort, Split
+from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig
 from oasis_lib.evaluation import anatomy, distances, features, memorisation, similarity
 from oasis_lib.evaluation.features import SPACES, FilterBank, Space, cached_network, extract, train_network
@@ -130,19 +130,18 @@ class Evaluator:
 
         Through the codes on both sides: a copy is as blurred as all that codes give, and would lie far from what it copies.
         """
-        bank = self._audited(self.cohort["train"])
-        held = [self.cohort[name] for name in ("validate", "test")]
-        found, levels = [self._audited(one) for one in held], np.concatenate([one.levels for one in held])
+        bank, held = self._audited("train"), ("validate", "test")
+        found, levels = [self._audited(name) for name in held], np.concatenate([self.cohort[name].levels for name in held])
         out = {where: np.concatenate([one[where] for one in found]) for where in bank}
         lines = {where: memorisation.Calibration(self._nearest(out[where], bank, where), levels) for where in bank}
         return {"bank": bank, "lines": lines}
 
-    def _audited(self, split: Split) -> dict[str, np.ndarray]:
-        images = split.images
+    def _audited(self, name: str) -> dict[str, np.ndarray]:
+        images, found = self.cohort[name].images, self.raw[name]["trained"]
         if self.vqvae is not None:
             images = decode_codes(self.vqvae, encode_images(self.vqvae, images, self.device), self.device)
-        features = extract(self.networks["trained"], images, self.device)
-        return {"pixels": self._thumbnails(images), "trained": self.spaces["trained"].project(features)}
+            found = extract(self.networks["trained"], images, self.device)
+        return {"pixels": self._thumbnails(images), "trained": self.spaces["trained"].project(found)}
 
     def _thumbnails(self, images: np.ndarray) -> np.ndarray:
         return memorisation.thumbnails(images, device=self.device)
