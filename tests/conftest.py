@@ -13,7 +13,15 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["OASIS_PROGRESS"] = "0"
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of both on each would only wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, all that looks at the smoke study goes to the one that made it; other modules stay whole."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("smoke" if "smoke" in item.fixturenames else item.module.__name__))
 
 
 @dataclass(frozen=True)
