@@ -14,7 +14,8 @@ from common import cohort_of, limited, options, report
 
 from oasis_lib.config import profile
 from oasis_lib.evaluation import samples
-from oasis_lib.evaluation.generation import Evaluator, Samples, compare
+from oasis_lib.evaluation.evaluator import Evaluator, Samples
+from oasis_lib.evaluation.generation import compare
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, train_vqvae
@@ -47,7 +48,6 @@ def main() -> None:
     references = timed("references", samples.references, evaluator, vqvae)
     timed("measures of the samples alone", evaluator.measure, made)
     timed("the table, with floor and references", compare, evaluator, {"samples": made} | references)
-    timed("interval", evaluator.frechet_ratio, made)
     table = pd.DataFrame({"seconds": seconds})
     table.loc["all but the samples alone"] = table["seconds"].sum() - seconds["measures of the samples alone"]
     report("evaluation", given, cohort, table, table.round(1))

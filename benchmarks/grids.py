@@ -21,7 +21,8 @@ from oasis_lib.checkpoint import WEIGHTS
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig, Part, TrainingConfig, TransformerConfig, TwoLevelConfig
 from oasis_lib.evaluation import rate, samples
-from oasis_lib.evaluation.generation import Evaluator, Samples, compare
+from oasis_lib.evaluation.evaluator import Evaluator, Samples
+from oasis_lib.evaluation.generation import compare
 from oasis_lib.figures.priors import grids as draw_figure
 from oasis_lib.figures.style import synthetic
 from oasis_lib.models import load

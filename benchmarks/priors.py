@@ -28,8 +28,8 @@ from oasis_lib.config import (
     profile,
 )
 from oasis_lib.evaluation import likelihood, samples
+from oasis_lib.evaluation.evaluator import Evaluator
 from oasis_lib.evaluation.features import SPACES
-from oasis_lib.evaluation.generation import Evaluator
 from oasis_lib.models import load
 from oasis_lib.models.sampling import image_seeds
 from oasis_lib.paths import user_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def read_model(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         return load_file(folder / WEIGHTS), read_json(folder / CONFIG)
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}); delete it and train again") from error
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """What tells these weights from any others."""
+    total = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        total.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 def save_state(folder: str | Path, state: dict[str, Any]) -> None:

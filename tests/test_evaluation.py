@@ -13,8 +13,9 @@ from scipy.ndimage import gaussian_filter
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation import anomaly, distances, memorisation, similarity
 from oasis_lib.evaluation.anatomy import LevelReader, Mixture, area_distance
+from oasis_lib.evaluation.evaluator import pick_rows
 from oasis_lib.evaluation.features import FilterBank, Space, extract, train_network
-from oasis_lib.evaluation.generation import TARGETS, pick_rows, verdict
+from oasis_lib.evaluation.generation import TARGETS, verdict
 from oasis_lib.evaluation.heads import box_mask, kept_between_levels
 from oasis_lib.evaluation.samples import beside_real, blurred, even_levels
 
@@ -82,6 +83,12 @@ def test_manifold_finds_dropped_modes_and_made_up_ones(rng):
     assert max(distances.manifold(real, strange, people).values()) == 0
 
 
+def test_the_jackknife_of_a_mean_is_its_standard_error(rng):
+    values = rng.normal(size=30)
+    found = distances.jackknife(lambda part: [np.delete(values, part).mean()], len(values))
+    np.testing.assert_allclose(found, values.std(ddof=1) / np.sqrt(len(values)))
+
+
 def test_slices_of_one_head_do_not_shrink_its_neighbourhood(rng):
     centres = rng.normal(0, 5, (20, 2))
     real = np.repeat(centres, 30, axis=0) + rng.normal(0, 1e-3, (600, 2))  # thirty near-copies a person
@@ -128,9 +135,9 @@ def test_real_training_people_are_not_compared_with_themselves():
 def test_the_seeds_count_takes_black_for_a_brain():
     """Why that count appears in no verdict: small heads in a big frame."""
     images, _, _ = heads(3, levels=1, size=128)
-    best, index = memorisation.best_ssim(np.zeros_like(images[:1]), images)
+    best, index = memorisation.best_ssim(np.zeros_like(images[:1]), images, memorisation.shrink(images))
     assert best[0] > memorisation.SEEDS_LINE
-    best, index = memorisation.best_ssim(images, images)
+    best, index = memorisation.best_ssim(images, images, memorisation.shrink(images))
     assert (index == np.arange(len(images))).all() and np.allclose(best, 1, atol=1e-4)
 
 

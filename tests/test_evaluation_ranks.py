@@ -12,7 +12,8 @@ from oasis_lib import config
 from oasis_lib.cohort import open_cohort, prepare
 from oasis_lib.config import TransformerConfig
 from oasis_lib.evaluation import memorisation, samples
-from oasis_lib.evaluation.generation import Evaluator, Samples, compare, pick_rows
+from oasis_lib.evaluation.evaluator import Evaluator, Samples, pick_rows
+from oasis_lib.evaluation.generation import compare
 from oasis_lib.models import build, load
 from oasis_lib.training import encode_cohort, train_prior, train_vqvae
 
@@ -93,6 +94,14 @@ def test_it_worsens_as_blur_grows(ladder, measure):
     sign = 1 if measure in HIGHER_IS_WORSE else -1
     values = sign * ladder.loc[[f"blur {sigma}" for sigma in BLURS], measure].to_numpy(float)
     assert (np.diff(values) >= 0).all() and values[0] < values[-1], f"{measure}: {sign * values}"
+
+
+def test_the_interval_of_a_ratio_holds_it(ladder):
+    """Drawing people with replacement made intervals that left out their own middle."""
+    drawn = ladder.drop(index="synthetic training people")
+    for space in ("trained", "fixed"):
+        low, ratio, high = (drawn[f"frechet_{space}_ratio{end}"].astype(float) for end in ("_low", "", "_high"))
+        assert (low < ratio).all() and (ratio < high).all()
 
 
 @pytest.mark.parametrize("where", ["pixels", "trained"])

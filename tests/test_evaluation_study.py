@@ -6,12 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from oasis_lib import explore
 from oasis_lib.cohort import Cohort, open_cohort
 from oasis_lib.config import PRIORS, profile
+from oasis_lib.evaluation import evaluator as evaluator_module
 from oasis_lib.evaluation import heads
-from oasis_lib.evaluation.generation import TARGETS, Evaluator
+from oasis_lib.evaluation.evaluator import Evaluator, Samples
+from oasis_lib.evaluation.features import extract
+from oasis_lib.evaluation.generation import TARGETS
 from oasis_lib.evaluation.samples import choose_settings, read_all
 from oasis_lib.explore.generator import Generator
 from oasis_lib.explore.painter import Painter
@@ -98,10 +102,25 @@ def test_both_panels_have_a_twin(run):
         assert len(panel.twin_png) > 10_000
 
 
+def test_what_is_known_of_people_is_kept_and_only_while_it_holds(smoke, run, tmp_path, monkeypatch):
+    cohort, vqvae = open_cohort(smoke.cohort), load(run.path("vqvae"))
+    settings = profile("smoke", ["evaluation.feature_steps=2"]).evaluation
+    first = Evaluator(cohort, settings, cache=tmp_path, vqvae=vqvae)
+    bank, lines = first.audit["bank"], first.audit["lines"]
+    looked = []
+    monkeypatch.setattr(evaluator_module, "extract", lambda *given: looked.append(given) or extract(*given))
+    again = Evaluator(cohort, settings, cache=tmp_path, vqvae=vqvae)
+    np.testing.assert_array_equal(again.audit["bank"]["trained"], bank["trained"])
+    assert again.audit["lines"]["pixels"].line == lines["pixels"].line and not looked
+    with torch.no_grad():
+        vqvae.quantizer.codebook.add_(0.1)
+    assert Evaluator(cohort, settings, cache=tmp_path, vqvae=vqvae).audit["bank"]
+    assert len(looked) == 3, "other codes: training, validation and test people are looked at anew through them, and no more"
+
+
 def test_a_cohort_without_levels_can_be_judged(smoke, run):
     """Folders of loose images know no level: all measures but those of levels still hold."""
     from oasis_lib.cohort import Split
-    from oasis_lib.evaluation.generation import Samples
 
     whole = open_cohort(smoke.cohort)
     splits = {name: Split(name, whole[name].images, whole[name].table.assign(level=-1)) for name in ("train", "validate", "test")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 
@@ -59,6 +61,12 @@ def pairwise(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Euclidean distances (len(a), len(b))."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
     return np.sqrt(np.maximum(squares, 0))
+
+
+def jackknife(without: Callable[[int], Sequence[float]], parts: int) -> np.ndarray:
+    """Standard errors of the numbers that `without(part)` gives when one of so many equal parts is left out."""
+    found = np.array([without(part) for part in range(parts)])
+    return np.sqrt((parts - 1) / parts * ((found - found.mean(0)) ** 2).sum(0))
 
 
 def two_sample(

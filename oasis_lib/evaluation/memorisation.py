@@ -92,13 +92,14 @@ class Calibration:
 
 
 @torch.no_grad()
-def best_ssim(images: np.ndarray, bank: np.ndarray, *, candidates: int = 3, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
+def best_ssim(
+    images: np.ndarray, bank: np.ndarray, shelf: np.ndarray, *, candidates: int = 3, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
     """Each image's highest full-frame SSIM to a training slice, and which one.
 
-    Coarse to fine: the nearest `candidates` of the whole bank at 32 x 32 pixels, then SSIM at full size with each.
+    Coarse to fine: the nearest `candidates` on the `shelf` (the bank, shrunk once for all), then SSIM at full size with each.
     """
-    small, shelf = (_shrink(x, device) for x in (images, bank))
-    order = _distances(small, shelf).argsort(1)[:, :candidates]
+    order = _distances(shrink(images, device), shelf).argsort(1)[:, :candidates]
     best, index, few = np.full(len(images), -1.0), np.zeros(len(images), int), at_once(images[0].size, device)
     for start in range(0, len(images), few):
         rows = np.arange(start, min(start + few, len(images)))
@@ -110,6 +111,8 @@ def best_ssim(images: np.ndarray, bank: np.ndarray, *, candidates: int = 3, devi
     return best, index
 
 
-def _shrink(images: np.ndarray, device: str) -> np.ndarray:
-    chunks = [images[i : i + 256] for i in range(0, len(images), 256)]
+def shrink(images: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """(N, 1024): to 32 x 32 pixels."""
+    few = at_once(images[0].size, device)
+    chunks = [images[i : i + few] for i in range(0, len(images), few)]
     return torch.cat([F.adaptive_avg_pool2d(to_tensor(c, device), 32).flatten(1).cpu() for c in chunks]).numpy()

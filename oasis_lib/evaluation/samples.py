@@ -12,8 +12,8 @@ import torch
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS
+from oasis_lib.evaluation.evaluator import Evaluator, Samples, pick_rows
 from oasis_lib.evaluation.features import _blur, to_tensor
-from oasis_lib.evaluation.generation import Evaluator, Samples, pick_rows
 from oasis_lib.models import load
 from oasis_lib.paths import atomic
 from oasis_lib.run import Run
