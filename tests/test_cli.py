@@ -149,6 +149,7 @@ def test_a_model_is_listed_layer_by_layer(smoke: Smoke, capsys: pytest.CaptureFi
 def test_what_a_prior_cannot_be_asked_is_said(smoke: Smoke, tmp_path: Path, capsys: pytest.CaptureFixture):
     for words, said in (
         (["--tries", "2"], "masked prior takes no --tries"),
+        (["--calm", "0.8"], "masked prior takes no --calm"),
         (["--guidance", "1"], "masked prior takes no --guidance"),
     ):
         assert main(["sample", "--prior", str(smoke.folder / "masked"), "--out", str(tmp_path), "--n", "2", *words]) == 1

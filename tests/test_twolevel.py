@@ -242,3 +242,16 @@ def test_of_several_sketches_the_one_that_fits_its_level_is_kept():
     assert torch.equal(filled[:, ~box], codes[:3][:, ~box])
     with pytest.raises(ValueError, match="tries=0 must be at least 1"):
         prior.sample(1, tries=0)
+
+
+def test_calm_cools_the_details_and_not_the_sketch():
+    prior, _ = opinionated()
+    kept, fitting = [], prior._fitting
+    prior._fitting = lambda words, level: kept.append(fitting(words, level)) or kept[-1]
+    drawn = [prior.sample(40, level=1, generator=seed(), calm=calm) for calm in (0.0, 1.0)]
+    assert torch.equal(*kept), "one sketch a head, however its details are drawn"
+    level = torch.full((40,), 1)
+    cold, warm = (prior.log_probs_given(kept[0], codes, (level, prior.styled(codes))).mean() for codes in drawn)
+    assert cold > warm + 0.05
+    with pytest.raises(ValueError, match="temperature=-1"):
+        prior.sample(1, calm=-1)

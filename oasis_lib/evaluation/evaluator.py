@@ -254,7 +254,7 @@ class Evaluator:
         return pd.DataFrame(table | {"line": self.audit["lines"][where].line})
 
     def _seeds_count(self, images: np.ndarray) -> dict[str, float]:
-        every = max(1, len(images) // 200)
+        every = max(1, len(images) // 100)
         best, _ = memorisation.best_ssim(images[::every], self.cohort["train"].images, self.shelf, device=self.device)
         return {"seeds_count": float((best > memorisation.SEEDS_LINE).mean()), "seeds_best": float(best.max())}
 

@@ -234,16 +234,19 @@ class TwoLevel(Autoregressive):
     def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
              top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
              cached: bool = True, batch: int = 64, progress: bool | None = None, guidance: float = 0.0,
-             tries: int = 4) -> Tensor:  # fmt: skip
+             tries: int = 4, calm: float = 1.0) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true: first the words of the sketch that it touches, then the codes.
 
         A head that is drawn as a whole gets a style of its own; one that is filled in keeps its own. Guidance is of the sketch.
         Where a level is asked for, so many sketches are drawn as `tries` says, and the one whose level it looks most like is kept.
+        `calm` is how warm the details are beside the sketch: codes that are drawn side by side know nothing of each other.
         """
         if tries < 1:
             raise ValueError(f"tries={tries} must be at least 1")
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        check_options(**options)
+        calmer = options | {"temperature": temperature * calm}
+        for each in (options, calmer):
+            check_options(**each)
         codes, mask = self.check_codes(codes), mask.to(self.device).expand(len(codes), *self.grid)
         level, rating = self.labels(len(codes), level, rating)
         noise = gumbel(image_seeds(len(codes), generator, self.device), 0, self.config.styles)
@@ -268,7 +271,7 @@ class TwoLevel(Autoregressive):
                     if bool(asked.any()):
                         logits = self._logits(drawn, hidden, asked, words[part], tuple(label[part] for label in labels))
                         noise = gumbel(own.view_as(drawn)[asked], 0, self.entries)
-                        drawn[asked] = choose(logits, noise, **options)[0]
+                        drawn[asked] = choose(logits, noise, **calmer)[0]
                     bar.update()
                 done.append(drawn)
         return torch.cat(done)
