@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation import anomaly, distances, memorisation, similarity
 from oasis_lib.evaluation.anatomy import LevelReader, Mixture, area_distance
-from oasis_lib.evaluation.evaluator import pick_rows
+from oasis_lib.evaluation.evaluator import parted, pick_rows
 from oasis_lib.evaluation.features import FilterBank, Space, extract, train_network
 from oasis_lib.evaluation.generation import TARGETS, verdict
 from oasis_lib.evaluation.heads import box_mask, kept_between_levels
@@ -81,6 +81,13 @@ def test_manifold_finds_dropped_modes_and_made_up_ones(rng):
     dropped = distances.manifold(real, half, people)
     assert dropped["precision"] > 0.8 and dropped["coverage"] < 0.6 and dropped["recall"] < 0.6
     assert max(distances.manifold(real, strange, people).values()) == 0
+
+
+def test_people_are_left_out_of_all_sides_together(rng):
+    real, copies, others = np.repeat(["a", "b", "c", "d"], 3), np.array(["d", "a", "c", "b"]), np.arange(10)
+    parts = parted([copies, real, others], 4, rng)
+    assert dict(zip(copies, parts[0])) == dict(zip(real, parts[1])) and sorted(parts[0]) == [0, 1, 2, 3]
+    assert sorted(np.bincount(parts[2])) == [2, 2, 3, 3], "as equal as ten people can be shared out among four"
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error(rng):

@@ -271,8 +271,7 @@ class Evaluator:
         parts = min(20, len(np.unique(self.real.subjects)))
         counts = counts or self.counts(samples.levels)
         (ours, theirs), (floor, _) = (self._draws(levels, counts)[0] for levels in (samples.levels, self.floor.levels))
-        sides = [samples.persons[ours], self.real.subjects[theirs], self.floor.people[floor]]
-        sides = [_parted(people, parts, rng) for people in sides]
+        sides = parted([samples.persons[ours], self.real.subjects[theirs], self.floor.people[floor]], parts, rng)
 
         def logs(left_out: int) -> list[float]:
             a, b, c = (rows[part != left_out] for rows, part in zip((ours, theirs, self.floor_rows[floor]), sides))
@@ -282,10 +281,13 @@ class Evaluator:
         return dict(zip(SPACES, np.exp(t.ppf(0.975, parts - 1) * distances.jackknife(logs, parts))))
 
 
-def _parted(people: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Which of `parts` equal parts each row's person belongs to."""
-    names, person = np.unique(people, return_inverse=True)
-    return (rng.permutation(len(names)) % parts)[person]
+def parted(sides: list[np.ndarray], parts: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Which of `parts` equal parts each row's person belongs to; on whatever side they are, people keep their part."""
+    part: dict[Any, int] = {}
+    for people in sides:
+        fresh = rng.permutation([name for name in np.unique(people) if name not in part])
+        part |= {name: number % parts for number, name in enumerate(fresh)}
+    return [np.array([part[name] for name in people]) for people in sides]
 
 
 def _joined(raw: dict[str, np.ndarray]) -> np.ndarray:
