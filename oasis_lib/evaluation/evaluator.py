@@ -63,8 +63,9 @@ class Evaluator:
         self.floor_rows = np.flatnonzero(~np.isin(train.subjects, half))
         self.split, self.real = split, real
         key = {"cohort": cohort.hash, "features": features.VERSION, "steps": self.config.feature_steps, "seed": self.config.seed}
-        self.cache, self.key = Path(cache) / "features" if cache else None, key
+        self.cache = Path(cache) / "features" if cache else None
         network = cached_network(self.cache, key, self._train_network)
+        self.key = key | {"network": fingerprint(network)}
         self.networks = {"trained": network, "fixed": FilterBank()}
         self._known: WeakKeyDictionary[Samples, dict[str, np.ndarray]] = WeakKeyDictionary()
         self.raw = {name: self._people(name) for name in sorted({"train", "validate", "test", split})}
