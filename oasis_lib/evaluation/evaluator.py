@@ -264,6 +264,7 @@ class Evaluator:
 
         With each person (or 20th of them) as large a part of the samples, and of the floor's people, is left out. Drawing people
         with replacement will not do: a set that holds people twice lies farther from all others than any set of people does.
+        NaN where too few slices would be left to have a spread.
         """
         from scipy.stats import t
 
@@ -276,6 +277,8 @@ class Evaluator:
 
         def logs(left_out: int) -> list[float]:
             a, b, c = (rows[part != left_out] for rows, part in zip((ours, theirs, self.floor_rows[floor]), sides))
+            if min(map(len, (a, b, c))) < 2:
+                return [np.nan] * len(SPACES)
             pairs = [(points[s][a], real[s][b], train[s][c]) for s in SPACES]
             return [np.log(distances.frechet(x, y) / distances.frechet(z, y)) for x, y, z in pairs]
 
