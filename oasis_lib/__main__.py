@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--cohort", required=True, help="a prepared cohort")
     sub.add_argument("--out", required=True, help="the model's folder; a training that was stopped goes on from it")
     sub.add_argument("--vqvae", help="the VQ-VAE's folder (for priors)")
+    sub.add_argument("--begin", metavar="DIR", help="an earlier prior's folder, to go on from its weights and settings")
     sub.add_argument("--profile", choices=list(PROFILES), help="where settings start from (default: full with a GPU, else laptop)")
     sub.add_argument("--minutes", type=float, help="train this long, whatever the profile says")
     settings(sub)

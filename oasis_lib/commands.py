@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from oasis_lib.check import choose_device
-from oasis_lib.config import PRIORS, apply_settings
+from oasis_lib.config import MODEL_CONFIGS, PRIORS, Part, TrainingConfig, apply_settings, from_dict
 from oasis_lib.config import profile as profile_of
 from oasis_lib.paths import user_path
 
@@ -77,6 +77,8 @@ def train(given: Namespace) -> None:
     if given.kind != "vqvae" and not given.vqvae:
         raise ValueError(f"training {given.kind} needs --vqvae DIR: the model whose codes it learns")
     part = getattr(profile_of(given.profile or fitting_profile()), given.kind)
+    if given.begin:
+        part = settings_of(user_path(given.begin), given.kind)
     if given.minutes is not None:
         if given.minutes <= 0:
             raise ValueError(f"--minutes {given.minutes:g} must be more than 0")
@@ -92,9 +94,22 @@ def train(given: Namespace) -> None:
     else:
         from oasis_lib.training import train_prior
 
-        history = train_prior(given.kind, cohort, user_path(given.vqvae), out, part, progress=not given.quiet)
+        begin = user_path(given.begin) if given.begin else ""
+        history = train_prior(given.kind, cohort, user_path(given.vqvae), out, part, begin=begin, progress=not given.quiet)
     last = history.iloc[-1]
     print(f"{out}: step {int(last['step'])}, best score {history['score'].max():.5g}")
+
+
+def settings_of(folder: Path, kind: str) -> Part:
+    """What the model of a folder was made and trained with."""
+    from oasis_lib.checkpoint import read_model
+
+    if kind == "vqvae":
+        raise ValueError("--begin is for priors: a VQ-VAE that went on learning would change what its codes mean")
+    config = read_model(folder)[1]
+    if config["kind"] != kind:
+        raise ValueError(f"{folder} holds a {config['kind']}, not a {kind}")
+    return Part(from_dict(MODEL_CONFIGS[kind], config["model"]), from_dict(TrainingConfig, config["training"]))
 
 
 def fitting_profile() -> str:

@@ -72,6 +72,7 @@ REFUSED = [
     (["train", "transformer", "--cohort", "x", "--out", "y"], "needs --vqvae DIR"),
     (["train", "vqvae", "--cohort", "no/such", "--out", "y"], "not a prepared cohort"),
     (["train", "vqvae", "--cohort", "x", "--out", "y", "--minutes", "0"], "must be more than 0"),
+    (["train", "vqvae", "--cohort", "x", "--out", "y", "--begin", "x"], "--begin is for priors"),
     (["sample", "--prior", "no/such", "--out", "y", "--n", "0"], "must be at least 1"),
     (["report", "no/such"], "is not a run"),
     (["report", "a", "b", "c"], "one run, or two"),

@@ -119,6 +119,42 @@ def test_priors_start_from_what_counting_tells(world):
         assert prior.nll(codes).mean() < blind * 0.6
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_prior_goes_on_from_another_ones_weights(kind, world, tmp_path):
+    cohort, vqvae = world
+    part = Part(MODELS[kind], TRAINING)
+    train_prior(kind, cohort, vqvae, tmp_path / "first", part, progress=False)
+    hardly = Part(part.model, replace(TRAINING, steps=1, warmup=0.0, lr=1e-12, weight_decay=0.0))
+    train_prior(kind, cohort, vqvae, tmp_path / "second", hardly, begin=tmp_path / "first", progress=False)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    for name, _ in load(tmp_path / "first").named_parameters():
+        torch.testing.assert_close(second[name], first[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_details_go_on_learning_over_a_sketch_that_stays(world, tmp_path):
+    cohort, vqvae = world
+    part, alone = (Part(replace(MODELS["twolevel"], learns=parts), TRAINING) for parts in ("both", "details"))
+    train_prior("twolevel", cohort, vqvae, tmp_path / "first", part, progress=False)
+    history = train_prior("twolevel", cohort, vqvae, tmp_path / "second", alone, begin=tmp_path / "first", progress=False)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert moved and all(name.startswith("details.") for name in moved)
+    assert "train_details_bits" in history and np.isfinite(history["validate_bits"]).all()
+
+
+def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world, tmp_path):
+    cohort, vqvae = world
+    part = Part(MODELS["transformer"], replace(TRAINING, steps=1))
+    train_prior("transformer", cohort, vqvae, tmp_path / "first", part, progress=False)
+    other = tmp_path / "vqvae"
+    train_vqvae(cohort, other, Part(VQVAEConfig(entries=16, code_dim=4, hidden=16, blocks=1), part.training), progress=False)
+    wider = Part(replace(part.model, width=32), part.training)
+    for folder, settings, words in ((other, part, "its vqvae is"), (vqvae, wider, "made otherwise")):
+        with pytest.raises(ValueError, match=f"first can't be begun with.*{words}"):
+            train_prior("transformer", cohort, folder, tmp_path / "second", settings, begin=tmp_path / "first", progress=False)
+    assert not (tmp_path / "second").exists()
+
+
 def test_the_wrong_kind_is_refused(world, tmp_path):
     with pytest.raises(ValueError, match="no prior 'transfomer'.*did you mean 'transformer'"):
         train_prior("transfomer", *world, tmp_path, Part(MODELS["transformer"], TRAINING))

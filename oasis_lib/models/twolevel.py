@@ -103,6 +103,7 @@ class TwoLevel(Autoregressive):
         self.air, self.counts = Air(self.grid, entries), Counts(self.grid, entries)
         self.gauge = Gauge(config.code_dim, self.grid)
         self.register_buffer("turn", turns(self.grid, config.passes), persistent=False)  # (h, w): in which pass each is drawn
+        self.sketch.requires_grad_(config.learns == "both")
 
     @property
     def passes(self) -> int:
@@ -168,19 +169,21 @@ class TwoLevel(Autoregressive):
         now = (draws * self.config.passes).long()[:, None, None]
         return (self.turn >= now) & self._inside()
 
-    def targets(self, codes: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return self.sketch.targets(self.words(codes)), codes[: len(hidden)][hidden]
+    def targets(self, codes: Tensor, hidden: Tensor) -> list[Tensor]:
+        sketch = [self.sketch.targets(self.words(codes))] if self.config.learns == "both" else []
+        return [*sketch, codes[: len(hidden)][hidden]]
 
     def forward(
         self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None, hidden: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits of the sketch (as its transformer gives them) and (M, K) of the hidden codes, in order.
+    ) -> list[Tensor]:
+        """Logits of the sketch (as its transformer gives them; left out where it has learnt enough) and (M, K) of the hidden codes.
 
         `hidden` may be of the first few maps alone: what details have to learn is much the same everywhere, a sketch is not.
         """
         words, few, rating = self.words(codes), len(hidden), self.styled(codes, rating)
         labels = None if level is None else level[:few], rating[:few]
-        return self.sketch(words, level, rating), self._logits(codes[:few], hidden, hidden, words[:few], labels)
+        sketch = [self.sketch(words, level, rating)] if self.config.learns == "both" else []
+        return [*sketch, self._logits(codes[:few], hidden, hidden, words[:few], labels)]
 
     def _logits(self, codes: Tensor, hidden: Tensor, asked: Tensor, words: Tensor, labels: tuple) -> Tensor:
         """(M, K) at the places `asked` (B, h, w), all of them inside."""

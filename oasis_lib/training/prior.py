@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.cards import write_cards
-from oasis_lib.checkpoint import WEIGHTS
+from oasis_lib.checkpoint import WEIGHTS, read_model
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, TrainingConfig, as_dict, near
 from oasis_lib.models import VQVAE, build, load
@@ -36,6 +37,8 @@ SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenev
 
 class PriorTask(Task):
     """Any prior: a child says what its loss is, and how it is validated."""
+
+    learnt = False  # whether the model came with weights of an earlier training
 
     def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
         super().__init__(model)
@@ -83,7 +86,8 @@ class PriorTask(Task):
             self.known[2 * torch.from_numpy(rows) + mirrored] = maps.to(torch.int16)
         labels = (self.cohort["train"].levels[rows], rating_index(self.cohort, "train")[rows])
         level, rating = (torch.from_numpy(label.astype(np.int64)).to(self.device).repeat(len(still)) for label in labels)
-        self.model.start(torch.cat(still), self._encoded(shifted), self.vqvae.quantizer.vectors().detach(), level, rating)
+        if not self.learnt:
+            self.model.start(torch.cat(still), self._encoded(shifted), self.vqvae.quantizer.vectors().detach(), level, rating)
 
     def _encoded(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(encode_images(self.vqvae, images, self.device).astype(np.int64)).to(self.device)
@@ -127,12 +131,12 @@ class TwoLevelTask(LikelihoodTask):
         codes = self.encode(batch)
         few = math.ceil(len(codes) * self.model.config.share)
         hidden = self.model.hide(codes, torch.rand(few, generator=seeded(self.seed, 6, step)).to(self.device))
-        logits = self.parts[part](codes, *self.labels(batch, step), hidden)
-        pairs = zip(logits, self.model.targets(codes, hidden))
-        sketch, details = (F.cross_entropy(guess.float().flatten(0, -2), target.flatten()) for guess, target in pairs)
-        words, places = (len(air.places()) for air in (self.model.sketch.air, self.model.air))
-        bits = (sketch * words + details * places) / math.log(2)
-        return sketch + details, {"bits": bits, "sketch_bits": sketch * words / math.log(2)}
+        pairs = zip(self.parts[part](codes, *self.labels(batch, step), hidden), self.model.targets(codes, hidden))
+        *sketch, details = (F.cross_entropy(guess.float().flatten(0, -2), target.flatten()) for guess, target in pairs)
+        words, places = (len(air.places()) / math.log(2) for air in (self.model.sketch.air, self.model.air))
+        if not sketch:
+            return details, {"details_bits": details * places}
+        return sketch[0] + details, {"bits": sketch[0] * words + details * places, "sketch_bits": sketch[0] * words}
 
     def measure(self, model: TwoLevel) -> dict[str, float]:
         """The sketch's bits as well: a twentieth of all, and what makes a head whole."""
@@ -181,6 +185,25 @@ def task_of(kind: str) -> type[PriorTask]:
     return tasks[kind]
 
 
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+
+
+def weights_of(folder: Path, wanted: dict[str, Any]) -> dict[str, Tensor]:
+    """An earlier prior's, if it is over the same codes as the one `wanted`, and made alike."""
+    state, config = read_model(folder)
+    for key in ("kind", "vqvae", "grid", "levels", "ratings"):
+        if config.get(key) != wanted[key]:
+            raise ValueError(f"{folder} can't be begun with: its {key} is {config.get(key)}, not {wanted[key]}")
+    shapes = {name: value.shape for name, value in state.items()}
+    fresh = build(wanted["kind"], wanted["model"], **{key: wanted[key] for key in ("grid", "entries", "levels", "ratings")})
+    if shapes != {name: value.shape for name, value in fresh.state_dict().items()}:
+        raise ValueError(
+            f"{folder} can't be begun with: its network is made otherwise; leave its settings as they are in config.json"
+        )
+    return state
+
+
 def keep_snapshot(path: Path, model: Prior, step: int) -> None:
     """Add maps of this moment's weights to the file, if the steps have doubled since the last: the seed is always the same."""
     before = dict(np.load(path)) if path.is_file() else {}
@@ -195,9 +218,12 @@ def keep_snapshot(path: Path, model: Prior, step: int) -> None:
 
 
 def train_prior(
-    kind: str, cohort: Cohort, vqvae: str | Path, out: str | Path, part: Part, *, progress: bool = True
+    kind: str, cohort: Cohort, vqvae: str | Path, out: str | Path, part: Part, *, begin: str | Path = "", progress: bool = True
 ) -> pd.DataFrame:
-    """Train a prior over the codes of the VQ-VAE in folder `vqvae`, or go on where an earlier call was stopped."""
+    """Train a prior over the codes of the VQ-VAE in folder `vqvae`, or go on where an earlier call was stopped.
+
+    `begin` is the folder of a prior over the same codes, whose weights it begins with.
+    """
     task = task_of(kind)
     vqvae, out, training = Path(vqvae), Path(out), part.training
     encoder = load(vqvae)
@@ -205,13 +231,16 @@ def train_prior(
     if hasattr(config, "code_dim"):
         config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
     shape = {"grid": [side, side], "entries": entries, "levels": cohort.levels, "ratings": len(cohort.ratings)}
+    made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": digest(vqvae)}
+    weights = weights_of(Path(begin), made) if begin else None
+    saved = made | {"cohort": cohort.hash, "synthetic": cohort.synthetic} | ({"begin": digest(Path(begin))} if begin else {})
 
     def make_task(device: torch.device) -> PriorTask:
-        model = build(kind, config, **shape)
-        return task(model, load(vqvae), cohort, device, training, out)
-
-    digest = hashlib.sha256((vqvae / WEIGHTS).read_bytes()).hexdigest()
-    saved = {"kind": kind, "model": as_dict(config), **shape, "cohort": cohort.hash, "vqvae": digest, "synthetic": cohort.synthetic}
+        ready = task(build(kind, config, **shape), load(vqvae), cohort, device, training, out)
+        if weights:
+            ready.model.load_state_dict(weights)
+            ready.learnt = True
+        return ready
 
     def make_batches(*where) -> Batches:
         return Batches(cohort, "train", training, *where)
