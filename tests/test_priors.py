@@ -38,7 +38,7 @@ def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
             prior.trunk.head.weight.mul_(40)
     if framed:
         codes = air_around(grid, entries)
-        prior.start(codes, level=torch.arange(len(codes)) % levels)
+        prior.start(codes, None, None, torch.arange(len(codes)) % levels)
     return prior
 
 
@@ -84,6 +84,24 @@ def test_the_air_that_a_transformer_leaves_out_makes_no_blind_spot():
     before = torch.ones(len(moved), len(moved)).triu(1).bool()
     assert not moved[~before].any()
     assert moved[before & inside & inside[:, None]].all()
+
+
+@torch.no_grad()
+def test_the_air_that_the_masked_prior_leaves_out_is_neither_hidden_nor_drawn():
+    prior, codes = tiny("masked", framed=True), air_around((6, 5), 7)[:3]
+    inside = prior.air.inside.view(6, 5)
+    hidden = prior.hide(codes, torch.rand(3, 31, generator=seed()))
+    assert not (hidden & ~inside).any() and (hidden.sum((1, 2)) > 0).all()
+    drawn = prior.sample(20, generator=seed())
+    assert (drawn[:, ~inside] == 2).all() and len(drawn[:, inside].unique()) > 1
+    told = prior(codes, hidden)
+    torch.testing.assert_close(told.softmax(-1).sum(-1), torch.ones(3, 6, 5))
+    other = torch.where(hidden, (codes + 1) % 7, codes)
+    assert torch.equal(prior(other, hidden), told), "a hidden code is read"
+    kept = inside & ~hidden
+    moved = (prior(torch.where(kept, (codes + 1) % 7, codes), hidden) - told).abs().amax(-1) > 0
+    assert moved[hidden & kept.any(2).any(1)[:, None, None]].all(), "a code that is there is not read"
+    assert prior.train()(codes, hidden).shape == (3, int(inside.sum()), 7)
 
 
 def test_the_receptive_field_is_what_it_says():

@@ -45,6 +45,13 @@ class Air(nn.Module):
         rest = torch.log((1 - chance).clamp(min=1e-9) / max(self.entries - 1, 1))
         return rest.expand(-1, self.entries).scatter(1, usual, chance.log())
 
+    def around(self, inner: Tensor) -> Tensor:
+        """Logits (B, n, K) of the places inside -> (B, h, w, K) of all."""
+        logits = inner.new_empty(len(inner), len(self.inside), self.entries)
+        logits[:, self.places()] = inner
+        logits[:, ~self.inside] = self.logits(~self.inside).to(inner.dtype)
+        return logits.unflatten(1, self.grid)
+
     def _look(self) -> tuple[Tensor, tuple[int, int, int, int]]:
         """Both of the above, found anew when `inside` has changed: asking a GPU each time would make it wait."""
         stamp = (self.inside.device, self.inside._version)

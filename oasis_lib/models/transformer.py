@@ -120,12 +120,7 @@ class CodeTransformer(Autoregressive):
             flat = torch.where(hidden, self.entries + 1, flat)
         where, table = self._places()
         inner = self.trunk(self._read(flat, table), level, rating, causal=True, where=where)
-        if self.training:
-            return inner
-        logits = inner.new_empty(len(flat), flat.shape[1], self.entries)
-        logits[:, where] = inner
-        logits[:, ~self.air.inside] = self.air.logits(~self.air.inside).to(inner.dtype)
-        return logits.unflatten(1, self.grid)
+        return inner if self.training else self.air.around(inner)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
         """Keys and values of the positions before are kept, so that a code costs one position's work."""

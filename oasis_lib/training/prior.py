@@ -154,9 +154,11 @@ class MaskedTask(PriorTask):
 
     def _cross_entropy(self, model: nn.Module, codes: Tensor, labels: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         draws = torch.rand(len(codes), 1 + codes[0].numel(), generator=generator).to(self.device)
-        hidden = self.model.hide(codes, draws)
-        nats = F.cross_entropy(model(codes, hidden, *labels).float().flatten(0, 2), codes.flatten(), reduction="none")
-        return (nats * hidden.flatten()).sum() / hidden.sum()
+        hidden, inside = self.model.hide(codes, draws), self.model.inside
+        logits = model(codes, hidden, *labels)
+        logits = logits if logits.dim() == 3 else logits.flatten(1, 2)[:, self.model.air.places()]
+        nats = F.cross_entropy(logits.float().flatten(0, 1), inside(codes).flatten(), reduction="none")
+        return (nats * inside(hidden).flatten()).sum() / hidden.sum()
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self._cross_entropy(self.parts[part], self.encode(batch), self.labels(batch, step), seeded(self.seed, 6, step))
