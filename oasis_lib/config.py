@@ -162,7 +162,8 @@ MODEL_CONFIGS = {
     "twolevel": TwoLevelConfig,
     "codegan": CodeGANConfig,
 }
-FEW_EPOCHS = {"batch": 16, "shift": 0, "intensity": 0.0}  # mirrors are enough, and a prior that is shown moved heads draws them
+# Small batches: more steps. No shifts: mirrors are enough, and a prior that is shown moved heads draws them.
+FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0}
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 PROFILES = {
     "smoke": Profile(
@@ -183,17 +184,14 @@ PROFILES = {
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
         vqvae=Part(VQVAEConfig(entries=256), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)),
-        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.25, validate_every=12, **FEW_EPOCHS)),
-        transformer=Part(
-            TransformerConfig(width=128, layers=4, heads=4, dropout=0.05),
-            TrainingConfig(minutes=0.4, validate_every=12, **FEW_EPOCHS),
-        ),
+        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
+        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05, passes=8), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
         twolevel=Part(
             TwoLevelConfig(words=256, styles=32, width=128, layers=4, heads=4, dropout=0.05, channels=64),
-            TrainingConfig(minutes=1.4, lr=1.5e-3, validate_every=200, **FEW_EPOCHS),
+            TrainingConfig(minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"batch": 16, "validate_every": 200}),
         ),
-        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.2, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),
+        codegan=Part(CodeGANConfig(hidden=32), TrainingConfig(minutes=0.2, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=96),
     ),
     "full": Profile(

@@ -45,6 +45,20 @@ def test_every_way_leads_to_codes_and_a_gradient_leads_back(codes, bins):
         gan.fill(drawn, torch.ones_like(drawn))
 
 
+def test_one_hot_codes_come_as_often_as_their_logits_say_and_learn_as_their_mean_does():
+    torch.manual_seed(0)
+    gan = CodeGAN(MODEL, grid=(100, 100), entries=4)
+    gan.vectors.copy_(torch.eye(4))
+    raw = torch.tensor([1.0, 0.0, -1.0, 2.0]).view(1, 4, 1, 1).repeat(1, 1, 100, 100).requires_grad_()
+    maps = gan.maps(raw)
+    assert sorted(maps.unique().round(decimals=5).tolist()) == [0.0, 1.0], "one code a place, not a mixture"
+    torch.testing.assert_close(maps.detach().mean((0, 2, 3)), raw[0, :, 0, 0].softmax(0).detach(), rtol=0, atol=0.02)
+    maps[:, 3].sum().backward()
+    assert (raw.grad[:, 3] > 0).all() and (raw.grad[:, :3] < 0).all()
+    with torch.no_grad():
+        torch.testing.assert_close(gan.maps(raw).mean((0, 2, 3)), maps.mean((0, 2, 3)), rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("bins", ["uniform", "quantile"])
 def test_real_codes_survive_their_bins(bins):
     gan = CodeGAN(replace(MODEL, codes="index", bins=bins), grid=(8, 8), entries=16)

@@ -88,7 +88,7 @@ def test_minutes_on_the_command_line_outlive_a_preset(monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr("oasis_lib.training.train_vqvae", stop)
-    words = {"device": "auto", "kind": "vqvae", "vqvae": "", "profile": "smoke", "minutes": 2.0, "quiet": True}
+    words = {"device": "auto", "kind": "vqvae", "vqvae": "", "begin": None, "profile": "smoke", "minutes": 2.0, "quiet": True}
     with pytest.raises(KeyboardInterrupt):
         train(Namespace(**words, cohort=tmp_path, out=tmp_path, settings=["vqvae.preset=seed-001"]))
     training = asked[0].training

@@ -238,8 +238,8 @@ def through(reading: Reading, rows: Sequence[int]) -> dict[str, np.ndarray]:
 
 def outputs(reading: Reading, count: int = 0, seed: int = 0) -> pd.DataFrame:
     """Encoder outputs of training people, rare codes favoured (air would drown the rest): z0.., code, brightness and tissue of the
-    pixels that each covers (-1 where tissue is not known). `count` 0 is forty an entry, 20,000 at most."""
-    count = count or min(20_000, 40 * len(reading.codebook))
+    pixels that each covers (-1 where tissue is not known). `count` 0 is twenty an entry, 20,000 at most."""
+    count = count or min(20_000, 20 * len(reading.codebook))
     split, codes, factor = reading.cohort["train"], reading.codes["train"], reading.factor
     dice = np.random.default_rng(seed)
     per_slice = codes.shape[1] * codes.shape[2]
