@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=160, help="of each split that bits are told of, spread over everybody")
     parser.add_argument("--samples", type=int, default=128, help="drawn from each prior, to be held against test people")
+    parser.add_argument("--gan-hidden", type=int, default=64, help="channels of the GANs' last layers; few make quicker steps")
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="rows of the table")
     given = parser.parse_args()
     cohort = cohort_of(given)
@@ -114,6 +115,8 @@ def main() -> None:
         priors, steps = {}, {}
         for name in given.only:
             kind, model, training = ROWS[name]
+            if kind == "codegan":
+                model = dataclasses.replace(model, hidden=given.gan_hidden)
             print(f"training {name} ...", flush=True)
             part = limited(Part(model, dataclasses.replace(training, batch=given.batch)), given)
             history = train_prior(kind, cohort, vqvae, folder / name.replace(" ", "-"), part, progress=False)
