@@ -171,7 +171,7 @@ PROFILES = {
         cohort=CohortConfig(size=64, people=10, lesions=2),
         vqvae=Part(VQVAEConfig(entries=64, hidden=32, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
-        transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=4, batch=16, lr=4e-3, shift=2)),
+        transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, batch=16, lr=4e-3, shift=2)),
         masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         twolevel=Part(
             TwoLevelConfig(words=64, styles=8, width=32, layers=2, heads=2, channels=16, blocks=2, passes=4),
