@@ -77,6 +77,8 @@ def train(given: Namespace) -> None:
     if given.kind != "vqvae" and not given.vqvae:
         raise ValueError(f"training {given.kind} needs --vqvae DIR: the model whose codes it learns")
     part = getattr(profile_of(given.profile or fitting_profile()), given.kind)
+    if given.begin and given.profile:
+        raise ValueError("--begin takes its settings from that prior; leave --profile out, and change some with --set")
     if given.begin:
         part = settings_of(user_path(given.begin), given.kind)
     if given.minutes is not None:

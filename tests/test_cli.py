@@ -73,6 +73,10 @@ REFUSED = [
     (["train", "vqvae", "--cohort", "no/such", "--out", "y"], "not a prepared cohort"),
     (["train", "vqvae", "--cohort", "x", "--out", "y", "--minutes", "0"], "must be more than 0"),
     (["train", "vqvae", "--cohort", "x", "--out", "y", "--begin", "x"], "--begin is for priors"),
+    (
+        ["train", "masked", "--cohort", "x", "--vqvae", "x", "--out", "y", "--begin", "x", "--profile", "smoke"],
+        "leave --profile out",
+    ),
     (["sample", "--prior", "no/such", "--out", "y", "--n", "0"], "must be at least 1"),
     (["report", "no/such"], "is not a run"),
     (["report", "a", "b", "c"], "one run, or two"),

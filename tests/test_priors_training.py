@@ -152,7 +152,12 @@ def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world
     for folder, settings, words in ((other, part, "its vqvae is"), (vqvae, wider, "made otherwise")):
         with pytest.raises(ValueError, match=f"first can't be begun with.*{words}"):
             train_prior("transformer", cohort, folder, tmp_path / "second", settings, begin=tmp_path / "first", progress=False)
-    assert not (tmp_path / "second").exists()
+    with pytest.raises(ValueError, match="give another folder"):
+        train_prior("transformer", cohort, vqvae, tmp_path / "first", part, begin=tmp_path / "first", progress=False)
+    alone = Part(replace(MODELS["twolevel"], learns="details"), TRAINING)
+    with pytest.raises(ValueError, match="which prior to begin with"):
+        train_prior("twolevel", cohort, vqvae, tmp_path / "second", alone, progress=False)
+    assert not (tmp_path / "second").exists() and load(tmp_path / "first") is not None
 
 
 def test_the_wrong_kind_is_refused(world, tmp_path):

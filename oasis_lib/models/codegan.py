@@ -111,8 +111,9 @@ class CodeGAN(Prior):
         if self.config.codes == "index":
             return raw.tanh()
         if self.config.codes == "one-hot":
-            # Gumbel noise from uniform numbers: torch's own makes them five times as slowly, and a one-hot map is never needed.
-            noisy = raw.movedim(1, -1) - torch.log(-torch.log(torch.rand_like(raw.movedim(1, -1)).clamp(1e-20, 1 - 1e-7)))
+            # As F.gumbel_softmax does it, without its exponential numbers (a fifth of a step on a CPU) and its one-hot map.
+            raw = raw.movedim(1, -1)
+            noisy = raw - torch.log(-torch.log(torch.rand_like(raw).clamp(1e-20, 1 - 1e-7)))
             chosen = F.embedding(noisy.argmax(-1), self.vectors)
             if torch.is_grad_enabled():  # one code forwards, the mean of all backwards
                 mean = noisy.softmax(-1) @ self.vectors

@@ -234,6 +234,10 @@ def train_prior(
         config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
     shape = {"grid": [side, side], "entries": entries, "levels": cohort.levels, "ratings": len(cohort.ratings)}
     made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": digest(vqvae)}
+    if getattr(config, "learns", "both") != "both" and not begin:
+        raise ValueError(f"twolevel.learns={config.learns} leaves the sketch as it is: say which prior to begin with")
+    if begin and Path(begin).absolute() == out.absolute():
+        raise ValueError(f"{out} can't be begun with and written to; give another folder")
     weights = weights_of(Path(begin), made) if begin else None
     saved = made | {"cohort": cohort.hash, "synthetic": cohort.synthetic} | ({"begin": digest(Path(begin))} if begin else {})
 
