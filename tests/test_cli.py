@@ -114,8 +114,9 @@ def test_make_alone_lists_its_commands():
 
 
 @pytest.mark.slow
-def test_readme_commands(smoke: Smoke, tmp_path: Path):
+def test_readme_commands(smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As written, on the smoke study's cohort and run, and with less patience."""
+    monkeypatch.setenv("OASIS_DATA", str(smoke.data))
     done = []
     for line in readme_commands(".venv/bin/oasis "):
         words = shlex.split(line)[1:]
@@ -129,7 +130,7 @@ def test_readme_commands(smoke: Smoke, tmp_path: Path):
         if words[0] == "train":
             words[words.index("--minutes") + 1] = "0.05"
         done.append(words[0])
-        oasis(*words, data=smoke.data)
+        assert main(words) == 0, line
     assert set(done) == {"check", "train", "sample", "evaluate", "report"}
     assert (tmp_path / "new" / "samples.png").stat().st_size > 2000
     assert (tmp_path / "scores.json").is_file()
