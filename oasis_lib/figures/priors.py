@@ -136,19 +136,20 @@ def cost(table: pd.DataFrame) -> Figure:
 
 
 def grids(table: pd.DataFrame) -> Figure:
-    """Reconstruction against samples, one point a grid: what its codes alone reach, and what its prior makes of them."""
-    figure, axes = new_figure(1, 2, width=10, height=4.0, title="Few codes or many", sharey=True)
+    """A row a grid: how far its codes alone are from people, and how far what its prior makes of them."""
+    figure, axes = new_figure(1, 2, width=10, height=0.9 + 0.65 * len(table), title="Few codes or many", sharey=True)
+    heights = range(len(table))
     for axis, space in zip(axes[0], ("trained", "fixed")):
-        for colour, side in ((REAL, "codes"), (MODEL, "samples")):
-            axis.plot(table["ssim_brain"], table[f"{side} frechet_{space}_ratio"], "o", color=colour, label=side)
-        for name, row in table.iterrows():
-            note = name.replace(", ", "\n")
-            axis.annotate(
-                note, (row["ssim_brain"], row[f"samples frechet_{space}_ratio"]), (5, 4), textcoords="offset points", fontsize=8
-            )
-        axis.axhline(1, color=BAD, linestyle=":", label="other people (the floor)")
-        axis.set(title=f"{space} features", xlabel="SSIM in the brain, reconstructions", yscale="log", xmargin=0.25, ymargin=0.15)
-        axis.yaxis.set_major_formatter("{x:g}")
-    axes[0, 0].set_ylabel("Fréchet distance over the floor's")
-    axes[0, 0].legend(fontsize=8)
+        ratios = {side: table[f"{side} frechet_{space}_ratio"].astype(float) for side in ("codes", "samples")}
+        axis.hlines(heights, *ratios.values(), color="0.8", zorder=0)
+        for (side, values), colour in zip(ratios.items(), (REAL, MODEL)):
+            axis.plot(values, heights, "o", color=colour, label=side)
+        axis.axvline(1, color=BAD, linestyle=":", label="other people (the floor)")
+        axis.set(title=f"{space} features", xlabel="Fréchet distance over the floor's", xscale="log", ymargin=0.15)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}" if max(map(max, ratios.values())) < 10 else "")
+    names = [f"{name.replace(', ', chr(10))}\nSSIM {row['ssim_brain']:.2f}" for name, row in table.iterrows()]
+    axes[0, 0].set_yticks(list(heights), names, fontsize=8)
+    axes[0, 0].invert_yaxis()
+    axes[0, 1].legend(fontsize=8)
     return figure
