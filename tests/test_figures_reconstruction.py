@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
 from oasis_lib.evaluation import rate, reconstruction
-from oasis_lib.figures import diagram, training
+from oasis_lib.figures import diagram, priors, training
 from oasis_lib.figures import reconstruction as draw
 from oasis_lib.metrics import psnr, ssim
 from oasis_lib.models import VQVAE, load
@@ -256,3 +256,18 @@ def test_a_folder_gives_back_what_was_measured(cohort: Cohort, trained):
     out, history, _ = trained
     again = reconstruction.scores(load(out), cohort["validate"])
     assert again["ssim_brain"].mean() == pytest.approx(history["score"].max(), abs=0.02)
+
+
+def test_grids_has_a_row_a_grid_with_codes_and_samples_over_the_floor():
+    ratios = {f"{side} frechet_{space}_ratio": [1.0, 2.0] for side in ("codes", "samples") for space in ("trained", "fixed")}
+    table = pd.DataFrame(ratios | {"ssim_brain": [0.6, 0.95]}, index=["16 x 16", "64 x 64, sketch of 16 x 16"])
+    table["samples frechet_fixed_ratio"] = [20.0, 3.0]
+    figure = priors.grids(table)
+    trained, fixed = figure.axes
+    assert [label.get_text() for label in trained.get_yticklabels()] == [
+        "16 x 16\nSSIM 0.60",
+        "64 x 64\nsketch of 16 x 16\nSSIM 0.95",
+    ]
+    drawn = {line.get_label(): line for line in fixed.lines}
+    assert drawn["samples"].get_xdata().tolist() == [20.0, 3.0] and drawn["codes"].get_xdata().tolist() == [1.0, 2.0]
+    assert trained.yaxis_inverted() and fixed.get_xscale() == "log"
