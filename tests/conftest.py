@@ -18,8 +18,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of b
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook; after it, each worker would make a study of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, all that looks at the smoke study goes to the one that made it; other modules stay whole."""
+    """With several workers, all that looks at the smoke study goes to the one that made it, first; other modules stay whole."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: "smoke" not in item.fixturenames)
     for item in items:
         item.add_marker(pytest.mark.xdist_group("smoke" if "smoke" in item.fixturenames else item.module.__name__))
 
