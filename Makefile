@@ -26,7 +26,7 @@ lab: .venv/installed ## open JupyterLab on the driver
 
 test: .venv/installed-test ## lint, then run all tests, the smoke study included
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: .venv/installed-test ## put imports and layout in order (ruff)
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +20,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of b
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook; after it, each worker would make a study of its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, all that looks at the smoke study goes to the one that made it, first; other modules stay whole."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: "smoke" not in item.fixturenames)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("smoke" if "smoke" in item.fixturenames else item.module.__name__))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers, modules that look at the smoke study go to the one that makes it; others stay whole.
+
+    Not by groups: pytest 9.2 takes no notice of the names that xdist 3.8 gives to grouped tests, and every worker made a study.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    looking = {path.name for path in (PROJECT / "tests").glob("test_*.py") if re.search(r"def \w+\(.*\bsmoke\b", path.read_text())}
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = Path(nodeid.partition("::")[0]).name
+            return "smoke" if module in looking else module
+
+    return Together(config, log)
 
 
 @dataclass(frozen=True)
