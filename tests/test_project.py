@@ -16,7 +16,7 @@ SOURCES = sorted((PROJECT / "oasis_lib").rglob("*.py"))
 STAGES = ["01_cohort", "02_vqvae", "03_codebook", "04_priors", "05_generation", "06_evaluation"]
 NOTEBOOKS = [PROJECT / "notebooks" / f"{name}.ipynb" for name in STAGES]
 DRIVER = PROJECT / "driver.ipynb"
-MODULES = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn", "umap-learn": "umap"}
+MODULES = {"pillow": "PIL", "pytest-xdist": "xdist", "scikit-image": "skimage", "scikit-learn": "sklearn", "umap-learn": "umap"}
 BROUGHT_ALONG = {"nbclient", "pygments", "IPython", "traitlets", "jupyter_client"}  # parts of declared packages, used with them
 
 # Imports run downward only: a module may import what stands on a lower line, and what is in its own package.
