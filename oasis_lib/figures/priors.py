@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, SEQUENTIAL, new_figure, show_image
 
@@ -52,6 +53,7 @@ def learning(histories: dict[str, pd.DataFrame], frequencies: float, varieties: 
         axis.plot(history["step"], history["validate_bits"], color=colour, linewidth=2, marker=mark, label="validation people")
         axis.axhline(frequencies, color=BAD, linestyle=":", label="plain frequencies")
         axis.set(title=name, xlabel="step", yscale="log")
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.legend(fontsize=8)
     axes[0, 0].set_ylabel("bits an image")
     axis = axes[0, -1]
@@ -124,13 +126,14 @@ def cost(table: pd.DataFrame) -> Figure:
     axis = axes[0, 0]
     made = table[table["seconds"].notna()]
     for colour, (_, row) in zip(COLOURS, made.iterrows()):
-        axis.plot(row["seconds"], row["misplaced"], "o", color=colour, markersize=9)
-        note = f"  {row['prior']} ({row['passes']:.0f} passes)"
-        axis.annotate(note, (row["seconds"], row["misplaced"]), va="center", fontsize=9)
+        name = f"{row['prior']} ({row['passes']:.0f} {'pass' if row['passes'] == 1 else 'passes'})"
+        axis.plot(row["seconds"], row["misplaced"], "o", color=colour, markersize=9, label=name)
     floor = table.loc[table["seconds"].isna(), "misplaced"].iloc[0]
     axis.axhline(floor, color=BAD, linestyle=":", label="other people")
     axis.set(xscale="log", xlabel="seconds a map", ylabel="codes out of place (lower is better)", ylim=(0, None))
-    axis.set_xlim(made["seconds"].min() / 2, made["seconds"].max() * 12)
+    axis.set_xlim(made["seconds"].min() / 2, made["seconds"].max() * 2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
     axis.legend(fontsize=8)
     return figure
 
