@@ -81,7 +81,7 @@ class TwoLevelConfig:
     blocks: int = 9
     passes: int = 16  # the details are drawn in this many: 1, 4, 16 or 64
     share: float = 0.5  # of a batch's maps that the details learn from; the sketch learns from all
-    learns: Literal["both", "details"] = "both"  # "details" for a model that was trained before, whose sketch has learnt enough
+    learns: Literal["both", "sketch", "details"] = "both"  # one alone learns on, from an earlier prior
     code_dim: int = 8  # of the VQ-VAE's entries; training fills it in
 
 

@@ -131,15 +131,16 @@ def test_a_prior_goes_on_from_another_ones_weights(kind, world, tmp_path):
         torch.testing.assert_close(second[name], first[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_details_go_on_learning_over_a_sketch_that_stays(world, tmp_path):
+@pytest.mark.parametrize("which", ["sketch", "details"])
+def test_a_part_goes_on_learning_while_the_other_stays(which, world, tmp_path):
     cohort, vqvae = world
-    part, alone = (Part(replace(MODELS["twolevel"], learns=parts), TRAINING) for parts in ("both", "details"))
+    part, alone = (Part(replace(MODELS["twolevel"], learns=parts), TRAINING) for parts in ("both", which))
     train_prior("twolevel", cohort, vqvae, tmp_path / "first", part, progress=False)
     history = train_prior("twolevel", cohort, vqvae, tmp_path / "second", alone, begin=tmp_path / "first", progress=False)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     moved = {name for name in first if not torch.equal(first[name], second[name])}
-    assert moved and all(name.startswith("details.") for name in moved)
-    assert "train_details_bits" in history and np.isfinite(history["validate_bits"]).all()
+    assert moved and all(name.startswith(f"{which}.") for name in moved)
+    assert f"train_{which}_bits" in history and np.isfinite(history["validate_bits"]).all()
 
 
 def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world, tmp_path):
@@ -155,7 +156,7 @@ def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world
     with pytest.raises(ValueError, match="give another folder"):
         train_prior("transformer", cohort, vqvae, tmp_path / "first", part, begin=tmp_path / "first", progress=False)
     alone = Part(replace(MODELS["twolevel"], learns="details"), TRAINING)
-    with pytest.raises(ValueError, match="which prior to begin with"):
+    with pytest.raises(ValueError, match="which one to begin with"):
         train_prior("twolevel", cohort, vqvae, tmp_path / "second", alone, progress=False)
     assert not (tmp_path / "second").exists() and load(tmp_path / "first") is not None
 

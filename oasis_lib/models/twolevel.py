@@ -103,11 +103,17 @@ class TwoLevel(Autoregressive):
         self.air, self.counts = Air(self.grid, entries), Counts(self.grid, entries)
         self.gauge = Gauge(config.code_dim, self.grid)
         self.register_buffer("turn", turns(self.grid, config.passes), persistent=False)  # (h, w): in which pass each is drawn
-        self.sketch.requires_grad_(config.learns == "both")
+        for name in {"sketch", "details"} - set(self.learning):
+            getattr(self, name).requires_grad_(False)
 
     @property
     def passes(self) -> int:
         return self.sketch.passes + self.config.passes
+
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """The parts that training is of, in the order in which their logits and targets are given."""
+        return ("sketch", "details") if self.config.learns == "both" else (self.config.learns,)
 
     @torch.no_grad()
     def start(self, codes: Tensor, shifted: Tensor | None = None, vectors: Tensor | None = None, *labels: Tensor | None) -> None:
@@ -170,20 +176,23 @@ class TwoLevel(Autoregressive):
         return (self.turn >= now) & self._inside()
 
     def targets(self, codes: Tensor, hidden: Tensor) -> list[Tensor]:
-        sketch = [self.sketch.targets(self.words(codes))] if self.config.learns == "both" else []
-        return [*sketch, codes[: len(hidden)][hidden]]
+        of = {"sketch": lambda: self.sketch.targets(self.words(codes)), "details": lambda: codes[: len(hidden)][hidden]}
+        return [of[part]() for part in self.learning]
 
     def forward(
         self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None, hidden: Tensor | None = None
     ) -> list[Tensor]:
-        """Logits of the sketch (as its transformer gives them; left out where it has learnt enough) and (M, K) of the hidden codes.
+        """Logits of what is learning: the sketch's words (as its transformer gives them) and (M, K) of the hidden codes.
 
         `hidden` may be of the first few maps alone: what details have to learn is much the same everywhere, a sketch is not.
         """
         words, few, rating = self.words(codes), len(hidden), self.styled(codes, rating)
         labels = None if level is None else level[:few], rating[:few]
-        sketch = [self.sketch(words, level, rating)] if self.config.learns == "both" else []
-        return [*sketch, self._logits(codes[:few], hidden, hidden, words[:few], labels)]
+        of = {
+            "sketch": lambda: self.sketch(words, level, rating),
+            "details": lambda: self._logits(codes[:few], hidden, hidden, words[:few], labels),
+        }
+        return [of[part]() for part in self.learning]
 
     def _logits(self, codes: Tensor, hidden: Tensor, asked: Tensor, words: Tensor, labels: tuple) -> Tensor:
         """(M, K) at the places `asked` (B, h, w), all of them inside."""

@@ -132,11 +132,11 @@ class TwoLevelTask(LikelihoodTask):
         few = math.ceil(len(codes) * self.model.config.share)
         hidden = self.model.hide(codes, torch.rand(few, generator=seeded(self.seed, 6, step)).to(self.device))
         pairs = zip(self.parts[part](codes, *self.labels(batch, step), hidden), self.model.targets(codes, hidden))
-        *sketch, details = (F.cross_entropy(guess.float().flatten(0, -2), target.flatten()) for guess, target in pairs)
-        words, places = (len(air.places()) / math.log(2) for air in (self.model.sketch.air, self.model.air))
-        if not sketch:
-            return details, {"details_bits": details * places}
-        return sketch[0] + details, {"bits": sketch[0] * words + details * places, "sketch_bits": sketch[0] * words}
+        losses = [F.cross_entropy(guess.float().flatten(0, -2), target.flatten()) for guess, target in pairs]
+        airs = {"sketch": self.model.sketch.air, "details": self.model.air}
+        bits = {part: loss * len(airs[part].places()) / math.log(2) for part, loss in zip(self.model.learning, losses)}
+        whole = {"bits": sum(bits.values())} if len(bits) == len(airs) else {}
+        return sum(losses), whole | {f"{part}_bits": value for part, value in bits.items()}
 
     def measure(self, model: TwoLevel) -> dict[str, float]:
         """The sketch's bits as well: a twentieth of all, and what makes a head whole."""
@@ -235,7 +235,7 @@ def train_prior(
     shape = {"grid": [side, side], "entries": entries, "levels": cohort.levels, "ratings": len(cohort.ratings)}
     made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": digest(vqvae)}
     if getattr(config, "learns", "both") != "both" and not begin:
-        raise ValueError(f"twolevel.learns={config.learns} leaves the sketch as it is: say which prior to begin with")
+        raise ValueError(f"twolevel.learns={config.learns} leaves the rest of the prior as it is: say which one to begin with")
     if begin and Path(begin).absolute() == out.absolute():
         raise ValueError(f"{out} can't be begun with and written to; give another folder")
     weights = weights_of(Path(begin), made) if begin else None
