@@ -27,8 +27,7 @@ from oasis_lib.figures.priors import grids as draw_figure
 from oasis_lib.figures.style import synthetic
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
-from oasis_lib.training import best_device, train_prior, train_vqvae
-from oasis_lib.training.vqvae import decode_codes, encode_images
+from oasis_lib.training import best_device, decode_codes, encode_images, train_prior, train_vqvae
 
 TRAINING = TrainingConfig(batch=16, lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, validate_every=100)
 FLAT = TransformerConfig(dropout=0.0, hide=0.02)

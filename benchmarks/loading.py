@@ -23,9 +23,8 @@ from PIL import Image
 from oasis_lib.check import environment_line
 from oasis_lib.cohort import open_cohort
 from oasis_lib.models import VQVAE
-from oasis_lib.training import best_device, to_images
+from oasis_lib.training import best_device, encode_images, to_images
 from oasis_lib.training.data import evenly
-from oasis_lib.training.vqvae import encode_images
 
 
 def epoch(read: Callable[[np.ndarray], np.ndarray | torch.Tensor], order: np.ndarray, batch: int) -> float:

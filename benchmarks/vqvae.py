@@ -21,8 +21,7 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRESETS, Part
 from oasis_lib.evaluation import rate, reconstruction
 from oasis_lib.models import load, perplexity
-from oasis_lib.training import train_vqvae
-from oasis_lib.training.vqvae import encode_images
+from oasis_lib.training import encode_images, train_vqvae
 
 
 def untrained_codebook(part: Part) -> Part:

@@ -1,11 +1,14 @@
-"""A model folder: weights as safetensors, configuration as JSON. Loading one executes nothing."""
+"""A model folder: weights as safetensors, configuration as JSON, arrays that were found with it. Loading executes nothing."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -13,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from oasis_lib.paths import atomic, read_json, write_json
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "training.pt"
+Arrays = dict[str, np.ndarray]
 
 
 def save_model(folder: str | Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
@@ -40,6 +44,25 @@ def fingerprint(model: torch.nn.Module) -> str:
     for name, value in model.state_dict().items():
         total.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
+
+
+def kept_arrays(
+    folder: Path | None, name: str, key: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The arrays of this key from `folder`/name.npz, or made and kept there."""
+    path, wanted = folder and folder / f"{name}.npz", json.dumps(key, sort_keys=True)
+    if path and path.is_file():
+        with np.load(path) as kept:
+            if str(kept["key"]) == wanted:
+                return {name: kept[name] for name in kept.files if name != "key"}
+    found = make()
+    if path:
+        try:
+            with atomic(path) as beside, beside.open("wb") as file:
+                np.savez(file, key=wanted, **found)
+        except PermissionError:
+            pass  # someone else's folder: found anew each time
+    return found
 
 
 def save_state(folder: str | Path, state: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,8 +25,8 @@ from oasis_lib.config import (
     VQVAEConfig,
 )
 from oasis_lib.evaluation import likelihood
-from oasis_lib.models import build, load
-from oasis_lib.training import encode_cohort, loop, train_prior, train_vqvae
+from oasis_lib.models import VQVAE, build, load
+from oasis_lib.training import codes_of, encode_cohort, encode_images, loop, train_prior, train_vqvae
 from oasis_lib.training.data import Batches
 from oasis_lib.training.prior import LikelihoodTask
 
@@ -191,23 +192,44 @@ def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
     assert list(costs["prior"]) == ["other people", "transformer"] and costs["misplaced"].between(0, 1).all()
 
 
-@pytest.mark.parametrize(("still", "begun"), [(True, False), (True, True), (False, True)])
-def test_images_that_only_get_mirrored_are_encoded_once_and_alike(still, begun, world, tmp_path, monkeypatch):
-    cohort, vqvae = world
+@pytest.mark.parametrize("still", [True, False])
+def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, world, tmp_path, monkeypatch):
+    cohort, folder = world
     monkeypatch.setitem(cohort.info, "left_right", "columns")
-    training = replace(TRAINING, shift=0 if still else 1, intensity=0.0)
-    model = build("transformer", MODELS["transformer"], grid=(8, 8), entries=16, levels=4, ratings=1)
-    task = LikelihoodTask(model, load(vqvae), cohort, torch.device("cpu"), training, tmp_path)
-    batches = Batches(cohort, "train", training, torch.device("cpu"))
-    if begun:
-        task.begin(batches.batch(0))
-    asked, encode = [], task.vqvae.encode
-    monkeypatch.setattr(task.vqvae, "encode", lambda images: asked.append(len(images)) or encode(images))
+    training, cpu = replace(TRAINING, shift=0 if still else 1, intensity=0.0), torch.device("cpu")
+    asked, encode = [], VQVAE.encode
+
+    def task(kind: str) -> LikelihoodTask:
+        model = build(kind, MODELS[kind], grid=(8, 8), entries=16, levels=4, ratings=1)
+        return LikelihoodTask(model, load(vqvae), cohort, cpu, training, tmp_path)
+
+    vqvae = tmp_path / "vqvae"
+    shutil.copytree(folder, vqvae, ignore=shutil.ignore_patterns("codes"))
+    monkeypatch.setattr(VQVAE, "encode", lambda self, images: asked.append(len(images)) or encode(self, images))
+    first, batches = task("transformer"), Batches(cohort, "train", training, cpu)
+    first.begin(batches.batch(0))
+    asked.clear()
+    other = task("pixelcnn")
+    assert not asked, "what one prior had encoded, the next finds beside the VQ-VAE"
     for step in range(12 * batches.steps_an_epoch):
         batch = batches.batch(step)
-        assert torch.equal(task.encode(batch), encode(batch.images))
-    seen = 12 * batches.steps_an_epoch * batches.size
-    assert (sum(asked) <= (0 if begun else 2 * len(cohort["train"]))) if still else (sum(asked) == seen)
+        for each in (first, other):
+            assert torch.equal(each.encode(batch), encode(each.vqvae, batch.images))
+    assert sum(asked) == (0 if still else 2 * 12 * batches.steps_an_epoch * batches.size)
+
+
+def test_kept_codes_are_of_these_weights_and_this_cohort(world, tmp_path):
+    cohort, folder = world
+    shutil.copytree(folder, tmp_path / "vqvae", ignore=shutil.ignore_patterns("codes"))
+    vqvae, images = load(tmp_path / "vqvae"), cohort["test"].images
+    np.testing.assert_array_equal(codes_of(vqvae, cohort, "test"), encode_images(vqvae, images))
+    with torch.no_grad():
+        vqvae.quantizer.codebook.copy_(vqvae.quantizer.codebook.flip(0))
+    np.testing.assert_array_equal(codes_of(vqvae, cohort, "test"), encode_images(vqvae, images))
+    other = replace(cohort, info=cohort.info | {"hash": "other"}, splits=cohort.splits | {"test": cohort["train"]})
+    assert len(codes_of(vqvae, other, "test")) == len(cohort["train"])
+    vqvae.folder = None
+    assert len(codes_of(vqvae, cohort, "validate", mirrored=True)) == len(cohort["validate"])
 
 
 def test_variety_is_the_share_of_places_that_differ():

@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 
-from oasis_lib.checkpoint import fingerprint
+from oasis_lib.checkpoint import fingerprint, kept_arrays
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig
 from oasis_lib.evaluation import anatomy, distances, features, memorisation, similarity
-from oasis_lib.evaluation.features import SPACES, FilterBank, Space, cached_arrays, cached_network, extract, train_network
-from oasis_lib.training.vqvae import decode_codes, encode_images
+from oasis_lib.evaluation.features import SPACES, FilterBank, Space, cached_network, extract, train_network
+from oasis_lib.training import codes_of, decode_codes
 
 DISTANCES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 
@@ -77,7 +77,7 @@ class Evaluator:
         return train_network(np.asarray(train.images[rows]), train.levels[rows], train.subjects[rows], **options)
 
     def _people(self, name: str) -> dict[str, np.ndarray]:
-        return cached_arrays(self.cache, f"people-{name}", self.key, lambda: self._features(self.cohort[name].images))
+        return kept_arrays(self.cache, f"people-{name}", self.key, lambda: self._features(self.cohort[name].images))
 
     def _features(self, images: np.ndarray) -> dict[str, np.ndarray]:
         return {space: extract(network, images, self.device) for space, network in self.networks.items()}
@@ -147,12 +147,12 @@ class Evaluator:
         def look() -> dict[str, np.ndarray]:
             images, found = self.cohort[name].images, self.raw[name]["trained"]
             if self.vqvae is not None:
-                images = decode_codes(self.vqvae, encode_images(self.vqvae, images, self.device), self.device)
+                images = decode_codes(self.vqvae, codes_of(self.vqvae, self.cohort, name, self.device), self.device)
                 found = extract(self.networks["trained"], images, self.device)
             return {"pixels": self._thumbnails(images).astype(np.float16), "trained": found}
 
         key = self.key | {"vqvae": self.vqvae and fingerprint(self.vqvae)}
-        kept = cached_arrays(self.cache, f"audit-{name}", key, look)
+        kept = kept_arrays(self.cache, f"audit-{name}", key, look)
         return kept | {"trained": self.spaces["trained"].project(kept["trained"])}
 
     def _thumbnails(self, images: np.ndarray) -> np.ndarray:

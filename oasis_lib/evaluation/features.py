@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 
 from oasis_lib.checkpoint import read_model, save_model
 from oasis_lib.metrics import at_once
-from oasis_lib.paths import atomic
 
 SPACES = ("trained", "fixed")
 FEATURES = 32 + 64 + 4 * 128
@@ -128,20 +126,6 @@ def cached_network(cache: Path | None, key: dict, make) -> FeatureNet:
     if cache:
         save_model(cache, net.state_dict(), {"kind": "features", "model": net.config, "key": key})
     return net
-
-
-def cached_arrays(cache: Path | None, name: str, key: dict, make) -> dict[str, np.ndarray]:
-    """The arrays of this key from `cache`/name.npz, or made and kept there."""
-    path, wanted = cache and cache / f"{name}.npz", json.dumps(key, sort_keys=True)
-    if path and path.is_file():
-        with np.load(path) as kept:
-            if str(kept["key"]) == wanted:
-                return {name: kept[name] for name in kept.files if name != "key"}
-    found = make()
-    if path:
-        with atomic(path) as beside, beside.open("wb") as file:
-            np.savez(file, key=wanted, **found)
-    return found
 
 
 def to_tensor(images: np.ndarray, device: str = "cpu") -> Tensor:

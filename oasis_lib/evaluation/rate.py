@@ -16,8 +16,8 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part
 from oasis_lib.evaluation.reconstruction import measure, scores
 from oasis_lib.models import load
+from oasis_lib.training import encode_images, train_vqvae
 from oasis_lib.training.data import evenly
-from oasis_lib.training.vqvae import encode_images, train_vqvae
 
 MEASURED = 96  # test slices, spread over everybody
 FACTORS, ENTRIES = (4, 8, 16), (128, 1024)

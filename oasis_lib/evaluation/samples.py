@@ -17,7 +17,7 @@ from oasis_lib.evaluation.features import _blur, to_tensor
 from oasis_lib.models import load
 from oasis_lib.paths import atomic
 from oasis_lib.run import Run
-from oasis_lib.training import best_device, decode_codes, encode_images
+from oasis_lib.training import best_device, codes_of, decode_codes
 
 SETTINGS = ((0.8, None), (0.9, None), (1.0, 0.9), (1.0, 0.97), (1.0, None))  # temperature and top-p that are tried
 
@@ -103,10 +103,9 @@ def references(evaluator: Evaluator, vqvae: Any | None = None, most: int = 100_0
     real = Samples(np.asarray(floor.images[rows]), floor.levels[rows], floor.people[rows])
     found, device = {}, best_device()
     if vqvae is not None:
-        codes = encode_images(vqvae, real.images, device)
+        codes = codes_of(vqvae, evaluator.cohort, "train", device)[evaluator.floor_rows[rows]]
         test = pick_rows(evaluator.real.levels, {level: min(n, share) for level, n in counts.items()}, rng)
-        there = np.asarray(evaluator.real.images[test])
-        back = decode_codes(vqvae, encode_images(vqvae, there, device), device)
+        back = decode_codes(vqvae, codes_of(vqvae, evaluator.cohort, evaluator.split, device)[test], device)
         found["reconstructed training people"] = Samples(decode_codes(vqvae, codes, device), real.levels, real.people)
         found[f"reconstructed {evaluator.split} people"] = Samples(back, evaluator.real.levels[test], evaluator.real.subjects[test])
         unigram = rng.permutation(codes.ravel()).reshape(codes.shape)

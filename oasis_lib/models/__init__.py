@@ -46,6 +46,7 @@ def load(folder: str | Path) -> Any:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{folder}: weights and configuration disagree ({str(error).splitlines()[0]})") from error
+    model.folder = Path(folder)  # what is found with it may be kept there
     return model.eval().to(memory_format=torch.channels_last)  # as it was trained: convolutions are a fifth quicker
 
 

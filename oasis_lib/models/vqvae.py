@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ class VQOutput(NamedTuple):
 
 
 class VQVAE(nn.Module):
+    folder: Path | None = None  # where it was loaded from
+
     def __init__(self, config: VQVAEConfig | None = None):
         super().__init__()
         self.config = config = config or VQVAEConfig()

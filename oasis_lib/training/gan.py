@@ -13,9 +13,9 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
 from oasis_lib.models import VQVAE
 from oasis_lib.models.codegan import CodeGAN
+from oasis_lib.training.codes import codes_of
 from oasis_lib.training.data import Batch, evenly, seeded
 from oasis_lib.training.prior import PriorTask
-from oasis_lib.training.vqvae import encode_images
 
 WANTED = 0.75  # of the discriminator's answers may be right; above, what it sees is blurred with noise
 BLUR_STEP = 0.01
@@ -33,8 +33,7 @@ class GANTask(PriorTask):
     def __init__(self, model: CodeGAN, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
         super().__init__(model, vqvae, cohort, device, training, out)
         self.rates = {"discriminator": model.config.patience}
-        train = cohort["train"]
-        codes = encode_images(self.vqvae, train.images[evenly(len(train), 512)], device)
+        codes = codes_of(self.vqvae, cohort, "train", device)[evenly(len(cohort["train"]), 512)]
         prepare(model, self.vqvae.quantizer.vectors().detach(), torch.from_numpy(codes).long().to(device))
         self.real, self.now = self.codes[:0], (self.level, self.rating)
         self.made = torch.empty(0, device=device)

@@ -23,10 +23,11 @@ from oasis_lib.models import VQVAE, build, load
 from oasis_lib.models.sampling import Autoregressive, Prior
 from oasis_lib.models.twolevel import TwoLevel
 from oasis_lib.paths import atomic
-from oasis_lib.training.data import Batch, Batches, ends, evenly, fits, flips, rating_index, seeded, swapped
+from oasis_lib.training.codes import codes_of, encode_images
+from oasis_lib.training.data import Batch, Batches, evenly, fits, flips, rating_index, seeded
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import fit_once
-from oasis_lib.training.vqvae import encode_images, in_channels
+from oasis_lib.training.vqvae import in_channels
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
@@ -45,27 +46,30 @@ class PriorTask(Task):
         seed, self.shift, self.cohort, self.flips = training.seed, training.shift, cohort, flips(cohort, training)
         self.out, self.step = out, 0
         self.vqvae, self.device, self.seed = vqvae.to(device).eval().requires_grad_(False), device, seed
-        split = cohort["validate"]
-        rows = evenly(len(split), VALIDATED)
-        self.codes = torch.from_numpy(encode_images(self.vqvae, split.images[rows], device).astype(np.int64)).to(device)
-        self.level = torch.from_numpy(split.levels[rows].astype(np.int64)).to(device)
+        rows = evenly(len(cohort["validate"]), VALIDATED)
+        self.codes = self._all("validate")[rows].long()
+        self.level = torch.from_numpy(cohort["validate"].levels[rows].astype(np.int64)).to(device)
         self.rating = torch.from_numpy(rating_index(cohort, "validate")[rows]).to(device)
         still, count = not (training.shift or training.intensity), 2 * len(cohort["train"])
+        # Images that only get mirrored are encoded once: (mirrored, row, h, w).
         keep = still and fits(2 * count * self.codes[0].numel(), device)
-        self.known = torch.full((count, *self.codes.shape[1:]), -1, dtype=torch.int16, device=device) if keep else None
+        self.known = torch.stack(self._stills()) if keep else None
+
+    def _all(self, split: str, mirrored: bool = False) -> Tensor:
+        codes = codes_of(self.vqvae, self.cohort, split, self.device, mirrored=mirrored)
+        return torch.from_numpy(codes).to(self.device)
+
+    def _stills(self) -> list[Tensor]:
+        """Training maps, and those of mirrored heads where heads are mirrored."""
+        return [self._all("train", mirrored) for mirrored in ([False, True] if self.flips else [False])]
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        """Codes as everywhere else: half precision would pick other entries. Images that only get mirrored are encoded once."""
+        """Codes as everywhere else: half precision would pick other entries."""
+        if self.known is not None:
+            return self.known[batch.mirrored.long(), batch.rows].long()
         with torch.autocast(self.device.type, enabled=False):
-            images = in_channels(batch.images, self.vqvae)
-            if self.known is None:
-                return self.vqvae.encode(images)
-            place = 2 * batch.rows + batch.mirrored
-            new = self.known[place, 0, 0] < 0
-            if bool(new.any()):
-                self.known[place[new]] = self.vqvae.encode(images[new]).to(torch.int16)
-            return self.known[place].long()
+            return self.vqvae.encode(in_channels(batch.images, self.vqvae))
 
     def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """Level and rating, each left open now and then."""
@@ -75,22 +79,23 @@ class PriorTask(Task):
     def begin(self, batch: Batch) -> None:
         """Show the model some training maps, also as far shifted as training shifts them; forget an earlier run's samples."""
         (self.out / SNAPSHOTS).unlink(missing_ok=True)
+        if self.learnt:
+            return
+        train = self.cohort["train"]
+        rows = evenly(len(train), self.model.shown)
+        still = [maps[rows].long() for maps in (self._stills() if self.known is None else self.known)]
+        labels = (train.levels[rows], rating_index(self.cohort, "train")[rows])
+        labels = (torch.from_numpy(label.astype(np.int64)).to(self.device).repeat(len(still)) for label in labels)
+        self.model.start(torch.cat(still), self._shifted(), self.vqvae.quantizer.vectors().detach(), *labels)
+
+    def _shifted(self) -> Tensor | None:
+        if not self.shift:
+            return None
         train = self.cohort["train"].images
         images = train[evenly(len(train), SHIFTED)]
         corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
-        shifted = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
-        rows = evenly(len(train), self.model.shown)
-        middle = ends(train[evenly(len(train), 256)])
-        still = [self._encoded(train[rows])] + ([self._encoded(swapped(train[rows], middle))] if self.flips else [])
-        for mirrored, maps in enumerate(still if self.known is not None else []):
-            self.known[2 * torch.from_numpy(rows) + mirrored] = maps.to(torch.int16)
-        labels = (self.cohort["train"].levels[rows], rating_index(self.cohort, "train")[rows])
-        level, rating = (torch.from_numpy(label.astype(np.int64)).to(self.device).repeat(len(still)) for label in labels)
-        if not self.learnt:
-            self.model.start(torch.cat(still), self._encoded(shifted), self.vqvae.quantizer.vectors().detach(), level, rating)
-
-    def _encoded(self, images: np.ndarray) -> Tensor:
-        return torch.from_numpy(encode_images(self.vqvae, images, self.device).astype(np.int64)).to(self.device)
+        moved = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
+        return torch.from_numpy(encode_images(self.vqvae, moved, self.device)).long().to(self.device)
 
     def after_step(self, step: int) -> None:
         self.step = step + 1

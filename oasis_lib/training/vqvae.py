@@ -1,4 +1,4 @@
-"""Training the VQ-VAE, and writing a cohort's codes."""
+"""Training the VQ-VAE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oasis_lib import metrics
 from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
-from oasis_lib.models import VQVAE, load, perplexity
+from oasis_lib.models import VQVAE, perplexity
 from oasis_lib.paths import atomic
 from oasis_lib.training.data import Batch, Batches, evenly, seeded, to_images
 from oasis_lib.training.loop import Task
@@ -150,38 +150,6 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool =
     )
     write_cards(out, cohort.info)
     return history
-
-
-def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
-    """(N, H, W) uint8 -> (N, h, w) int16."""
-    vqvae = vqvae.to(device)
-    few = metrics.at_once(pixels[0].size, device)
-    parts = [vqvae.encode(in_channels(to_images(pixels[i : i + few], device), vqvae)).cpu() for i in range(0, len(pixels), few)]
-    return torch.cat(parts).numpy().astype(np.int16)
-
-
-def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
-    """(N, h, w) -> (N, H, W) uint8."""
-    vqvae = vqvae.to(device)
-    parts, few = [], metrics.at_once(codes[0].size * vqvae.config.factor**2, device)
-    for start in range(0, len(codes), few):
-        part = torch.from_numpy(codes[start : start + few].astype(np.int64)).to(device)
-        parts.append((vqvae.decode(part).mean(1) * 255).round().to(torch.uint8).cpu())
-    return torch.cat(parts).numpy()
-
-
-def encode_cohort(vqvae_folder: str | Path, cohort: Cohort, out: str | Path) -> dict[str, np.ndarray]:
-    """Every split's codes, written once and read back at once the next time: (N, h, w) int16 each."""
-    vqvae, out = load(vqvae_folder), Path(out)
-    weights = Path(vqvae_folder) / "model.safetensors"
-    codes = {}
-    for name, split in cohort.splits.items():
-        path = out / f"{name}.npy"
-        if not path.is_file() or path.stat().st_mtime < weights.stat().st_mtime or len(np.load(path, mmap_mode="r")) != len(split):
-            with atomic(path) as beside, beside.open("wb") as file:
-                np.save(file, encode_images(vqvae, split.images, best_device()))
-        codes[name] = np.load(path, mmap_mode="r")
-    return codes
 
 
 def best_device() -> torch.device:
