@@ -243,12 +243,23 @@ def test_counts_know_each_level_what_lies_between_and_what_is_left_open():
     codes = (2 * level)[:, None, None].expand(-1, 2, 2).clone()
     codes[:, 0, 0] = 6  # one place that is the same at all levels
     counts = Counts((2, 2), 7, levels=5, knots=3)
-    counts.start(codes, 2 * level, pull=1.0)
+    counts.start(codes, 2 * level, pull=1.0, lent=0.0)
     chances = counts(slice(None), torch.tensor([0, 2, 4, 1, -1])).softmax(-1)
     assert chances.argmax(-1)[:3].tolist() == [[6, 0, 0, 0], [6, 2, 2, 2], [6, 4, 4, 4]] and float(chances[:3].amax(-1).min()) > 0.9
     torch.testing.assert_close(chances[3, 1:, 0], chances[3, 1:, 2], atol=0.02, rtol=0)  # half way between two
     torch.testing.assert_close(chances[4], counts(slice(None)).softmax(-1))
     torch.testing.assert_close(chances[4, 1, [0, 2, 4]], torch.full((3,), 1 / 3), atol=0.02, rtol=0)
+
+
+def test_places_lend_their_counts_to_those_beside_them():
+    codes = torch.zeros(100, 3, 3, dtype=torch.int64)
+    codes[:, 1, 1] = 5
+    counts = Counts((3, 3), 7)
+    counts.start(codes, weight=0.0, lent=0.3)
+    chances = counts(slice(None)).softmax(-1).view(3, 3, 7)[..., 5]
+    beside, corner = 0.3 / 6, 0.3 / 12  # of 100 maps; a corner has 1 + 0.3 * 2.5 / 6 in all, the middle of a side 1 + 0.3 * 4 / 6
+    torch.testing.assert_close(chances[0], torch.tensor([corner / (1 + 0.3 * 2.5 / 6), beside / 1.2, corner / (1 + 0.3 * 2.5 / 6)]))
+    torch.testing.assert_close(chances[1, 1], torch.tensor(1 / 1.3))
 
 
 def test_near_ties_are_seen():

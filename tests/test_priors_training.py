@@ -26,7 +26,7 @@ from oasis_lib.config import (
 )
 from oasis_lib.evaluation import likelihood
 from oasis_lib.models import VQVAE, build, load
-from oasis_lib.training import codes_of, encode_cohort, encode_images, loop, train_prior, train_vqvae
+from oasis_lib.training import codes_of, encode_cohort, encode_images, loop, to_images, train_prior, train_vqvae
 from oasis_lib.training.data import Batches
 from oasis_lib.training.prior import LikelihoodTask
 
@@ -216,6 +216,9 @@ def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, wo
         for each in (first, other):
             assert torch.equal(each.encode(batch), encode(each.vqvae, batch.images))
     assert sum(asked) == (0 if still else 2 * 12 * batches.steps_an_epoch * batches.size)
+    first.fraction = 0.6  # of the run: heads as they are, so that samples are not mirrored or moved either
+    plain = encode(first.vqvae, to_images(cohort["train"].images))
+    assert batch.mirrored.any() and torch.equal(first.encode(batch), plain[batch.rows])
 
 
 def test_kept_codes_are_of_these_weights_and_this_cohort(world, tmp_path):

@@ -55,7 +55,8 @@ class Prior(nn.Module):
     ) -> None:
         """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned.
 
-        `shifted` are more of them, moved as far as training moves them; `vectors` are the VQ-VAE's entries. Labels are of `codes`.
+        `shifted` are more of them, mirrored and moved as far as training does it; `vectors` are the VQ-VAE's entries. Labels are
+        of `codes`.
         """
 
     def words(self, codes: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def fit(
     fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
     while fraction < 1:
         torch.manual_seed(training.seed * 1_000_003 + step * 64 + accelerator.process_index)  # dropout, the same after a resume
-        batch = batches.batch(step)
+        batch, task.fraction = batches.batch(step), fraction
         for name, part in task.parts.items():
             optimizer = optimizers[name]
             for group in optimizer.param_groups:
@@ -132,7 +132,6 @@ def fit(
                 other.zero_grad(set_to_none=True)
             for key, value in logs.items():
                 sums[key] = sums.get(key, 0) + value.detach().float()
-        task.fraction = fraction
         task.after_step(step)
         decay[0] = min(training.ema, (step + 1) / (step + 10))
         average.update_parameters(task.model)

@@ -24,7 +24,7 @@ from oasis_lib.models.sampling import Autoregressive, Prior
 from oasis_lib.models.twolevel import TwoLevel
 from oasis_lib.paths import atomic
 from oasis_lib.training.codes import codes_of, encode_images
-from oasis_lib.training.data import Batch, Batches, evenly, fits, flips, rating_index, seeded
+from oasis_lib.training.data import Batch, Batches, ends, evenly, flips, rating_index, seeded, swapped
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import fit_once
 from oasis_lib.training.vqvae import in_channels
@@ -32,6 +32,7 @@ from oasis_lib.training.vqvae import in_channels
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
 SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
+VARIED = 0.5  # of the run: from here on heads are as they are. A prior draws what it was shown last, and people's halves differ
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
@@ -50,24 +51,19 @@ class PriorTask(Task):
         self.codes = self._all("validate")[rows].long()
         self.level = torch.from_numpy(cohort["validate"].levels[rows].astype(np.int64)).to(device)
         self.rating = torch.from_numpy(rating_index(cohort, "validate")[rows]).to(device)
-        still, count = not (training.shift or training.intensity), 2 * len(cohort["train"])
-        # Images that only get mirrored are encoded once: (mirrored, row, h, w).
-        keep = still and fits(2 * count * self.codes[0].numel(), device)
-        self.known = torch.stack(self._stills()) if keep else None
+        self.still = not (training.shift or training.intensity)  # then each head is encoded once, as it is and mirrored
+        sides = [False, True] if self.still and self.flips else [False]
+        self.maps = torch.stack([self._all("train", side) for side in sides])  # (1 or 2, N, h, w)
 
     def _all(self, split: str, mirrored: bool = False) -> Tensor:
-        codes = codes_of(self.vqvae, self.cohort, split, self.device, mirrored=mirrored)
-        return torch.from_numpy(codes).to(self.device)
-
-    def _stills(self) -> list[Tensor]:
-        """Training maps, and those of mirrored heads where heads are mirrored."""
-        return [self._all("train", mirrored) for mirrored in ([False, True] if self.flips else [False])]
+        return torch.from_numpy(codes_of(self.vqvae, self.cohort, split, self.device, mirrored=mirrored)).to(self.device)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
         """Codes as everywhere else: half precision would pick other entries."""
-        if self.known is not None:
-            return self.known[batch.mirrored.long(), batch.rows].long()
+        varied = self.fraction < VARIED
+        if self.still or not varied:
+            return self.maps[(batch.mirrored & varied).long(), batch.rows].long()
         with torch.autocast(self.device.type, enabled=False):
             return self.vqvae.encode(in_channels(batch.images, self.vqvae))
 
@@ -77,25 +73,27 @@ class PriorTask(Task):
         return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.level, batch.rating), draws))
 
     def begin(self, batch: Batch) -> None:
-        """Show the model some training maps, also as far shifted as training shifts them; forget an earlier run's samples."""
+        """Show the model some training maps, also as training varies them; forget an earlier run's samples."""
         (self.out / SNAPSHOTS).unlink(missing_ok=True)
         if self.learnt:
             return
         train = self.cohort["train"]
         rows = evenly(len(train), self.model.shown)
-        still = [maps[rows].long() for maps in (self._stills() if self.known is None else self.known)]
         labels = (train.levels[rows], rating_index(self.cohort, "train")[rows])
-        labels = (torch.from_numpy(label.astype(np.int64)).to(self.device).repeat(len(still)) for label in labels)
-        self.model.start(torch.cat(still), self._shifted(), self.vqvae.quantizer.vectors().detach(), *labels)
+        labels = (torch.from_numpy(label.astype(np.int64)).to(self.device) for label in labels)
+        varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
+        self.model.start(self.maps[0, rows].long(), varied, self.vqvae.quantizer.vectors().detach(), *labels)
 
-    def _shifted(self) -> Tensor | None:
-        if not self.shift:
-            return None
+    def _shifted(self) -> Tensor:
+        """A few heads at the corners of where training shifts them, on either side; none where it doesn't."""
         train = self.cohort["train"].images
-        images = train[evenly(len(train), SHIFTED)]
+        images = train[evenly(len(train), SHIFTED)] if self.shift else train[:0]
+        if self.flips:
+            images = np.concatenate([images, swapped(images, ends(train[evenly(len(train), 256)]))])
         corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
         moved = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
-        return torch.from_numpy(encode_images(self.vqvae, moved, self.device)).long().to(self.device)
+        codes = encode_images(self.vqvae, moved, self.device) if len(moved) else np.zeros((0, *self.codes.shape[1:]))
+        return torch.from_numpy(codes).long().to(self.device)
 
     def after_step(self, step: int) -> None:
         self.step = step + 1
