@@ -203,6 +203,22 @@ def test_the_spectrum_measures_blur():
     assert gaps[0] == 0 and gaps == sorted(gaps)
 
 
+def test_leaning_tells_heads_from_their_mirror_images():
+    images, levels, people = heads(12)
+    shaded = (images * np.linspace(1, 0.8, images.shape[-1])).astype(np.uint8)  # brighter on one side, as a coil may make them
+    mirrored = shaded[..., ::-1]
+    half, ends = np.isin(people, np.unique(people)[::2]), images.shape[-1] - 1
+    usual = {level: similarity.sides(shaded[half & (levels == level)], ends).mean(0) for level in np.unique(levels)}
+    sets = {"people": shaded, "mirrored": mirrored, "either": np.concatenate([shaded, mirrored])}
+    lean = {}
+    for name, some in sets.items():
+        unseen = np.tile(~half, len(some) // len(images))
+        their = np.tile(levels, len(some) // len(images))[unseen]
+        lean[name] = similarity.leaning(similarity.sides(some[unseen], ends), their, usual)
+    assert lean["people"] == pytest.approx(1, abs=0.25)
+    assert lean["mirrored"] == pytest.approx(-lean["people"], abs=1e-3) and abs(lean["either"]) < 1e-3
+
+
 def test_pairs_are_of_different_people():
     images, levels, people = heads(2, levels=2)
     alike = similarity.pairwise_similarity(images, levels, people)

@@ -17,6 +17,7 @@ from oasis_lib.config import EvaluationConfig
 from oasis_lib.evaluation import anatomy, distances, features, memorisation, similarity
 from oasis_lib.evaluation.features import SPACES, FilterBank, Space, cached_network, extract, train_network
 from oasis_lib.training import codes_of, decode_codes
+from oasis_lib.training.data import ends, evenly
 
 DISTANCES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 
@@ -132,6 +133,20 @@ class Evaluator:
         return similarity.radial_spectrum(self.real.images, self.device)
 
     @cached_property
+    def usual_sides(self) -> dict[int, np.ndarray]:
+        """level -> what differs between the halves of most people's heads there; empty where columns are not left and right."""
+        train, rows = self.cohort["train"], self.fit_rows
+        if self.cohort.info.get("left_right") != "columns":
+            return {}
+        found = similarity.sides(train.images[rows], self.ends, self.device)
+        return {int(level): found[train.levels[rows] == level].mean(0) for level in np.unique(train.levels[rows])}
+
+    @cached_property
+    def ends(self) -> int:
+        train = self.cohort["train"].images
+        return ends(train[evenly(len(train), 256)])
+
+    @cached_property
     def audit(self) -> dict[str, Any]:
         """Training slices in pixels and in features, and the distances of people held out from them.
 
@@ -203,6 +218,8 @@ class Evaluator:
         found |= {"ms_ssim": float(np.mean([alike[x] for x in shared])) if shared else np.nan, "ms_ssim_gap": float(gap)}
         spectrum = similarity.radial_spectrum(images, self.device)
         found["spectrum_db"] = similarity.spectrum_distance(spectrum, self.real_spectrum)
+        if self.usual_sides:
+            found["leaning"] = similarity.leaning(similarity.sides(images, self.ends, self.device), levels, self.usual_sides)
         return found | self._memorised(samples, points) | self._seeds_count(images)
 
     def distances(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, float]:

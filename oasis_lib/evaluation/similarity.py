@@ -1,12 +1,16 @@
-"""How different samples are from each other, and how their detail is spread over frequencies."""
+"""How different samples are from each other, how their detail is spread over frequencies, and to which side they lean."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from oasis_lib.evaluation.features import to_tensor
+from oasis_lib.evaluation.memorisation import shrink
 from oasis_lib.metrics import at_once, ms_ssim
+from oasis_lib.training.data import swapped
 
 
 @torch.no_grad()
@@ -53,3 +57,14 @@ def spectrum_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Root mean square difference in decibels, every octave counting alike: else the finest detail outweighs all anatomy."""
     weight = 1 / np.arange(1, len(a) + 1)
     return float(np.sqrt((weight * (a - b) ** 2).sum() / weight.sum()))
+
+
+def sides(images: np.ndarray, ends: int, device: str = "cpu") -> np.ndarray:
+    """(N, 1024): what differs between each head and its mirror image, shrunk. Twice the heads' middle column is `ends`."""
+    return shrink(images, device) - shrink(swapped(images, ends), device)
+
+
+def leaning(found: np.ndarray, levels: np.ndarray, usual: Mapping[int, np.ndarray]) -> float:
+    """How far the `sides` of heads are those that are `usual` at their levels: 1 as people's, 0 not at all, -1 mirrored."""
+    wanted = np.stack([usual.get(int(level), np.zeros(found.shape[1])) for level in levels])
+    return float((found * wanted).sum() / np.maximum((wanted**2).sum(), 1e-12))
