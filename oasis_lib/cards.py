@@ -19,6 +19,8 @@ PURPOSE = {
     "codegan": "draws whole maps of codes in one pass",
 }
 
+PEOPLE = "`snapshots.npz` shows reconstructions of a few validation people: leave it out where this folder is given away.\n\n"
+
 MODEL = """---
 library_name: oasis_lib
 license: mit
@@ -30,7 +32,7 @@ This model {purpose}. {synthetic}
 
 **Meant for** teaching and method research. **Not for** clinical use, and not for telling anything about a person.
 
-Load it with `oasis_lib.models.load(folder)`: tensors and JSON are read, nothing is executed. Images are {size} in [0, 1].
+{people}Load it with `oasis_lib.models.load(folder)`: tensors and JSON are read, nothing is executed. Images are {size} in [0, 1].
 
 | measured on validation people, at the step kept | |
 |---|---|
@@ -64,6 +66,7 @@ def write_cards(folder: str | Path, info: dict[str, Any]) -> None:
         synthetic=said,
         synthetic_tag=", synthetic-data" if info["synthetic"] else "",
         size=f"{info['size']} x {info['size']} pixels",
+        people=PEOPLE if config["kind"] == "vqvae" and not info["synthetic"] else "",
         scores="\n".join(f"| {name} | {value:.5g} |" for name, value in kept.items() if not name.startswith("train_")),
         cohort=info["hash"],
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
 from oasis_lib.metrics import ssim
@@ -181,10 +182,14 @@ train_vqvae(made_cohort(Path({out!r}), grain=40), Path({out!r}) / "two", Part(MO
 
 
 def test_cards_lie_beside_the_weights(tmp_path):
-    train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    cohort = made_cohort(tmp_path)
+    train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
     card = (tmp_path / "m/README.md").read_text()
     assert card.startswith("---\nlibrary_name: oasis_lib") and "SYNTHETIC" in card and "| validate_ssim |" in card
     assert "Not for** clinical use" in card and "Hash `made`" in (tmp_path / "m/DATA.md").read_text()
+    assert "snapshots.npz" not in card
+    write_cards(tmp_path / "m", cohort.info | {"synthetic": False})
+    assert "snapshots.npz` shows reconstructions of a few validation people" in (tmp_path / "m/README.md").read_text()
 
 
 @pytest.mark.slow  # grain: two equal vectors have no nearest entry that rounding could not change

@@ -204,7 +204,7 @@ def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, wo
         return LikelihoodTask(model, load(vqvae), cohort, cpu, training, tmp_path)
 
     vqvae = tmp_path / "vqvae"
-    shutil.copytree(folder, vqvae, ignore=shutil.ignore_patterns("codes"))
+    shutil.copytree(folder, vqvae)
     monkeypatch.setattr(VQVAE, "encode", lambda self, images: asked.append(len(images)) or encode(self, images))
     first, batches = task("transformer"), Batches(cohort, "train", training, cpu)
     first.begin(batches.batch(0))
@@ -223,9 +223,10 @@ def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, wo
 
 def test_kept_codes_are_of_these_weights_and_this_cohort(world, tmp_path):
     cohort, folder = world
-    shutil.copytree(folder, tmp_path / "vqvae", ignore=shutil.ignore_patterns("codes"))
+    shutil.copytree(folder, tmp_path / "vqvae")
     vqvae, images = load(tmp_path / "vqvae"), cohort["test"].images
     np.testing.assert_array_equal(codes_of(vqvae, cohort, "test"), encode_images(vqvae, images))
+    assert not list((tmp_path / "vqvae").glob("**/test*")), "a model's folder may be given away: nobody's scans are in it"
     with torch.no_grad():
         vqvae.quantizer.codebook.copy_(vqvae.quantizer.codebook.flip(0))
     np.testing.assert_array_equal(codes_of(vqvae, cohort, "test"), encode_images(vqvae, images))

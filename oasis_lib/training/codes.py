@@ -35,7 +35,10 @@ def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "
 
 
 def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | str = "cpu", *, mirrored: bool = False) -> np.ndarray:
-    """A whole split's codes (N, h, w) int16, of its mirrored slices if so asked. Those of a model from a folder are kept there."""
+    """A whole split's codes (N, h, w) int16, of its mirrored slices if so asked.
+
+    Those of a model from a folder are kept beside it, not in it: a model may be given away, and codes give back people's scans.
+    """
     images = cohort[split].images
 
     def encode() -> dict[str, np.ndarray]:
@@ -43,7 +46,7 @@ def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | st
         return {"codes": encode_images(vqvae, seen, device)}
 
     key = {"cohort": cohort.hash, "vqvae": fingerprint(vqvae), "slices": len(images)}
-    folder = vqvae.folder and vqvae.folder / "codes"
+    folder = vqvae.folder and vqvae.folder.with_name(f"{vqvae.folder.name}-codes")
     return kept_arrays(folder, f"{split}-mirrored" if mirrored else split, key, encode)["codes"]
 
 
