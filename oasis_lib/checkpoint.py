@@ -46,9 +46,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     return total.hexdigest()[:16]
 
 
-def kept_arrays(
-    folder: Path | None, name: str, key: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
+def kept_arrays(folder: Path | None, name: str, key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
     """The arrays of this key from `folder`/name.npz, or made and kept there."""
     path, wanted = folder and folder / f"{name}.npz", json.dumps(key, sort_keys=True)
     if path and path.is_file():
@@ -60,8 +58,8 @@ def kept_arrays(
         try:
             with atomic(path) as beside, beside.open("wb") as file:
                 np.savez(file, key=wanted, **found)
-        except PermissionError:
-            pass  # someone else's folder: found anew each time
+        except OSError:
+            pass  # someone else's folder, or a full disk: found anew each time
     return found
 
 
