@@ -104,6 +104,7 @@ def test_both_panels_have_a_twin(run):
 
 def test_what_is_known_of_people_is_kept_and_only_while_it_holds(smoke, run, tmp_path, monkeypatch):
     cohort, vqvae = open_cohort(smoke.cohort), load(run.path("vqvae"))
+    vqvae.folder = None  # it is to be changed, and the run's own codes are not
     settings = profile("smoke", ["evaluation.feature_steps=2"]).evaluation
     first = Evaluator(cohort, settings, cache=tmp_path, vqvae=vqvae)
     bank, lines = first.audit["bank"], first.audit["lines"]
