@@ -114,13 +114,14 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "evaluate",
-        "Measure a VQ-VAE, and samples, on test people.",
+        "Measure a VQ-VAE, and samples, on test people, or on validation people while settings are being chosen.",
         "oasis evaluate --cohort data/phantom-128 --vqvae runs/latest/vqvae --out scores.json",
     )
     sub.add_argument("--cohort", required=True)
     sub.add_argument("--vqvae", required=True)
     sub.add_argument("--samples", help="an .npz of `oasis sample`")
     sub.add_argument("--prior", help="or a prior's folder, to draw samples from")
+    sub.add_argument("--split", choices=("test", "validate"), default="test", help="the people to measure on")
     sub.add_argument("--out", required=True, help="a JSON file")
     settings(sub)
 

@@ -186,7 +186,7 @@ def sheet(images, columns: int = 8):
 
 
 def evaluate(given: Namespace) -> None:
-    """Reconstruction of test people, and of samples every measure of generation; the whole account goes into a file."""
+    """Reconstruction of people never trained on, and of samples every measure of generation; all of it goes into a file."""
     import numpy as np
     import torch
 
@@ -200,10 +200,10 @@ def evaluate(given: Namespace) -> None:
     choose_device(given.device)
     config = profile_of(fitting_profile(), given.settings).evaluation
     cohort, vqvae = open_cohort(user_path(given.cohort)), load(user_path(given.vqvae))
-    tables = {"VQ-VAE": reconstruction.scores(vqvae, cohort["test"])} | reconstruction.baselines(cohort)
+    tables = {"VQ-VAE": reconstruction.scores(vqvae, cohort[given.split])} | reconstruction.baselines(cohort, given.split)
     summary = reconstruction.summary(tables, config.bootstrap)
     ssim, row = tables["VQ-VAE"]["ssim"], summary.loc["VQ-VAE"]
-    print(f"SSIM of {int(row['slices'])} slices of {int(row['people'])} test people, full frame:")
+    print(f"SSIM of {int(row['slices'])} slices of {int(row['people'])} {given.split} people, full frame:")
     print(f"  mean {ssim.mean():.4f}   sd {ssim.std():.4f}   min {ssim.min():.4f}   max {ssim.max():.4f}")
     print(f"  at least 0.6: {int((ssim >= 0.6).sum())} ({100 * (ssim >= 0.6).mean():.2f} %)")
     print(f"\nby person, with 95 % intervals:\n{reconstruction.readable(summary).to_string()}")
@@ -220,7 +220,7 @@ def evaluate(given: Namespace) -> None:
         levels = np.full(len(images), -1) if levels is None else levels.cpu().numpy()
     out = Path(given.out).expanduser().absolute()
     if given.samples or given.prior:
-        options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": out.parent}
+        options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": out.parent, "split": given.split}
         found["generation"] = evaluate_generation(images, levels, cohort, **options)
         print(f"\n{len(images)} samples:")
         for name, target in found["generation"]["targets"].items():

@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from oasis_lib import metrics
@@ -76,6 +80,12 @@ def test_brain_mask_fills_holes_and_leaves_out_noise():
     assert mask[12:28, 12:28].all() and mask.sum() == 400 - 4  # opening takes off a square's corners
     assert not mask[0, 0]
     assert np.array_equal(mask, metrics.brain_mask(image / 255.0)[0])
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_brain_mask_is_an_opening_with_its_holes_filled(lit):
+    wanted = ndimage.binary_fill_holes(ndimage.binary_opening(lit))
+    assert np.array_equal(metrics.brain_mask(np.uint8(lit[None]) * 200)[0], wanted)
 
 
 def test_bootstrap_resamples_people_not_slices():

@@ -26,7 +26,7 @@ class Mixture:
 
         rng = np.random.default_rng(seed)
         images = np.asarray(images[np.sort(rng.choice(len(images), min(len(images), 200), replace=False))])
-        values = relative(images)[brain_mask(images)]
+        values = (images / whites(images)[:, None, None])[brain_mask(images)]
         values = rng.choice(values, min(len(values), 40_000), replace=False)
         start = np.quantile(values, [0.08, 0.4, 0.8])[:, None]
         model = GaussianMixture(3, means_init=start, random_state=seed).fit(values[:, None])
@@ -37,18 +37,19 @@ class Mixture:
 
     def segment(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W) -> 0 air, 1 fluid, 2 grey, 3 white."""
-        return np.where(brain_mask(images), 1 + np.digitize(relative(images), self.cuts), 0).astype(np.uint8)
+        white = whites(images)[:, None, None]
+        return brain_mask(images) * (1 + sum(np.uint8(images >= cut * white) for cut in self.cuts))
 
     def areas(self, images: np.ndarray) -> np.ndarray:
         """(N, 4) percent of the frame: fluid, grey, white, and fluid deep inside (ventricles)."""
         return measure_areas(self.segment(images))
 
 
-def relative(images: np.ndarray) -> np.ndarray:
-    """Brightness over the slice's own bright end, so that a scan's gain plays no part."""
-    lit = np.where(images > (10 if images.dtype == np.uint8 else 10 / 255), images, 0).reshape(len(images), -1)
-    white = np.array([np.quantile(row[row > 0], 0.9) if (row > 0).any() else 1.0 for row in lit])
-    return images / white[:, None, None]
+def whites(images: np.ndarray) -> np.ndarray:
+    """(N,) each slice's own bright end; brightness over that, so that a scan's gain plays no part."""
+    threshold = 10 if images.dtype == np.uint8 else 10 / 255
+    lit = (image[image > threshold] for image in images)
+    return np.array([np.quantile(values, 0.9) if values.size else 1.0 for values in lit])
 
 
 def measure_areas(tissue: np.ndarray) -> np.ndarray:
