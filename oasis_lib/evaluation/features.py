@@ -47,7 +47,7 @@ class FilterBank(nn.Module):
 
 
 class Stem(nn.Conv2d):
-    """A strided convolution of a single channel, reckoned over blocks of pixels: the same numbers, learned in a fifth of the time."""
+    """A strided convolution of one channel, reckoned over blocks of pixels: the same numbers, learned in a fifth of the time."""
 
     def __init__(self, width: int, stride: int):
         super().__init__(1, width, 2 * stride + 1, stride, stride)

@@ -30,10 +30,8 @@ def thumbnails(images: np.ndarray, side: int = 64, device: str = "cpu") -> np.nd
         place = torch.arange(size, device=x.device) - (size - 1) / 2
         mass = x.sum((1, 2)).clamp(min=1e-6)
         rows, columns = ((x.sum(axis) * place).sum(1) / mass for axis in (2, 1))
-        theta = torch.zeros(len(x), 2, 3, device=x.device)
-        theta[:, 0, 0] = theta[:, 1, 1] = 1
-        theta[:, 0, 2], theta[:, 1, 2] = 2 * columns / size, 2 * rows / size
-        grid = F.affine_grid(theta, (len(x), 1, size, size), align_corners=False)
+        across, down = (place + columns[:, None]) * 2 / size, (place + rows[:, None]) * 2 / size
+        grid = torch.stack(torch.broadcast_tensors(across[:, None], down[:, :, None]), -1)  # (B, size, size, 2) in [-1, 1]
         small = F.adaptive_avg_pool2d(F.grid_sample(x[:, None], grid, align_corners=False), side).flatten(1)
         small = small - small.mean(1, keepdim=True)
         done.append((small / small.norm(dim=1, keepdim=True).clamp(min=1e-6)).cpu())

@@ -110,7 +110,7 @@ def flips(cohort: Cohort, training: TrainingConfig) -> bool:
 def swapped(images: np.ndarray, ends: int) -> np.ndarray:
     """All of these (..., W) mirrored, as `vary` does it."""
     width = images.shape[-1]
-    return np.ascontiguousarray(images[..., np.clip(ends - np.arange(width), 0, width - 1)])
+    return np.take(images, np.clip(ends - np.arange(width), 0, width - 1), axis=-1)
 
 
 def ends(images: np.ndarray) -> int:
