@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
-from tqdm import tqdm
 
 from oasis_lib.config import CodeGANConfig
 from oasis_lib.models.sampling import (
@@ -15,6 +14,7 @@ from oasis_lib.models.sampling import (
     Prior,
     check_options,
     choose,
+    drawing,
     full_precision,
     gumbel,
     image_seeds,
@@ -143,7 +143,7 @@ class CodeGAN(Prior):
             raise ValueError(f"n={n} must be at least 1")
         labels, seeds = self.labels(n, level, rating), image_seeds(n, generator, self.device)
         drawn = []
-        with full_precision(self), tqdm(total=n, desc="drawing", unit="map", disable=not progress) as bar:
+        with full_precision(self), drawing(n, "map", progress) as bar:
             for own, *label in zip(seeds.split(batch), *(label.split(batch) for label in labels)):
                 raw = self.generator(self.noise(own), *label)
                 drawn.append(self._codes(raw, own, temperature, top_k, top_p))

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from oasis_lib.config import MaskedConfig
 from oasis_lib.models.air import Air
@@ -16,6 +15,7 @@ from oasis_lib.models.sampling import (
     Prior,
     check_options,
     choose,
+    drawing,
     full_precision,
     gumbel,
     image_seeds,
@@ -84,7 +84,7 @@ class MaskedTransformer(Prior):
         options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         parts = list(torch.arange(len(codes), device=self.device).split(batch))
         inside, wanted = self.inside(codes), self.inside(mask)
-        with full_precision(self), tqdm(total=len(parts) * passes, desc="drawing", unit="pass", disable=not progress) as bar:
+        with full_precision(self), drawing(len(parts) * passes, "pass", progress) as bar:
             for part in parts:
                 drawn, hidden = inside[part], wanted[part]
                 total = hidden.sum(1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -131,8 +132,7 @@ class Autoregressive(Prior):
         wanted = mask.flatten(1)
         end = int(wanted.any(0).nonzero().max()) + 1 if bool(wanted.any()) else 0
         done, referee = [], None
-        bar = tqdm(total=-(-len(codes) // batch) * end, desc="drawing codes", unit="code", disable=not progress, mininterval=1.0)
-        with full_precision(self), bar:
+        with full_precision(self), drawing(-(-len(codes) // batch) * end, "code", progress) as bar:
             for part in torch.arange(len(codes), device=self.device).split(batch):
                 flat, labels = codes[part].flatten(1), (level[part], rating[part])
                 step = self._guided(self.stepper if cached else self._plain_stepper, *labels, guidance)
@@ -191,6 +191,12 @@ def _label(name: str, value: Label, count: int, n: int) -> Tensor:
         known = f"0 .. {count - 1}, or -1 where open" if count else "left open: this prior was trained without it"
         raise ValueError(f"{name}={int(value.max()) if int(value.max()) >= count else int(value.min())} must be {known}")
     return value.expand(n).clone()
+
+
+def drawing(total: int, unit: str, progress: bool | None) -> tqdm:
+    """A bar that moves in a terminal, and in a log says now and then how far it is."""
+    every = 1.0 if sys.stderr.isatty() else 15.0
+    return tqdm(total=total, desc="drawing", unit=unit, disable=not progress, mininterval=every, maxinterval=2 * every)
 
 
 def check_options(temperature: float, top_k: int | None, top_p: float | None, guidance: float = 0.0) -> None:

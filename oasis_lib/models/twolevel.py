@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from oasis_lib.config import TwoLevelConfig, VQVAEConfig
 from oasis_lib.models.air import Air
@@ -22,6 +21,7 @@ from oasis_lib.models.sampling import (
     Label,
     check_options,
     choose,
+    drawing,
     full_precision,
     gumbel,
     image_seeds,
@@ -273,8 +273,7 @@ class TwoLevel(Autoregressive):
         labels, seeds = (level, rating), image_seeds(len(codes), generator, self.device)
         codes = torch.where(mask & ~self._inside(), self.air.usual.view(self.grid), codes)
         parts, done = torch.arange(len(codes), device=self.device).split(max(1, batch // 4)), []  # larger than sketches
-        bar = tqdm(total=len(parts) * self.config.passes, desc="drawing details", unit="pass", disable=not progress)
-        with full_precision(self), bar:
+        with full_precision(self), drawing(len(parts) * self.config.passes, "pass of details", progress) as bar:
             for part in parts:
                 drawn, own, wanted = codes[part].clone(), place_seeds(seeds[part], self.turn.numel()), mask[part] & self._inside()
                 for turn in range(self.config.passes):
