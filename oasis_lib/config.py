@@ -188,8 +188,8 @@ PROFILES = {
         transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
         masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05, passes=8), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
         twolevel=Part(
-            TwoLevelConfig(words=256, styles=32, width=128, layers=4, heads=4, dropout=0.05, channels=64),
-            TrainingConfig(minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"batch": 16, "validate_every": 200}),
+            TwoLevelConfig(words=256, styles=32, width=128, layers=4, heads=4, dropout=0.0, channels=64, share=1.0),
+            TrainingConfig(minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"validate_every": 200}),
         ),
         codegan=Part(CodeGANConfig(hidden=32), TrainingConfig(minutes=0.2, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=96),
