@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation import anomaly, distances, memorisation, similarity
 from oasis_lib.evaluation.anatomy import LevelReader, Mixture, area_distance
 from oasis_lib.evaluation.evaluator import parted, pick_rows
-from oasis_lib.evaluation.features import FilterBank, Space, extract, train_network
+from oasis_lib.evaluation.features import FilterBank, Space, Stem, extract, train_network
 from oasis_lib.evaluation.generation import TARGETS, verdict
 from oasis_lib.evaluation.heads import box_mask, kept_between_levels
 from oasis_lib.evaluation.samples import beside_real, blurred, even_levels
@@ -155,6 +156,14 @@ def test_filter_energies_see_blur_but_not_brightness_offsets():
     sharp, soft = extract(bank, images), extract(bank, blurred(images, 1.5))
     texture = slice(256, None)
     assert soft[:, texture].sum() < 0.9 * sharp[:, texture].sum()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_the_stem_is_a_strided_convolution(stride):
+    torch.manual_seed(0)
+    stem, images = Stem(5, stride), torch.rand(2, 1, 32, 48)
+    wanted = F.conv2d(images, stem.weight, stem.bias, stride=stride, padding=stride)
+    assert torch.allclose(stem(images), wanted, atol=1e-5)
 
 
 def test_a_space_is_white_on_what_it_was_fitted_on(rng):
