@@ -49,7 +49,7 @@ def learning(histories: dict[str, pd.DataFrame], frequencies: float, varieties: 
     for axis, colour, (name, history) in zip(axes[0], COLOURS, shown.items()):
         axis.sharey(axes[0, 0])
         mark = "." if len(history) < 12 else ""
-        axis.plot(history["step"], history["train_bits"], color=colour, alpha=0.45, marker=mark, label="training (with dropout)")
+        axis.plot(history["step"], history["train_bits"], color=colour, alpha=0.45, marker=mark, label="training people")
         axis.plot(history["step"], history["validate_bits"], color=colour, linewidth=2, marker=mark, label="validation people")
         axis.axhline(frequencies, color=BAD, linestyle=":", label="plain frequencies")
         axis.set(title=name, xlabel="step", yscale="log")
