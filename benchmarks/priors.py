@@ -31,7 +31,7 @@ from oasis_lib.evaluation import likelihood, samples
 from oasis_lib.evaluation.evaluator import Evaluator
 from oasis_lib.evaluation.features import SPACES
 from oasis_lib.models import load
-from oasis_lib.models.sampling import image_seeds
+from oasis_lib.models.choice import image_seeds
 from oasis_lib.paths import user_path
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, encode_cohort, train_prior, train_vqvae

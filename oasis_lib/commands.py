@@ -136,7 +136,7 @@ def sample(given: Namespace) -> None:
     folder = user_path(given.prior)
     prior, vqvae = load(folder).to(best_device()), load(user_path(given.vqvae) if given.vqvae else folder.parent / "vqvae")
     generator = torch.Generator(device=best_device()).manual_seed(given.seed)
-    options = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p, "rating": given.rating}
+    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "min_p", "rating")}
     if given.guidance:
         if not prior.guided:
             raise ValueError(f"{folder}: a {prior.kind} prior takes no --guidance; a two-level, transformer or PixelCNN prior does")

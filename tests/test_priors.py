@@ -10,9 +10,9 @@ import torch
 
 from oasis_lib.config import CodeGANConfig, MaskedConfig, PixelCNNConfig, TransformerConfig
 from oasis_lib.models import build, load
+from oasis_lib.models.choice import Choice, gumbel, uniform
 from oasis_lib.models.counts import Counts
 from oasis_lib.models.pixelcnn import GatedPixelCNN, plan
-from oasis_lib.models.sampling import choose, gumbel, uniform
 
 TINY = {
     "transformer": ("transformer", TransformerConfig(width=16, layers=2, heads=2)),
@@ -23,7 +23,7 @@ TINY = {
     "codegan": ("codegan", CodeGANConfig(hidden=8, noise=8)),
 }
 ONE_BY_ONE = ["transformer", "pixelcnn", "seed-002", "seed-004"]
-OPTIONS = [{}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9}, {"temperature": 0.0}]
+OPTIONS = [{}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.3}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9}, {"temperature": 0.0}]
 
 
 def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
@@ -212,6 +212,7 @@ def test_filling_leaves_the_rest_alone(name):
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
+        ({"min_p": 0.0}, "min_p=0.0"),
     ],
 )
 @pytest.mark.parametrize("name", ["transformer", "masked", "codegan"])
@@ -230,11 +231,12 @@ def test_senseless_codes_are_refused():
         prior.sample(0)
 
 
-def test_top_k_and_top_p_cut_the_tail_and_nothing_else():
+def test_top_k_top_p_and_min_p_cut_the_tail_and_nothing_else():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]])).expand(6000, 4)
     noise = gumbel(torch.arange(6000), 0, 4)
-    for options, wanted in (((1.0, 2, None), [2 / 3, 1 / 3, 0, 0]), ((1.0, None, 0.8), [5 / 9, 2.5 / 9, 1.5 / 9, 0])):
-        found = torch.bincount(choose(logits, noise, *options)[0], minlength=4) / 6000
+    two, three = [2 / 3, 1 / 3, 0, 0], [5 / 9, 2.5 / 9, 1.5 / 9, 0]
+    for options, wanted in (({"top_k": 2}, two), ({"top_p": 0.8}, three), ({"min_p": 0.4}, two), ({"min_p": 0.25}, three)):
+        found = torch.bincount(Choice(**options)(logits, noise)[0], minlength=4) / 6000
         np.testing.assert_allclose(found, wanted, atol=0.03)
 
 
@@ -251,6 +253,22 @@ def test_counts_know_each_level_what_lies_between_and_what_is_left_open():
     torch.testing.assert_close(chances[4, 1, [0, 2, 4]], torch.full((3,), 1 / 3), atol=0.02, rtol=0)
 
 
+def test_counts_without_a_group_are_the_counts_of_all_others():
+    codes, level, group = torch.randint(7, (90, 2, 2), generator=seed()), torch.arange(90) % 5, torch.arange(90) // 5 % 3
+    all_of_them, others = (Counts((2, 2), 7, levels=5, knots=3) for _ in range(2))
+    where = torch.tensor([0, 1, 3])
+    all_of_them.start(codes, level)
+    before = all_of_them(where, level)
+    all_of_them.set_apart(codes, level, group, where)
+    asked = torch.where(torch.arange(90) % 7 == 0, -1, level)  # some are left open
+    told = all_of_them(where, asked, group)
+    for one in range(3):
+        others.start(codes[group != one], level[group != one])
+        torch.testing.assert_close(told[group == one], others(where, asked[group == one]))
+    torch.testing.assert_close(all_of_them(where, level), before)
+    assert set(all_of_them.state_dict()) == {"logits", "by_level"}, "a model on disk has no such tables"
+
+
 def test_places_lend_their_counts_to_those_beside_them():
     codes = torch.zeros(100, 3, 3, dtype=torch.int64)
     codes[:, 1, 1] = 5
@@ -264,7 +282,7 @@ def test_places_lend_their_counts_to_those_beside_them():
 
 def test_near_ties_are_seen():
     logits = torch.tensor([[1.0, 1.0 + 1e-6, 0.0], [3.0, 1.0, 0.0]])
-    assert choose(logits, torch.zeros(2, 3), 0.0, None, None)[1].tolist() == [True, False]
+    assert Choice(temperature=0.0)(logits, torch.zeros(2, 3))[1].tolist() == [True, False]
 
 
 def test_noise_is_even_and_belongs_to_its_image():

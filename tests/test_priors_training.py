@@ -26,6 +26,7 @@ from oasis_lib.config import (
 )
 from oasis_lib.evaluation import likelihood
 from oasis_lib.models import VQVAE, build, load
+from oasis_lib.models.counts import Counts
 from oasis_lib.training import codes_of, encode_cohort, encode_images, loop, to_images, train_prior, train_vqvae
 from oasis_lib.training.data import Batches
 from oasis_lib.training.prior import LikelihoodTask
@@ -63,6 +64,25 @@ def test_training_leaves_a_model_that_loads_draws_and_is_not_trained_again(kind,
     stamp = (tmp_path / kind / "model.safetensors").stat().st_mtime_ns
     again = train_prior(kind, cohort, vqvae, tmp_path / kind, Part(MODELS[kind], TRAINING), progress=False)
     assert len(again) == len(history) and (tmp_path / kind / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("kind", ["transformer", "twolevel"])
+def test_in_training_nobody_is_among_those_who_are_counted(kind, world, tmp_path, monkeypatch):
+    cohort, vqvae = world
+    train, told, forward = cohort["train"], [], Counts.forward
+
+    def spied(self, where, level=None, group=None):
+        if self.training and level is not None:
+            told.append(group)
+        return forward(self, where, level, group)
+
+    monkeypatch.setattr(Counts, "forward", spied)
+    train_prior(kind, cohort, vqvae, tmp_path / kind, Part(MODELS[kind], TRAINING), progress=False)
+    assert len(told) == TRAINING.steps and all(len(group) == TRAINING.batch for group in told)
+    task = LikelihoodTask(load(tmp_path / kind), load(vqvae), cohort, torch.device("cpu"), TRAINING, tmp_path)
+    groups = {person: set(task.group[np.flatnonzero(train.subjects == person)].tolist()) for person in set(train.subjects)}
+    assert all(len(own) == 1 for own in groups.values()), "a person's slices are all set apart together"
+    assert len(set.union(*groups.values())) == min(8, len(groups))
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from oasis_lib.config import CodeGANConfig
-from oasis_lib.models.sampling import (
-    Label,
-    Labels,
-    Prior,
-    check_options,
-    choose,
-    drawing,
-    full_precision,
-    gumbel,
-    image_seeds,
-    place_seeds,
-    uniform,
-)
+from oasis_lib.models.choice import Choice, gumbel, image_seeds, place_seeds, uniform
+from oasis_lib.models.sampling import Label, Labels, Prior, drawing, full_precision
 
 
 def halvings(grid: tuple[int, int]) -> int:
@@ -134,11 +125,10 @@ class CodeGAN(Prior):
         return torch.addmm(offset, flat, -2 * self.vectors.T).argmin(1).view(len(latents), *self.grid)
 
     @torch.no_grad()
-    def sample(self, n: int, level: Label = None, rating: Label = None, *, temperature: float = 1.0, top_k: int | None = None,
-               top_p: float | None = None, generator: torch.Generator | None = None, cached: bool = True, batch: int = 16,
-               progress: bool | None = None) -> Tensor:  # fmt: skip
-        """(n, h, w) int64, in one pass. Temperature, top-k and top-p act on one-hot codes; the other ways leave nothing to draw."""
-        check_options(temperature, top_k, top_p)
+    def sample(self, n: int, level: Label = None, rating: Label = None, *, generator: torch.Generator | None = None,
+               cached: bool = True, batch: int = 16, progress: bool | None = None, **how: Any) -> Tensor:  # fmt: skip
+        """(n, h, w) int64, in one pass. `how` (see `Choice`) acts on one-hot codes; the other ways leave nothing to draw."""
+        choose = Choice(**how)
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
         labels, seeds = self.labels(n, level, rating), image_seeds(n, generator, self.device)
@@ -146,7 +136,7 @@ class CodeGAN(Prior):
         with full_precision(self), drawing(n, "map", progress) as bar:
             for own, *label in zip(seeds.split(batch), *(label.split(batch) for label in labels)):
                 raw = self.generator(self.noise(own), *label)
-                drawn.append(self._codes(raw, own, temperature, top_k, top_p))
+                drawn.append(self._codes(raw, own, choose))
                 bar.update(len(own))
         return torch.cat(drawn)
 
@@ -155,11 +145,11 @@ class CodeGAN(Prior):
             "a CodeGAN draws whole maps only; to fill in a part, take the transformer, the PixelCNN or the masked prior"
         )
 
-    def _codes(self, raw: Tensor, seeds: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    def _codes(self, raw: Tensor, seeds: Tensor, choose: Choice) -> Tensor:
         if self.config.codes == "index":
             inner = self.edges[1:-1].contiguous()
             return torch.bucketize(raw.tanh()[:, 0].contiguous(), inner, right=True)
         if self.config.codes == "latent":
             return self.nearest(raw)
         noise = gumbel(place_seeds(seeds, raw.shape[2] * raw.shape[3]).flatten(), 1, self.entries)
-        return choose(raw.movedim(1, -1).flatten(0, 2), noise, temperature, top_k, top_p)[0].view(len(raw), *self.grid)
+        return choose(raw.movedim(1, -1).flatten(0, 2), noise)[0].view(len(raw), *self.grid)

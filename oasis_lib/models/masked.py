@@ -10,18 +10,8 @@ from torch import Tensor, nn
 
 from oasis_lib.config import MaskedConfig
 from oasis_lib.models.air import Air
-from oasis_lib.models.sampling import (
-    Label,
-    Prior,
-    check_options,
-    choose,
-    drawing,
-    full_precision,
-    gumbel,
-    image_seeds,
-    place_seeds,
-    uniform,
-)
+from oasis_lib.models.choice import Choice, gumbel, image_seeds, place_seeds, uniform
+from oasis_lib.models.sampling import Label, Prior, drawing, full_precision
 from oasis_lib.models.transformer import Trunk
 
 
@@ -73,15 +63,13 @@ class MaskedTransformer(Prior):
         return (places.argsort(1).argsort(1) < count).view(codes.shape)
 
     @torch.no_grad()
-    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
-             top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
-             cached: bool = True, batch: int = 64, progress: bool | None = None, passes: int | None = None) -> Tensor:  # fmt: skip
+    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *,
+             generator: torch.Generator | None = None, cached: bool = True, batch: int = 64, progress: bool | None = None,
+             passes: int | None = None, **how: Any) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true, given all others. There is nothing to cache: `cached` changes nothing."""
-        check_options(temperature, top_k, top_p)
-        passes = passes or self.config.passes
+        choose, passes = Choice(**how), passes or self.config.passes
         codes, mask = self.check_codes(codes).clone(), mask.to(self.device).expand(len(codes), *self.grid)
         labels, seeds = self.labels(len(codes), level, rating), image_seeds(len(codes), generator, self.device)
-        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         parts = list(torch.arange(len(codes), device=self.device).split(batch))
         inside, wanted = self.inside(codes), self.inside(mask)
         with full_precision(self), drawing(len(parts) * passes, "pass", progress) as bar:
@@ -91,7 +79,7 @@ class MaskedTransformer(Prior):
                 for i in range(passes):
                     left = torch.floor(math.cos((i + 1) / passes * math.pi / 2) * total).long() if i + 1 < passes else 0 * total
                     logits = self._inner(drawn, hidden, *(label[part] for label in labels))
-                    drawn, hidden = self._pass(drawn, hidden, logits, seeds[part], i, left, 1 - (i + 1) / passes, options)
+                    drawn, hidden = self._pass(drawn, hidden, logits, seeds[part], i, left, 1 - (i + 1) / passes, choose)
                     bar.update()
                 inside[part] = drawn
         codes = torch.where(mask, self.air.usual.view(self.grid), codes)
@@ -99,12 +87,12 @@ class MaskedTransformer(Prior):
         return codes
 
     def _pass(
-        self, codes: Tensor, hidden: Tensor, logits: Tensor, seeds: Tensor, i: int, left: Tensor, heat: float, options: dict
+        self, codes: Tensor, hidden: Tensor, logits: Tensor, seeds: Tensor, i: int, left: Tensor, heat: float, choose: Choice
     ) -> tuple:
         """Draw all hidden codes, keep the surest: `left` (n, 1) stay hidden. `heat` is how much chance has a say in which."""
         places = logits.shape[1]
         logits = logits[hidden]  # (M, K): the others are settled
-        drawn = choose(logits, gumbel(place_seeds(seeds, places)[hidden], i, self.entries), **options)[0]
+        drawn = choose(logits, gumbel(place_seeds(seeds, places)[hidden], i, self.entries))[0]
         luck = -torch.log(-torch.log(uniform(seeds, 0x10000 + i, places)))[hidden]
         sure = torch.full(hidden.shape, torch.inf, dtype=torch.float64, device=codes.device)
         sure[hidden] = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0].double() + CHOICE_TEMPERATURE * heat * luck

@@ -1,4 +1,4 @@
-"""What every prior over codes has in common: labels that may be left open, and draws that nothing but the seed decides."""
+"""What every prior over codes has in common: labels that may be left open, and samplers that draw the same from the same seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-MARGIN = 3e-5  # choices closer than this are made again in double precision; single precision errs by some 1e-6
+from oasis_lib.models.choice import Choice, gumbel, image_seeds
+
 Label = int | Tensor | None
 Step = Callable[[Tensor, int], Tensor]
 
@@ -23,6 +24,7 @@ class Prior(nn.Module):
 
     kind = ""
     guided = False  # whether `guidance` is an option of `fill`
+    grouped = False  # whether `forward` takes `group`: then training has it count other people alone
     shown = 512  # training slices to be shown at the start
     block = 1  # codes a word stands for, each way: what is drawn first, and had better stay or go as a whole
 
@@ -60,6 +62,9 @@ class Prior(nn.Module):
         of `codes`.
         """
 
+    def set_apart(self, codes: Tensor, level: Tensor, group: Tensor) -> None:
+        """The maps of `start` again, each with its group of people, if `grouped`: from now on `forward` may be told groups."""
+
     def words(self, codes: Tensor) -> Tensor:
         """(B, h / block, w / block): the sketch of a map; where there is none, the codes themselves."""
         return codes
@@ -74,7 +79,7 @@ class Prior(nn.Module):
         return tuple(_label(name, value, count, n).to(self.device) for name, value, count in given)
 
     def sample(self, n: int, level: Label = None, rating: Label = None, **options: Any) -> Tensor:
-        """(n, h, w) int64. Options: temperature, top_k, top_p, generator, cached, batch, progress."""
+        """(n, h, w) int64. Options: those of `Choice` (temperature, top_k, top_p, min_p), generator, cached, batch, progress."""
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
         empty = torch.zeros(n, *self.grid, dtype=torch.int64, device=self.device)
@@ -117,15 +122,17 @@ class Autoregressive(Prior):
         return -self.log_probs(codes, level, rating, batch).flatten(1).sum(1)
 
     @torch.no_grad()
-    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
-             top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
-             cached: bool = True, batch: int = 64, progress: bool | None = None, guidance: float = 0.0) -> Tensor:  # fmt: skip
+    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *,
+             generator: torch.Generator | None = None, cached: bool = True, batch: int = 64, progress: bool | None = None,
+             guidance: float = 0.0, **how: Any) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true, each given the codes before it; all others stay as they are.
 
         `cached=False` is the plain loop, one whole pass a code, and draws the same codes from the same seed. `guidance` moves all
         chances away from those with the level left open (Ho 2022, arXiv:2207.12598): what is drawn obeys its level more.
         """
-        check_options(temperature, top_k, top_p, guidance)
+        choose = Choice(**how)
+        if not guidance >= 0:
+            raise ValueError(f"guidance={guidance} must be 0 (none) or more")
         codes, mask = self.check_codes(codes).clone(), mask.to(self.device).expand(len(codes), *self.grid)
         level, rating = self.labels(len(codes), level, rating)
         seeds = image_seeds(len(codes), generator, self.device)
@@ -139,12 +146,12 @@ class Autoregressive(Prior):
                 for t in range(end):
                     logits = step(flat, t)
                     noise = gumbel(seeds[part], t, self.entries)
-                    drawn, doubt = choose(logits, noise, temperature, top_k, top_p)
+                    drawn, doubt = choose(logits, noise)
                     doubt &= wanted[part, t]
                     if bool(doubt.any()):  # too close for single precision: settled the same way by every sampler
                         referee = referee or copy.deepcopy(self).double()
                         again = self._guided(referee._plain_stepper, *(label[doubt] for label in labels), guidance)
-                        drawn[doubt] = choose(again(flat[doubt], t), noise[doubt], temperature, top_k, top_p)[0]
+                        drawn[doubt] = choose(again(flat[doubt], t), noise[doubt])[0]
                     flat[:, t] = torch.where(wanted[part, t], drawn, flat[:, t])
                     bar.update()
                 done.append(flat.view(-1, *self.grid))
@@ -197,76 +204,6 @@ def drawing(total: int, unit: str, progress: bool | None) -> tqdm:
     """A bar that moves in a terminal, and in a log says now and then how far it is."""
     every = 1.0 if sys.stderr.isatty() else 15.0
     return tqdm(total=total, desc="drawing", unit=unit, disable=not progress, mininterval=every, maxinterval=2 * every)
-
-
-def check_options(temperature: float, top_k: int | None, top_p: float | None, guidance: float = 0.0) -> None:
-    if not guidance >= 0:
-        raise ValueError(f"guidance={guidance} must be 0 (none) or more")
-    if not temperature >= 0:
-        raise ValueError(f"temperature={temperature} must be 0 (always the likeliest) or more")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be at least 1, or None")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must be above 0 and at most 1, or None")
-
-
-def image_seeds(n: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
-    """(n,) numbers below 2^32, one an image: all that is taken from the generator."""
-    where = generator.device if generator is not None else "cpu"
-    return torch.randint(2**32, (n,), generator=generator, device=where).to(device)
-
-
-def place_seeds(seeds: Tensor, places: int) -> Tensor:
-    """(n,) -> (n, places): one number a place, for draws of many places at once."""
-    return (seeds[:, None] * 0x2545F491 + torch.arange(places, device=seeds.device) * 0x9E3779B1) & 0xFFFFFFFF
-
-
-def uniform(seeds: Tensor, position: int, count: int) -> Tensor:
-    """(n, count) in (0, 1): a hash of image, position and code, hence the same for any order, batch and device."""
-    x = (seeds[:, None] + position * 0x9E3779B1) ^ (torch.arange(count, device=seeds.device) * 0x85EBCA6B)
-    for factor in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F):  # murmur3's finishing steps
-        x = x & 0xFFFFFFFF
-        x = (x ^ (x >> 16)) * factor
-    x = x & 0xFFFFFFFF
-    return ((x ^ (x >> 15)).double() + 0.5) / 2**32
-
-
-def gumbel(seeds: Tensor, position: int, count: int) -> Tensor:
-    return -torch.log(-torch.log(uniform(seeds, position, count)))
-
-
-def choose(logits: Tensor, noise: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
-    """(n, K) logits and Gumbel noise -> (n,) codes, and whether rounding could have decided which."""
-    logits = logits.double() / (temperature or 1.0)
-    low, high = _thresholds(logits, top_k, top_p)
-    scores = logits + (noise if temperature else 0.0)
-    best, codes = scores.masked_fill(logits < high, -torch.inf).max(1)
-    rivals = scores.masked_fill(logits < low, -torch.inf)
-    rivals = rivals.scatter(1, codes[:, None], -torch.inf).max(1).values
-    doubt = best - rivals < MARGIN
-    if top_k is not None or top_p is not None:
-        unsure = (logits >= low).sum(1) != (logits >= high).sum(1)
-        at_edge = logits.gather(1, codes[:, None]) <= high + MARGIN
-        doubt |= unsure & at_edge[:, 0]
-    return codes, doubt
-
-
-def _thresholds(logits: Tensor, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
-    """The least logit that surely may be drawn and the least that, within rounding, might: (n, 1) each."""
-    low = high = torch.full_like(logits[:, :1], -torch.inf)
-    if top_k is None and top_p is None:
-        return low, high
-    ranked = logits.sort(1, descending=True).values
-    if top_k is not None and top_k < logits.shape[1]:
-        high = ranked[:, top_k - 1 : top_k]
-        low = high - MARGIN
-    if top_p is not None and top_p < 1:
-        chances = ranked.softmax(1)
-        before = chances.cumsum(1) - chances
-        last = [((before < p).sum(1, keepdim=True) - 1).clamp(min=0) for p in (top_p, top_p + MARGIN)]
-        high = torch.maximum(high, ranked.gather(1, last[0]))
-        low = torch.maximum(low, ranked.gather(1, last[1]) - MARGIN)
-    return low, high
 
 
 @contextmanager

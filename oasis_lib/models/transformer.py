@@ -60,13 +60,15 @@ class Trunk(nn.Module):
     def places(self) -> Tensor:
         return (self.rows + self.columns).flatten(0, 1)  # (h * w, width)
 
-    def forward(self, x: Tensor, level: Tensor | None, rating: Tensor | None, causal: bool, where=slice(None)) -> Tensor:
+    def forward(
+        self, x: Tensor, level: Tensor | None, rating: Tensor | None, causal: bool, where=slice(None), group: Tensor | None = None
+    ) -> Tensor:
         """(B, N, width) at the N positions `where` -> logits (B, N, K)."""
         x = x + self.places()[where] + self.labels(level, rating, len(x))[:, None]
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x, causal)
-        return self.head(self.norm(x)) + self.counts(where, level)
+        return self.head(self.norm(x)) + self.counts(where, level, group)
 
 
 class CodeTransformer(Autoregressive):
@@ -89,9 +91,16 @@ class CodeTransformer(Autoregressive):
         self.air = Air(self.grid, entries)
         self._found: tuple | None = None
 
+    @property
+    def grouped(self) -> bool:
+        return self.levels > 0 and self.config.knots > 0
+
     def start(self, codes: Tensor, shifted: Tensor | None = None, vectors=None, level: Tensor | None = None, rating=None) -> None:
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.trunk.counts.start(codes, level)
+
+    def set_apart(self, codes: Tensor, level: Tensor, group: Tensor) -> None:
+        self.trunk.counts.set_apart(codes, level, group, self.air.places())
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that training's logits are of: (B, n)."""
@@ -112,14 +121,16 @@ class CodeTransformer(Autoregressive):
         outside = torch.full_like(flat[:, :1], self.entries)
         return self.gather(self.codes(torch.cat([flat, outside], 1)[:, neighbours]).flatten(2))
 
-    def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
+    def forward(
+        self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None, group: Tensor | None = None
+    ) -> Tensor:
         """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the inside; each depends on the codes before it alone."""
         flat = codes.flatten(1)
         if self.training and self.config.hide:  # some codes are hidden, so that none can be leant on alone
             hidden = torch.rand(flat.shape, device=flat.device) < self.config.hide
             flat = torch.where(hidden, self.entries + 1, flat)
         where, table = self._places()
-        inner = self.trunk(self._read(flat, table), level, rating, causal=True, where=where)
+        inner = self.trunk(self._read(flat, table), level, rating, causal=True, where=where, group=group)
         return inner if self.training else self.air.around(inner)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:

@@ -7,26 +7,19 @@ lead to it too. So the bits told of it are never too few. What is the same all o
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import TwoLevelConfig, VQVAEConfig
 from oasis_lib.models.air import Air
+from oasis_lib.models.choice import Choice, gumbel, image_seeds, place_seeds
 from oasis_lib.models.counts import Counts
 from oasis_lib.models.gauge import Gauge
 from oasis_lib.models.quantizer import VectorQuantizer
-from oasis_lib.models.sampling import (
-    Autoregressive,
-    Label,
-    check_options,
-    choose,
-    drawing,
-    full_precision,
-    gumbel,
-    image_seeds,
-    place_seeds,
-)
+from oasis_lib.models.sampling import Autoregressive, Label, drawing, full_precision
 from oasis_lib.models.style import Style, StyledLabels, joined, summary
 from oasis_lib.models.transformer import CodeTransformer
 
@@ -137,6 +130,13 @@ class TwoLevel(Autoregressive):
         if labels and labels[0] is not None:
             self.gauge.start(torch.cat([self.gauge.cut(self._looks(part)) for part in words.split(256)]), labels[0])
 
+    @property
+    def grouped(self) -> bool:
+        return self.sketch.grouped and "sketch" in self.learning
+
+    def set_apart(self, codes: Tensor, level: Tensor, group: Tensor) -> None:
+        self.sketch.set_apart(torch.cat([self.words(part) for part in codes.split(256)]), level, group)
+
     @torch.no_grad()
     def styles(self, codes: Tensor) -> Tensor:
         """(B, h, w) -> (B,)."""
@@ -180,7 +180,12 @@ class TwoLevel(Autoregressive):
         return [of[part]() for part in self.learning]
 
     def forward(
-        self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None, hidden: Tensor | None = None
+        self,
+        codes: Tensor,
+        level: Tensor | None = None,
+        rating: Tensor | None = None,
+        hidden: Tensor | None = None,
+        group: Tensor | None = None,
     ) -> list[Tensor]:
         """Logits of what is learning: the sketch's words (as its transformer gives them) and (M, K) of the hidden codes.
 
@@ -189,7 +194,7 @@ class TwoLevel(Autoregressive):
         words, few, rating = self.words(codes), len(hidden), self.styled(codes, rating)
         labels = None if level is None else level[:few], rating[:few]
         of = {
-            "sketch": lambda: self.sketch(words, level, rating),
+            "sketch": lambda: self.sketch(words, level, rating, group),
             "details": lambda: self._logits(codes[:few], hidden, hidden, words[:few], labels),
         }
         return [of[part]() for part in self.learning]
@@ -243,10 +248,9 @@ class TwoLevel(Autoregressive):
         return self._logits(codes, hidden, asked, self.words(codes), (None, self.styled(codes)))
 
     @torch.no_grad()
-    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *, temperature: float = 1.0,
-             top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
-             cached: bool = True, batch: int = 64, progress: bool | None = None, guidance: float = 0.0,
-             tries: int = 4, calm: float = 1.0) -> Tensor:  # fmt: skip
+    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *,
+             generator: torch.Generator | None = None, cached: bool = True, batch: int = 64, progress: bool | None = None,
+             guidance: float = 0.0, tries: int = 4, calm: float = 1.0, **how: Any) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true: first the words of the sketch that it touches, then the codes.
 
         A head that is drawn as a whole gets a style of its own; one that is filled in keeps its own. Guidance is of the sketch.
@@ -255,19 +259,17 @@ class TwoLevel(Autoregressive):
         """
         if tries < 1:
             raise ValueError(f"tries={tries} must be at least 1")
-        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        calmer = options | {"temperature": temperature * calm}
-        for each in (options, calmer):
-            check_options(**each)
+        choose = Choice(**how)
+        calmly = choose.calmed(calm)
         codes, mask = self.check_codes(codes), mask.to(self.device).expand(len(codes), *self.grid)
         level, rating = self.labels(len(codes), level, rating)
         noise = gumbel(image_seeds(len(codes), generator, self.device), 0, self.config.styles)
-        drawn = choose(self.style.log_probs(level, rating), noise, **options)[0]
+        drawn = choose(self.style.log_probs(level, rating), noise)[0]
         whole = (mask | ~self._inside()).flatten(1).all(1)
         rating = joined(rating, torch.where(whole, drawn, self.styles(codes)), self.config.styles)
         touched, tries = F.max_pool2d(mask[:, None].float(), self.config.side)[:, 0] > 0, tries if bool((level >= 0).any()) else 1
         many = (each.repeat_interleave(tries, 0) for each in (self.words(codes), touched, level, rating))
-        words = self.sketch.fill(*many, **options, generator=generator, cached=cached, batch=batch, progress=progress,
+        words = self.sketch.fill(*many, **how, generator=generator, cached=cached, batch=batch, progress=progress,
                                  guidance=guidance)  # fmt: skip
         words = self._fitting(words.unflatten(0, (-1, tries)), level)
         labels, seeds = (level, rating), image_seeds(len(codes), generator, self.device)
@@ -282,7 +284,7 @@ class TwoLevel(Autoregressive):
                     if bool(asked.any()):
                         logits = self._logits(drawn, hidden, asked, words[part], tuple(label[part] for label in labels))
                         noise = gumbel(own.view_as(drawn)[asked], 0, self.entries)
-                        drawn[asked] = choose(logits, noise, **calmer)[0]
+                        drawn[asked] = calmly(logits, noise)[0]
                     bar.update()
                 done.append(drawn)
         return torch.cat(done)

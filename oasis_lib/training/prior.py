@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ BATCH = 32  # of validation
 SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
 VARIED = 0.5  # of the run: from here on heads are as they are. A prior draws what it was shown last, and people's halves differ
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
+GROUPS = 8  # of people: what a map is told by counting is counted without its own
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
 
@@ -112,9 +114,22 @@ class PriorTask(Task):
 class LikelihoodTask(PriorTask):
     """Autoregressive priors: the bits of an image, and nothing else."""
 
+    @cached_property
+    def group(self) -> Tensor:
+        """Of each training slice (N,). When it is first asked for, the model counts without each."""
+        train = self.cohort["train"]
+        people, rows = np.unique(train.subjects, return_inverse=True)[1], evenly(len(train), self.model.shown)
+        group, level = (torch.from_numpy(values.astype(np.int64)).to(self.device) for values in (people % GROUPS, train.levels))
+        self.model.set_apart(self.maps[0, rows].long(), level[rows], group[rows])
+        return group
+
+    def apart(self, batch: Batch) -> dict[str, Tensor]:
+        return {"group": self.group[batch.rows]} if self.model.grouped else {}
+
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         codes = self.encode(batch)
-        logits, targets = self.parts[part](codes, *self.labels(batch, step)), self.model.targets(codes)
+        logits = self.parts[part](codes, *self.labels(batch, step), **self.apart(batch))
+        targets = self.model.targets(codes)
         loss = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
         return loss, {"bits": loss * targets[0].numel() / math.log(2)}
 
@@ -134,7 +149,8 @@ class TwoLevelTask(LikelihoodTask):
         codes = self.encode(batch)
         few = math.ceil(len(codes) * self.model.config.share)
         hidden = self.model.hide(codes, torch.rand(few, generator=seeded(self.seed, 6, step)).to(self.device))
-        pairs = zip(self.parts[part](codes, *self.labels(batch, step), hidden), self.model.targets(codes, hidden))
+        guesses = self.parts[part](codes, *self.labels(batch, step), hidden, **self.apart(batch))
+        pairs = zip(guesses, self.model.targets(codes, hidden))
         losses = [F.cross_entropy(guess.float().flatten(0, -2), target.flatten()) for guess, target in pairs]
         airs = {"sketch": self.model.sketch.air, "details": self.model.air}
         bits = {part: loss * len(airs[part].places()) / math.log(2) for part, loss in zip(self.model.learning, losses)}
