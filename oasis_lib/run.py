@@ -53,10 +53,6 @@ class Run:
         """Put a stage's numbers into metrics.json, under the stage's own section."""
         self._merge("metrics.json", {section: _finite(values)})
 
-    def read_metrics(self) -> dict[str, Any]:
-        path = self.path("metrics.json")
-        return read_json(path) if path.is_file() else {}
-
     def _merge(self, file: str, new: dict[str, Any]) -> None:
         path = self.path(file)
         write_json(path, (read_json(path) if path.is_file() else {}) | new)
