@@ -16,7 +16,7 @@ from oasis_lib.evaluation import heads
 from oasis_lib.evaluation.evaluator import Evaluator, Samples
 from oasis_lib.evaluation.features import extract
 from oasis_lib.evaluation.generation import TARGETS
-from oasis_lib.evaluation.samples import choose_settings, read_all
+from oasis_lib.evaluation.samples import SETTINGS, choose_settings, read_all
 from oasis_lib.explore.generator import Generator
 from oasis_lib.explore.painter import Painter
 from oasis_lib.models import load
@@ -50,7 +50,7 @@ def test_the_account_has_floor_references_and_verdict(run):
         assert table[row]["frechet_trained"] is not None
     assert set(account["generation"]["verdict"]["transformer"]) == set(TARGETS)
     assert account["generation"]["anomaly"]["surprise"]["roc_area"] is not None
-    assert account["generation settings"]["chosen"]["temperature"] > 0
+    assert account["generation settings"]["chosen"] in SETTINGS and set(account["generation settings"]["tried"]) == set(SETTINGS)
     assert account["reconstruction"]["black image"]["ssim_brain"] < 0.1
 
 

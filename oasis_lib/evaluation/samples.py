@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from oasis_lib.paths import atomic
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, codes_of, decode_codes
 
-SETTINGS = ((0.8, None), (0.9, None), (1.0, 0.9), (1.0, 0.97), (1.0, None))  # temperature and top-p that are tried
+SETTINGS: dict[str, dict[str, float]] = {  # that are tried
+    "as learned": {},
+    "temperature 0.8": {"temperature": 0.8},
+    "temperature 0.9": {"temperature": 0.9},
+    "top-p 0.9": {"top_p": 0.9},
+    "min-p 0.03": {"min_p": 0.03},
+}
 
 
 def even_levels(count: int, levels: int) -> np.ndarray:
@@ -132,10 +138,10 @@ def choose_settings(
     evaluator: Evaluator,
     *,
     samples: int = 128,
-    settings: Iterable[tuple[float, float | None]] = SETTINGS,
+    settings: Mapping[str, dict[str, float]] = SETTINGS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Temperature and top-p, each measured against validate people; the best first.
+    """Ways to choose codes (a row each), measured against validate people; the best first.
 
     The score is the mean over both spaces of log Fréchet: neither space outweighs the other. Test people play no part.
     """
@@ -143,10 +149,10 @@ def choose_settings(
         raise ValueError(
             f"settings are chosen on validate people, not on {evaluator.split!r}: make Evaluator(..., split='validate')"
         )
-    rows, levels = [], even_levels(samples, cohort.levels)
-    for temperature, top_p in settings:
-        drawn = draw(prior, vqvae, levels, seed=seed, temperature=temperature, top_p=top_p)
+    rows, levels = {}, even_levels(samples, cohort.levels)
+    for name, how in settings.items():
+        drawn = draw(prior, vqvae, levels, seed=seed, **how)
         found = evaluator.distances(as_samples(drawn))
         score = np.mean([np.log(found[f"frechet_{space}"]) for space in ("trained", "fixed")])
-        rows.append({"temperature": temperature, "top_p": top_p or 1.0, "score": float(score)} | found)
-    return pd.DataFrame(rows).sort_values("score", ignore_index=True)
+        rows[name] = {"score": float(score)} | found
+    return pd.DataFrame(rows).T.sort_values("score").rename_axis("setting")

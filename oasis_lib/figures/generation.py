@@ -52,12 +52,9 @@ def settings(table: pd.DataFrame, examples: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = new_figure(
         1, len(examples) + 1, width=3.6 + 1.7 * len(examples), height=2.9, width_ratios=[2.2] + [1] * len(examples)
     )
-    names = [f"{t:g}, {p:g}" for t, p in zip(table["temperature"], table["top_p"])]
     for column, marker, colour in (("frechet_trained", "o", REAL), ("frechet_fixed", "s", MODEL)):
-        axes[0, 0].plot(names, table[column], marker, color=colour, label=column.split("_")[1] + " features")
-    axes[0, 0].set(
-        ylabel="Fréchet to validate people", xlabel="temperature, top-p", yscale="log", title="Which settings come nearest?"
-    )
+        axes[0, 0].plot(table.index, table[column], marker, color=colour, label=column.split("_")[1] + " features")
+    axes[0, 0].set(ylabel="Fréchet to validate people", yscale="log", title="Which settings come nearest?")
     axes[0, 0].tick_params(axis="x", rotation=40)
     axes[0, 0].legend(fontsize=7)
     for axis, (name, image) in zip(axes[0, 1:], examples.items()):
