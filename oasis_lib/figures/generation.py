@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatter
 
 from oasis_lib.figures.style import BAD, MODEL, REAL, SEQUENTIAL, new_figure, show_image
 
@@ -55,7 +56,9 @@ def settings(table: pd.DataFrame, examples: Mapping[str, np.ndarray]) -> Figure:
     for column, marker, colour in (("frechet_trained", "o", REAL), ("frechet_fixed", "s", MODEL)):
         axes[0, 0].plot(table.index, table[column], marker, color=colour, label=column.split("_")[1] + " features")
     axes[0, 0].set(ylabel="Fréchet to validate people", yscale="log", title="Which settings come nearest?")
-    axes[0, 0].tick_params(axis="x", rotation=40)
+    axes[0, 0].set_xticks(range(len(table)), table.index, rotation=40, ha="right")
+    axes[0, 0].yaxis.set_major_formatter(LogFormatter())
+    axes[0, 0].yaxis.set_minor_formatter(LogFormatter())
     axes[0, 0].legend(fontsize=7)
     for axis, (name, image) in zip(axes[0, 1:], examples.items()):
         show_image(axis, image, name, high=255)
