@@ -2,7 +2,7 @@
 
 Heads that were aligned to an atlas look much the same at one place and one level: counting knows that from the first step on,
 and a network has only the rest to learn. In training it is told the counts of other people alone: with a person's own among them,
-what that person looks like never seems rare, and the network learns to trust counts more than they deserve of anyone new.
+what that person looks like never seems rare, as it does of anyone new.
 """
 
 from __future__ import annotations
