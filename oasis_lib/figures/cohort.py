@@ -1,164 +1,120 @@
-"""Who is in a cohort, what their heads look like, and how much they differ."""
+"""Charts of a cohort: subjects and slices by split, intensities, tissue maps, and scores that need no model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from oasis_lib.figures.style import BAD, COLOURS, SEQUENTIAL, new_figure, show_image
+from oasis_lib.figures.grid import Row, image_grid
+from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure
 
 SPLIT_COLOURS = dict(zip(("train", "validate", "test", "lesion"), COLOURS))
+TISSUES = {"background": "#000000", "CSF": COLOURS[0], "grey matter": COLOURS[2], "white matter": COLOURS[1]}
 
 
 def people(table: pd.DataFrame) -> Figure:
-    """Ages and ratings by split, and what else there is to see; a panel says so where the source tells nothing."""
-    figure, axes = new_figure(1, 3, width=10, height=3.2)
+    """Age, CDR (or group) and number of subjects by split; a panel says so where the source tells nothing."""
+    figure, ((ages, ratings, last),) = new_figure(1, 3, height=3.0, title="Subjects by split")
     splits = [s for s in SPLIT_COLOURS if s in set(table["split"])]
     colours = [SPLIT_COLOURS[s] for s in splits]
-    ages, ratings, last = axes[0]
     if "age" in table:
-        ages.hist([table.loc[table["split"] == s, "age"].dropna() for s in splits], 12, stacked=True, color=colours, label=splits)
-    _named(ages, "age in years", "people", "Ages", "age" in table)
+        ages.hist([table.loc[table["split"] == s, "age"].dropna() for s in splits], 12, stacked=True, color=colours)
+    _named(ages, "age (years)", "subjects", "age" in table)
     column = next((c for c in ("cdr", "group") if c in table), None)
     if column:
-        _stacked(ratings, table, column, splits)
-    _named(ratings, column or "", "people", "Clinical rating" if column == "cdr" else "Group", column is not None)
-    if "atrophy" in table and "age" in table:
+        _stacked(ratings, table, column)
+    _named(ratings, "clinical dementia rating" if column == "cdr" else "group", "subjects", column is not None)
+    if {"atrophy", "age", "cdr"} <= set(table):
         for colour, (rating, group) in zip(COLOURS, table.groupby("cdr")):
-            last.scatter(group["age"], group["atrophy"], s=14, color=colour, label=f"cdr {rating:g}")
-        last.legend()
-        _named(last, "age in years", "simulated atrophy", "What age and disease do", True)
+            last.scatter(group["age"], group["atrophy"], s=14, color=colour, label=f"CDR {rating:g}")
+        last.legend(fontsize=8)
+        _named(last, "age (years)", "simulated atrophy", True)
     else:
-        counts = table["split"].value_counts().reindex(splits)
-        last.bar(splits, counts, color=colours)
-        _named(last, "", "people", "Splits", True)
-    handles = [_patch(SPLIT_COLOURS[s], f"{s}: {(table['split'] == s).sum()}") for s in splits]
+        last.bar_label(last.bar(splits, table["split"].value_counts().reindex(splits), color=colours))
+        _named(last, "split", "subjects", True)
+    handles = [Patch(color=SPLIT_COLOURS[s], label=f"{s}: {(table['split'] == s).sum()}") for s in splits]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
 def slices(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Slices at every level in each split: a gap would be a level that a model never sees, or that is never tested."""
-    figure, axes = new_figure(1, 2, width=9, height=3, width_ratios=[3, 1])
-    levels, whole = axes[0]
-    names, bottom = list(tables), 0
-    lowest = min(t["level"].min() for t in tables.values())
-    for name in names:
-        count = tables[name]["level"].value_counts()
-        reach = np.arange(lowest, max(t["level"].max() for t in tables.values()) + 1)
-        height = count.reindex(reach, fill_value=0).to_numpy()
-        levels.bar(reach, height, bottom=bottom, color=SPLIT_COLOURS[name], width=0.85)
-        bottom = bottom + height
-    levels.set(xlabel="level, bottom to top" if lowest >= 0 else "level (not known)", ylabel="slices", title="Slices at each level")
-    shares = [len(tables[n]) for n in names]
-    whole.barh(names, shares, color=[SPLIT_COLOURS[n] for n in names])
-    whole.bar_label(whole.containers[0], labels=[f"{s:,}" for s in shares], padding=3)
-    whole.set(xlabel="slices", title="Slices in each split", xlim=(0, 1.35 * max(shares)))
+    """Slices at every index in each split: a gap would be an index that training never sees, or that no test covers."""
+    figure, ((levels, whole),) = new_figure(1, 2, height=2.8, width_ratios=[3, 1], title="Slices by split")
+    table = pd.concat([t.assign(split=name) for name, t in tables.items()])
+    _stacked(levels, table, "level")
+    known = table["level"].min() >= 0
+    levels.set_xlabel("slice index (0-based, inferior to superior)" if known else "slice index (not known)")
+    levels.set_ylabel("slices")
+    drawn = whole.barh(list(tables), [len(t) for t in tables.values()], color=[SPLIT_COLOURS[n] for n in tables])
+    whole.bar_label(drawn, fmt="{:,.0f}", padding=3)
+    whole.set(xlabel="slices", xlim=(0, 1.4 * max(map(len, tables.values()))))
     whole.invert_yaxis()
     return figure
 
 
-def head_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Figure:
-    """(rows, columns, H, W): people down, levels across."""
-    count, across = images.shape[:2]
-    figure, axes = new_figure(count, across, width=max(7.5, 1.35 * across), height=1.5 * count + 0.3)
-    for r in range(count):
-        for c in range(across):
-            show_image(axes[r, c], images[r, c] / 255, columns[c] if r == 0 else "")
-        axes[r, 0].set_ylabel(rows[r], fontsize=8)
-    return figure
-
-
-def contact_sheet(images: np.ndarray, most: int = 10) -> Figure:
-    """Many people at one level, without names."""
-    across = min(most, len(images))
-    down = -(-len(images) // across)
-    figure, axes = new_figure(down, across, width=10, height=1.1 * down + 0.3)
-    for axis in axes.ravel():
-        axis.set_axis_off()
-    for axis, image in zip(axes.ravel(), images):
-        axis.imshow(image, vmin=0, vmax=255)
-    return figure
-
-
-def greys(edges: np.ndarray, densities: np.ndarray, tissues: Mapping[str, np.ndarray]) -> Figure:
-    """Grey values inside the head: a thin line a person, and the tissues that make them up where these are known."""
-    figure, axes = new_figure(1, 2, width=9, height=3.2)
+def intensities(edges: np.ndarray, densities: np.ndarray, tissues: Mapping[str, np.ndarray]) -> Figure:
+    """Histograms inside the brain: a thin line a subject, and by tissue where tissue is known."""
+    figure, ((left, right),) = new_figure(1, 2, height=3.0, title="Intensities inside the brain")
     middle = (edges[1:] + edges[:-1]) / 2
-    left, right = axes[0]
     left.plot(middle, densities.T, color=BAD, lw=0.5, alpha=0.5)
-    left.plot(middle, densities.mean(0), color=COLOURS[0], lw=2, label="mean")
-    left.legend()
-    left.set(title=f"{len(densities)} people", xlabel="grey value", ylabel="density inside the head")
-    for (name, density), colour in zip(tissues.items(), COLOURS[2:]):
-        right.fill_between(middle, density, color=colour, alpha=0.6, label=name)
+    left.plot(middle, densities.mean(0), color=REAL, lw=2, label=f"mean of {len(densities)} subjects")
+    left.legend(fontsize=8)
+    _named(left, "intensity (0 to 255)", "density", True)
+    for name, density in tissues.items():
+        right.fill_between(middle, density, color=TISSUES.get(name, BAD), alpha=0.6, label=name)
+    _named(right, "intensity (0 to 255)", "density, by tissue", bool(tissues))
     if tissues:
-        right.legend()
-    _named(right, "grey value", "density inside the head", "By tissue", bool(tissues))
+        right.legend(fontsize=8)
     return figure
 
 
-def mean_head(means: np.ndarray, spreads: np.ndarray, names: Sequence[str]) -> Figure:
-    """The mean head, and where people differ from it."""
-    figure, axes = new_figure(2, len(means), width=max(7.5, 1.7 * len(means) + 0.8), height=4.2)
-    for column, (mean, spread) in enumerate(zip(means, spreads)):
-        show_image(axes[0, column], mean, names[column])
-        shown = show_image(axes[1, column], spread, high=float(spreads.max()), cmap=SEQUENTIAL)
-    axes[0, 0].set_ylabel("mean")
-    axes[1, 0].set_ylabel("spread")
-    figure.colorbar(shown, ax=axes[1, :], label="standard deviation", shrink=0.9)
-    return figure
-
-
-def truth(images: np.ndarray, tissue: np.ndarray | None, lesion: np.ndarray | None) -> Figure:
-    """Slices over their tissue maps and planted lesions: what is known of synthetic people and seldom of real ones."""
-    figure, axes = new_figure(2, len(images), width=max(7.5, 1.6 * len(images)), height=4)
-    for column, image in enumerate(images):
-        show_image(axes[0, column], image / 255)
-        if lesion is not None and lesion[column].any():
-            axes[0, column].contour(lesion[column], [0.5], colors=COLOURS[3], linewidths=1)
-        if tissue is not None:
-            show_image(axes[1, column], tissue[column] / 3, cmap="cividis")
-        else:
-            _named(axes[1, column], "", "", "", False)
-    axes[0, 0].set_ylabel("image")
-    axes[1, 0].set_ylabel("tissue")
+def truth(images: np.ndarray, tissue: np.ndarray | None, lesion: np.ndarray | None, names: list[str]) -> Figure:
+    """Slices, planted lesions outlined, and tissue maps: the ground truth of synthetic subjects."""
+    rows = {"slice": Row(images)}
+    if lesion is not None:
+        rows["lesion outlined"] = Row(images)
+    if tissue is not None:
+        rows["tissue"] = Row([t / 3 for t in tissue], cmap=ListedColormap(list(TISSUES.values())))
+    figure = image_grid(rows, names, "Ground truth" if len(rows) > 1 else "Slices (no ground truth in this cohort)")
+    for axis, mask in zip(figure.axes[len(images) :], [] if lesion is None else lesion):
+        if mask.any():
+            axis.contour(mask, [0.5], colors=MODEL, linewidths=1.5)
+    if tissue is not None:
+        handles = [Patch(facecolor=colour, edgecolor="black", label=name) for name, colour in TISSUES.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
 def baselines(table: pd.DataFrame) -> Figure:
-    """SSIM of what no model made, over the full frame and inside the brain, with intervals over people."""
-    figure, axes = new_figure(1, 1, width=8, height=3)
-    place, axis = np.arange(len(table)), axes[0, 0]
-    for shift, key, label, colour in ((-0.2, "ssim", "full frame", BAD), (0.2, "ssim_brain", "inside the brain", COLOURS[0])):
+    """SSIM of trivial baselines over the full frame and inside the brain, with 95 % intervals over subjects."""
+    figure, ((axis,),) = new_figure(height=2.8, title="SSIM of images that no model made")
+    place = np.arange(len(table))
+    for shift, key, label, colour in ((-0.2, "ssim", "full frame", BAD), (0.2, "ssim_brain", "inside the brain", REAL)):
         reach = np.abs(table[[f"{key}_low", f"{key}_high"]].to_numpy(float).T - table[key].to_numpy(float))
         bars = axis.bar(place + shift, table[key].astype(float), 0.38, yerr=reach, color=colour, label=label, capsize=3)
         axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-    axis.set(xticks=place, xticklabels=table.index, ylabel="SSIM", ylim=(min(0, axis.get_ylim()[0]), 1))
-    axis.legend()
+    axis.set(xticks=place, xticklabels=table.index, ylabel="SSIM (1: identical)", ylim=(min(0, axis.get_ylim()[0]), 1))
+    axis.legend(fontsize=8)
     return figure
 
 
-def _stacked(axis, table: pd.DataFrame, column: str, splits: Sequence[str]) -> None:
-    values = sorted(table[column].dropna().unique())
-    bottom = np.zeros(len(values))
-    for split in splits:
-        height = table.loc[table["split"] == split, column].value_counts().reindex(values, fill_value=0).to_numpy()
-        axis.bar([f"{v:g}" if isinstance(v, float) else str(v) for v in values], height, bottom=bottom, color=SPLIT_COLOURS[split])
-        bottom += height
+def _stacked(axis: Axes, table: pd.DataFrame, column: str) -> None:
+    """Rows for each value of a column, one colour a split."""
+    counts = table.groupby([column, "split"]).size().unstack(fill_value=0)
+    bottom, places = np.zeros(len(counts)), [f"{v:g}" if isinstance(v, float) else v for v in counts.index]
+    for split in [s for s in SPLIT_COLOURS if s in counts]:
+        axis.bar(places, counts[split], bottom=bottom, color=SPLIT_COLOURS[split])
+        bottom = bottom + counts[split].to_numpy()
 
 
-def _named(axis, x: str, y: str, title: str, known: bool) -> None:
-    axis.set(xlabel=x, ylabel=y, title=title)
+def _named(axis: Axes, x: str, y: str, known: bool) -> None:
+    axis.set(xlabel=x, ylabel=y)
     if not known:
         axis.text(0.5, 0.5, "not known\nof this cohort", ha="center", va="center", transform=axis.transAxes, color=BAD)
         axis.set(xticks=[], yticks=[])
-
-
-def _patch(colour: str, label: str):
-    from matplotlib.patches import Patch
-
-    return Patch(color=colour, label=label)

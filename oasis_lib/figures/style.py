@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 REAL, MODEL, BAD = COLOURS[0], COLOURS[1], "#888888"  # the same meaning in every figure
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
-DPI = 150
+DPI, WIDTH = 150, 8.0  # inches across a printed page: text of 8 points stays legible
 
 STYLE = {
     "axes.prop_cycle": mpl.cycler(color=COLOURS),
@@ -30,7 +30,7 @@ STYLE = {
 }
 
 
-def new_figure(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float = 4.0, title: str = "", **options):
+def new_figure(rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float = 4.0, title: str = "", **options):
     """A figure and its axes (always an array of `rows` x `columns`), in the house style."""
     mpl.rcParams.update(STYLE)
     figure = plt.figure(figsize=(max(width, 7.0), height), layout="constrained")
@@ -42,7 +42,7 @@ def new_figure(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: f
 
 
 def show_image(axis: Axes, image, title: str = "", *, low: float = 0.0, high: float = 1.0, **options):
-    """A head, grey, without ticks. Anterior is up."""
+    """A slice, grey, without ticks. Anterior is up."""
     drawn = axis.imshow(image, vmin=low, vmax=high, **options)
     axis.set(xticks=[], yticks=[], title=title)
     axis.spines[:].set_visible(False)
@@ -50,9 +50,9 @@ def show_image(axis: Axes, image, title: str = "", *, low: float = 0.0, high: fl
 
 
 def synthetic(figure: Figure, is_synthetic: bool) -> Figure:
-    """Everything that is shown of made-up people says so."""
+    """A strip under the figure that marks synthetic subjects as such."""
     if is_synthetic:
-        strip = 0.16 / figure.get_figheight()  # its own line: never across a picture
+        strip = 0.16 / figure.get_figheight()  # its own line: never across an image
         figure.get_layout_engine().set(rect=(0, strip, 1, 1 - strip))
         figure.text(0.995, 0.005, "SYNTHETIC", ha="right", va="bottom", color="#D55E00", fontsize=8, weight="bold")
     return figure

@@ -1,0 +1,144 @@
+"""Images in rows and columns: the one layout for slices, token maps and patches, with the margin around brains cut off."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from oasis_lib.figures.style import MODEL, WIDTH, new_figure, show_image
+
+Box = tuple[float, float, float, float]  # top, bottom, left, right, in shares of the frame
+WHOLE = (0.0, 1.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Images of one kind: their colours, a caption each, and the label of the colour bar that they need, if any."""
+
+    images: Sequence[np.ndarray | None]  # (H, W) or (H, W, 3) each; uint8 is 0 to 255
+    names: Sequence[str] = ()
+    cmap: str = "gray"
+    low: float = 0.0
+    high: float = 1.0
+    bar: str = ""
+
+
+def image_grid(
+    rows: Mapping[str, Row | Sequence[np.ndarray | None]],
+    columns: Sequence[str] = (),
+    title: str = "",
+    *,
+    crop: bool = True,
+    mm: float | None = None,
+) -> Figure:
+    """A named row of images each, cut to what is not background; `mm` (a pixel's size) adds a scale bar.
+
+    `figure.axes` has the cells first, row by row, for what is to be drawn over them.
+    """
+    filled = {name: row if isinstance(row, Row) else Row(row) for name, row in rows.items()}
+    across = max(len(row.images) for row in filled.values())
+    slices = [i for row in filled.values() if row.cmap == "gray" for i in row.images if i is not None]
+    box = content_box(slices, min(len(i) for i in _images(filled))) if crop else WHOLE
+    bars = any(row.bar for row in filled.values())
+    side = min(1.8, (WIDTH - 1.0 * any(filled) - 0.9 * bars) / across)
+    tall = side * (box[1] - box[0]) / (box[3] - box[2]) + 0.05
+    words = 0.3 * bool(title) + 0.2 * any(columns) + 0.2 * sum(any(row.names) for row in filled.values())
+    figure, axes = new_figure(len(filled), across, height=max(1.5, tall * len(filled) + words), title=title)
+    for number, (line, (name, row)) in enumerate(zip(axes, filled.items())):
+        for axis in line:
+            axis.set_axis_off()
+        for place, (axis, image) in enumerate(zip(line, row.images)):
+            if image is not None:
+                show(axis, image, row, box)
+            above = [_at(columns if number == 0 else (), place), _at(row.names, place)]
+            axis.set_title("\n".join(filter(None, above)), fontsize=8)
+        label = "\n".join(textwrap.wrap(name, 15))
+        line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8.5)
+    for bar, group in groupby(zip(axes, filled.values()), key=lambda pair: pair[1].bar):
+        lines = list(group)
+        if bar:
+            drawn = next(axis.images[0] for line, _ in lines for axis in line if axis.images)
+            figure.colorbar(drawn, ax=[axis for line, _ in lines for axis in line], label=bar, shrink=0.9, aspect=15 * len(lines))
+    if mm:
+        scale_bar(axes[0, 0], mm)
+    return figure
+
+
+def show(axis: Axes, image: np.ndarray, row: Row, box: Box = WHOLE) -> None:
+    """One cell. The image stays whole; the axis shows the part in `box`."""
+    bright = 255 if np.asarray(image).dtype == np.uint8 and row.high == 1 else row.high
+    axis.set_axis_on()
+    show_image(axis, image, low=row.low, high=bright, cmap=row.cmap, interpolation="auto" if row.cmap == "gray" else "nearest")
+    down, across = np.shape(image)[:2]
+    axis.set(xlim=(box[2] * across - 0.5, box[3] * across - 0.5), ylim=(box[1] * down - 0.5, box[0] * down - 0.5))
+
+
+def content_box(images: Sequence[np.ndarray], parts: int = 0) -> Box:
+    """What holds something brighter than background in any of the images, widened to whole `parts` of the frame."""
+    edges = []
+    for image in images:
+        lit = np.asarray(image) > 0.1 * max(float(np.max(image)), 1e-9)
+        for axis in (1, 0):
+            seen = np.flatnonzero(lit.mean(axis) > 0.02) / lit.shape[1 - axis]  # a speck is no content
+            edges.append((axis, seen.min(), seen.max() + 1 / lit.shape[1 - axis]) if len(seen) else (axis, 0.5, 0.5))
+    if not any(high > low for _, low, high in edges):
+        return WHOLE
+    parts, found = max(16, parts), []
+    for axis in (1, 0):
+        low = min(low for where, low, high in edges if where == axis and high > low)
+        high = max(high for where, low, high in edges if where == axis and high > low)
+        found += [max(0.0, np.floor((low - 0.015) * parts) / parts), min(1.0, np.ceil((high + 0.015) * parts) / parts)]
+    return tuple(found)
+
+
+def cut(images: np.ndarray, box: Box) -> np.ndarray:
+    """(N, H, W) to the part in `box`, where pixels are wanted and not axes."""
+    height, width = np.shape(images)[-2:]
+    return images[..., round(box[0] * height) : round(box[1] * height), round(box[2] * width) : round(box[3] * width)]
+
+
+def sheet(images: np.ndarray, columns: int, gap: int = 1, between: float = 1.0) -> np.ndarray:
+    """(N, H, W) or (N, H, W, 3) as one image in [0, 1], row by row."""
+    import torch
+
+    from oasis_lib.vision import torchvision
+
+    pixels = np.asarray(images, dtype=np.float32) / (255 if np.asarray(images).dtype == np.uint8 else 1)
+    tensor = torch.from_numpy(pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2).copy())
+    return torchvision.utils.make_grid(tensor, columns, padding=gap, pad_value=between).permute(1, 2, 0).numpy()
+
+
+def contact_sheet(images: np.ndarray, columns: int = 10, title: str = "", crop: bool = True) -> Figure:
+    """Many images close together, without names."""
+    whole = sheet(cut(images, content_box(list(images))) if crop else images, columns)
+    figure, ((axis,),) = new_figure(height=WIDTH * whole.shape[0] / whole.shape[1] + 0.4 * bool(title), title=title)
+    show_image(axis, whole, interpolation="auto")
+    return figure
+
+
+def frame(axis: Axes, row: float, column: float, height: float, width: float, colour: str = MODEL) -> None:
+    """A thin frame around pixels (or tokens) of the image in an axis."""
+    across, down = np.array([0, width, width, 0, 0]) + column - 0.5, np.array([0, 0, height, height, 0]) + row - 0.5
+    axis.plot(across, down, color=colour, lw=1.2)
+
+
+def scale_bar(axis: Axes, mm: float, length: int = 50) -> None:
+    """Five centimetres, in the lower left corner."""
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    left, bottom = left + 0.05 * (right - left), bottom - 0.05 * (bottom - top)
+    axis.plot([left, left + length / mm], [bottom, bottom], color="white", lw=2, solid_capstyle="butt")
+    axis.text(left, bottom - 0.02 * abs(top - bottom), f"{length} mm", color="white", fontsize=7, va="bottom")
+
+
+def _images(rows: Mapping[str, Row]) -> list[np.ndarray]:
+    return [image for row in rows.values() for image in row.images if image is not None]
+
+
+def _at(names: Sequence[str], place: int) -> str:
+    return names[place] if place < len(names) else ""
