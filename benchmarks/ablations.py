@@ -19,15 +19,12 @@ from oasis_lib.models import load
 from oasis_lib.training import train_vqvae
 
 BASE = {"factor": 8, "entries": 512}
-OTHER = "straight-through" if ours().model.gradient == "rotation" else "rotation"
 CHANGES = {
     "ours": {},
     "code dimension 64": {"code_dim": 64},
     "no revival": {"revival": 0.0},
     "no revival, uniform start": {"revival": 0.0, "start": "uniform"},
-    f"{OTHER} gradient": {"gradient": OTHER},
     "codebook by gradient": {"codebook": "gradient"},
-    "cosine distance": {"distance": "cosine"},
     "L1 alone": {"loss": "l1"},
     "L2 over variance": {"loss": "l2"},
     "pixels as they are": {"normalise": False},

@@ -10,7 +10,6 @@ chosen here.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +18,7 @@ from common import RESULTS, cohort_of, limited, options, ours, report
 
 from oasis_lib.checkpoint import WEIGHTS
 from oasis_lib.cohort import Cohort
-from oasis_lib.config import EvaluationConfig, Part, TrainingConfig, TransformerConfig, TwoLevelConfig
+from oasis_lib.config import EvaluationConfig, Part, TrainingConfig, TransformerConfig
 from oasis_lib.evaluation import rate, samples
 from oasis_lib.evaluation.evaluator import Evaluator, Samples
 from oasis_lib.evaluation.generation import compare
@@ -31,23 +30,17 @@ from oasis_lib.training import best_device, decode_codes, encode_images, train_p
 
 TRAINING = TrainingConfig(batch=16, lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, validate_every=100)
 FLAT = TransformerConfig(dropout=0.0, hide=0.02)
-SKETCH = TwoLevelConfig(dropout=0.0, hide=0.02)
-ROWS = {  # pixels a code, entries, prior
-    "16 x 16": (16, 1024, "transformer", FLAT),
-    "32 x 32": (8, 1024, "transformer", FLAT),
-    "64 x 64, sketch of 32 x 32": (4, 512, "twolevel", dataclasses.replace(SKETCH, side=2)),
-    "64 x 64, sketch of 16 x 16": (4, 512, "twolevel", SKETCH),
-}
+ROWS = {"16 x 16": (16, 1024), "32 x 32": (8, 1024), "64 x 64": (4, 512)}  # pixels a token, codebook entries
 SHOWN = ("frechet_trained_ratio", "frechet_fixed_ratio", "coverage_trained_ratio", "coverage_fixed_ratio", "two_sample")
 
 
 def measure(name: str, cohort: Cohort, evaluator: Evaluator, folder: Path, given: argparse.Namespace) -> dict[str, float]:
-    factor, entries, kind, config = ROWS[name]
-    vqvae, prior = folder / f"vqvae-{factor}", folder / name.replace(",", "").replace(" ", "-")
+    factor, entries = ROWS[name]
+    vqvae, prior = folder / f"vqvae-{factor}", folder / name.replace(" ", "-")
     part = limited(ours(factor=factor, entries=entries), argparse.Namespace(**vars(given) | {"minutes": given.vqvae_minutes}))
     if not (vqvae / WEIGHTS).is_file():
         train_vqvae(cohort, vqvae, part, progress=False)
-    history = train_prior(kind, cohort, vqvae, prior, limited(Part(config, TRAINING), given))
+    history = train_prior("transformer", cohort, vqvae, prior, limited(Part(FLAT, TRAINING), given))
     model, people, device = load(vqvae), evaluator.floor, best_device()
     kept = decode_codes(model, encode_images(model, people.images, device), device)
     levels = samples.even_levels(given.samples, cohort.levels)

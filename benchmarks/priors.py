@@ -19,12 +19,10 @@ from oasis_lib.config import (
     ADVERSARIAL,
     CodeGANConfig,
     EvaluationConfig,
-    MaskedConfig,
     Part,
     PixelCNNConfig,
     TrainingConfig,
     TransformerConfig,
-    TwoLevelConfig,
     profile,
 )
 from oasis_lib.evaluation import likelihood, samples
@@ -41,9 +39,6 @@ PLAIN = TrainingConfig(lr=1e-3, weight_decay=0.0, beta2=0.999, warmup=0.0, clip=
 OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, validate_every=100)
 GAN = TrainingConfig(lr=2e-4, **ADVERSARIAL)
 ROWS = {
-    "two levels": ("twolevel", TwoLevelConfig(), OURS),
-    "two levels, not counted by level": ("twolevel", TwoLevelConfig(knots=0), OURS),
-    "two levels, blocks of 2 x 2": ("twolevel", TwoLevelConfig(side=2), OURS),
     "transformer": ("transformer", TransformerConfig(), OURS),
     "transformer, not counted by level": ("transformer", TransformerConfig(knots=0), OURS),
     "transformer, images shifted": (
@@ -54,7 +49,6 @@ ROWS = {
     "pixelcnn": ("pixelcnn", PixelCNNConfig(), OURS),
     "pixelcnn of seed 002": ("pixelcnn", PixelCNNConfig(preset="seed-002"), PLAIN),
     "pixelcnn of seed 004": ("pixelcnn", PixelCNNConfig(preset="seed-004"), dataclasses.replace(PLAIN, lr=3e-4)),
-    "masked": ("masked", MaskedConfig(), OURS),
     "codegan, one-hot": ("codegan", CodeGANConfig(codes="one-hot"), GAN),
     "codegan, latent": ("codegan", CodeGANConfig(codes="latent"), GAN),
     "codegan, uniform bins": ("codegan", CodeGANConfig(codes="index", bins="uniform"), GAN),

@@ -109,8 +109,6 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--top-p", type=float)
     sub.add_argument("--min-p", type=float, help="least chance of a code that may be drawn, beside the likeliest's, such as 0.01")
     sub.add_argument("--guidance", type=float, default=0.0, help="how much more than learned a sample obeys its level, such as 0.5")
-    sub.add_argument("--tries", type=int, help="sketches a two-level prior draws a head; the one that fits its level is kept")
-    sub.add_argument("--calm", type=float, help="how warm a two-level prior's details are beside its sketch, such as 0.85")
     sub.add_argument("--seed", type=int, default=0)
 
     sub = command(

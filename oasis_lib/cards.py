@@ -14,8 +14,6 @@ PURPOSE = {
     "vqvae": "writes a brain slice as a small map of codes, and draws the slice from the map",
     "transformer": "draws maps of codes one code after the other, and tells how probable a map is",
     "pixelcnn": "draws maps of codes one code after the other, and tells how probable a map is",
-    "masked": "draws whole maps of codes in a few passes",
-    "twolevel": "draws a sketch of a map of codes, then the codes, and tells how probable a map is",
     "codegan": "draws whole maps of codes in one pass",
 }
 

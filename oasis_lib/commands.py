@@ -139,12 +139,8 @@ def sample(given: Namespace) -> None:
     options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "min_p", "rating")}
     if given.guidance:
         if not prior.guided:
-            raise ValueError(f"{folder}: a {prior.kind} prior takes no --guidance; a two-level, transformer or PixelCNN prior does")
+            raise ValueError(f"{folder}: a {prior.kind} prior takes no --guidance; a transformer or PixelCNN prior does")
         options["guidance"] = given.guidance
-    own = {name: value for name, value in (("tries", given.tries), ("calm", given.calm)) if value is not None}
-    if own and prior.kind != "twolevel":
-        raise ValueError(f"{folder}: a {prior.kind} prior takes no --{next(iter(own))}; a two-level prior does")
-    options |= own
     levels = levels_for(prior, given.n, given.level)
     codes = prior.sample(given.n, level=levels, generator=generator, progress=not given.quiet, **options).cpu().numpy()
     images = decode_codes(vqvae, codes, best_device())

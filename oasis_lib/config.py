@@ -30,8 +30,6 @@ class VQVAEConfig:
     codebook: Literal["ema", "gradient"] = "ema"
     decay: float = 0.99
     revival: float = 0.05  # an entry used less than this fraction of the mean is put onto a live vector; 0 is off
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-    gradient: Literal["straight-through", "rotation"] = "straight-through"
     commitment: float = 0.25
     loss: Literal["l1", "l2", "l1+ssim"] = "l1+ssim"  # "l2" is divided by the variance of the training pixels
     start: Literal["k-means", "uniform"] = "k-means"
@@ -55,34 +53,6 @@ class TransformerConfig:
     dropout: float = 0.1
     hide: float = 0.05  # share of the codes that are not read, in training
     knots: int = 8  # levels at which codes are counted place by place, before training; between them in a straight line
-
-
-@dataclass(frozen=True)
-class MaskedConfig:
-    width: int = 192
-    layers: int = 6
-    heads: int = 6
-    dropout: float = 0.1
-    passes: int = 12  # a whole map is drawn in this many
-
-
-@dataclass(frozen=True)
-class TwoLevelConfig:
-    side: int = 4  # codes that a word of the sketch stands for, each way
-    words: int = 1024  # of the sketch
-    styles: int = 32  # one a map, drawn before its sketch: how bright it is all over; 1 is none
-    width: int = 192  # of the sketch's transformer, as are the next five
-    layers: int = 6
-    heads: int = 6
-    dropout: float = 0.1
-    hide: float = 0.05
-    knots: int = 8
-    channels: int = 96  # of the details' convolutions
-    blocks: int = 9
-    passes: int = 16  # the details are drawn in this many: 1, 4, 16 or 64
-    share: float = 0.5  # of a batch's maps that the details learn from; the sketch learns from all
-    learns: Literal["both", "sketch", "details"] = "both"  # one alone learns on, from an earlier prior
-    code_dim: int = 8  # of the VQ-VAE's entries; training fills it in
 
 
 @dataclass(frozen=True)
@@ -147,23 +117,21 @@ class Profile:
     vqvae: Part
     pixelcnn: Part
     transformer: Part
-    masked: Part
-    twolevel: Part
     codegan: Part
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-PRIORS = ("twolevel", "transformer", "pixelcnn", "masked", "codegan")  # the first is the default
+PRIORS = ("transformer", "pixelcnn", "codegan")  # the first is the default
 MODEL_CONFIGS = {
     "vqvae": VQVAEConfig,
     "pixelcnn": PixelCNNConfig,
     "transformer": TransformerConfig,
-    "masked": MaskedConfig,
-    "twolevel": TwoLevelConfig,
     "codegan": CodeGANConfig,
 }
+RETIRED = {"distance": "euclidean", "gradient": "straight-through"}  # earlier settings: a model saved with this value still loads
 # Small batches: more steps. No shifts: mirrors are enough, and a prior that is shown moved heads draws them.
 FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0}
+FULL = FEW_EPOCHS | {"batch": 16, "validate_every": 200}
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 PROFILES = {
     "smoke": Profile(
@@ -172,23 +140,16 @@ PROFILES = {
         vqvae=Part(VQVAEConfig(entries=64, hidden=32, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, batch=16, lr=4e-3, shift=2)),
-        masked=Part(MaskedConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
-        twolevel=Part(
-            TwoLevelConfig(words=64, styles=8, width=32, layers=2, heads=2, channels=16, blocks=2, passes=4),
-            TrainingConfig(epochs=3, batch=16, lr=2e-3, shift=2),
-        ),
         codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, lr=2e-4, shift=2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, draws=2),
     ),
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
-        vqvae=Part(VQVAEConfig(entries=256), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)),
+        vqvae=Part(VQVAEConfig(entries=512), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)),
         pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
-        transformer=Part(TransformerConfig(width=128, layers=4, heads=4, dropout=0.05), TrainingConfig(minutes=0.4, **FEW_EPOCHS)),
-        masked=Part(MaskedConfig(width=128, layers=4, heads=4, dropout=0.05, passes=8), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
-        twolevel=Part(
-            TwoLevelConfig(words=256, styles=32, width=128, layers=4, heads=4, dropout=0.0, channels=64, share=1.0),
+        transformer=Part(
+            TransformerConfig(width=128, layers=4, heads=4, dropout=0.0),
             TrainingConfig(minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"validate_every": 200}),
         ),
         codegan=Part(CodeGANConfig(hidden=32), TrainingConfig(minutes=0.2, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),
@@ -197,24 +158,14 @@ PROFILES = {
     "full": Profile(
         name="full",
         cohort=CohortConfig(size=256, people=150, lesions=15),
-        vqvae=Part(VQVAEConfig(hidden=128), TrainingConfig(minutes=2.5, batch=64)),
-        pixelcnn=Part(
-            PixelCNNConfig(hidden=128, layers=16, dropout=0.2),
-            TrainingConfig(minutes=1.0, batch=64, validate_every=200),
-        ),
+        vqvae=Part(VQVAEConfig(factor=8, entries=1024, hidden=128), TrainingConfig(minutes=1.25, batch=32, validate_every=200)),
+        pixelcnn=Part(PixelCNNConfig(hidden=128, layers=16), TrainingConfig(minutes=0.5, **FULL)),
         transformer=Part(
-            TransformerConfig(width=512, layers=8, heads=8, dropout=0.2),
-            TrainingConfig(minutes=1.5, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
+            TransformerConfig(width=384, layers=8, heads=8, dropout=0.05),
+            TrainingConfig(minutes=2.5, lr=6e-4, weight_decay=0.05, compile=True, **FULL),
         ),
-        masked=Part(
-            MaskedConfig(width=512, layers=8, heads=8, dropout=0.2),
-            TrainingConfig(minutes=1.0, batch=64, lr=6e-4, weight_decay=0.05, compile=True, validate_every=200),
-        ),
-        twolevel=Part(
-            TwoLevelConfig(width=512, layers=8, heads=8, dropout=0.2, channels=192, passes=64),
-            TrainingConfig(minutes=3.0, batch=64, lr=6e-4, weight_decay=0.05, validate_every=200),
-        ),
-        codegan=Part(CodeGANConfig(hidden=96), TrainingConfig(minutes=0.5, batch=64, lr=2e-4, validate_every=200, **ADVERSARIAL)),
+        codegan=Part(CodeGANConfig(hidden=96), TrainingConfig(minutes=0.2, lr=2e-4, **FULL, **ADVERSARIAL)),
+        evaluation=EvaluationConfig(samples=480),
     ),
 }
 
@@ -290,6 +241,7 @@ def as_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """A config from a saved file. An unknown name is an error: a config of another version must not load quietly."""
     known = {f.name for f in dataclasses.fields(cls)}
+    values = {name: value for name, value in values.items() if name in known or value != RETIRED.get(name, ...)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}{near(unknown[0], known)}")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from oasis_lib.commands import train
-from oasis_lib.config import PRESETS, PROFILES, Part, apply_settings, profile
+from oasis_lib.config import PRESETS, PROFILES, Part, VQVAEConfig, apply_settings, from_dict, profile
 from oasis_lib.models import VQVAE
 from oasis_lib.models.presets import RECIPES
 
@@ -100,3 +100,10 @@ def test_smoke_leaves_the_codebook_time_to_start():
     part = PROFILES["smoke"].vqvae
     steps = part.training.epochs * (10 * 32 * 6 // 10) // part.training.batch
     assert part.model.warm < steps / 2
+
+
+def test_a_model_saved_with_a_retired_setting_loads_if_it_had_the_surviving_value():
+    old = {"entries": 16, "distance": "euclidean", "gradient": "straight-through"}
+    assert from_dict(VQVAEConfig, old) == VQVAEConfig(entries=16)
+    with pytest.raises(ValueError, match="no setting 'distance'"):
+        from_dict(VQVAEConfig, old | {"distance": "cosine"})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from oasis_lib.config import CodeGANConfig, MaskedConfig, PixelCNNConfig, TransformerConfig
+from oasis_lib.config import CodeGANConfig, PixelCNNConfig, TransformerConfig
 from oasis_lib.models import build, load
 from oasis_lib.models.choice import Choice, gumbel, uniform
 from oasis_lib.models.counts import Counts
@@ -19,7 +19,6 @@ TINY = {
     "pixelcnn": ("pixelcnn", PixelCNNConfig(hidden=8, layers=5)),
     "seed-002": ("pixelcnn", PixelCNNConfig(preset="seed-002")),
     "seed-004": ("pixelcnn", PixelCNNConfig(preset="seed-004")),
-    "masked": ("masked", MaskedConfig(width=16, layers=2, heads=2, passes=5)),
     "codegan": ("codegan", CodeGANConfig(hidden=8, noise=8)),
 }
 ONE_BY_ONE = ["transformer", "pixelcnn", "seed-002", "seed-004"]
@@ -34,11 +33,11 @@ def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
     with torch.no_grad():
         for weight in prior.parameters():
             weight.mul_(1.5)
-        if kind in ("transformer", "masked"):
+        if kind == "transformer":
             prior.trunk.head.weight.mul_(40)
     if framed:
         codes = air_around(grid, entries)
-        prior.start(codes, None, None, torch.arange(len(codes)) % levels)
+        prior.start(codes, torch.arange(len(codes)) % levels)
     return prior
 
 
@@ -84,24 +83,6 @@ def test_the_air_that_a_transformer_leaves_out_makes_no_blind_spot():
     before = torch.ones(len(moved), len(moved)).triu(1).bool()
     assert not moved[~before].any()
     assert moved[before & inside & inside[:, None]].all()
-
-
-@torch.no_grad()
-def test_the_air_that_the_masked_prior_leaves_out_is_neither_hidden_nor_drawn():
-    prior, codes = tiny("masked", framed=True), air_around((6, 5), 7)[:3]
-    inside = prior.air.inside.view(6, 5)
-    hidden = prior.hide(codes, torch.rand(3, 31, generator=seed()))
-    assert not (hidden & ~inside).any() and (hidden.sum((1, 2)) > 0).all()
-    drawn = prior.sample(20, generator=seed())
-    assert (drawn[:, ~inside] == 2).all() and len(drawn[:, inside].unique()) > 1
-    told = prior(codes, hidden)
-    torch.testing.assert_close(told.softmax(-1).sum(-1), torch.ones(3, 6, 5))
-    other = torch.where(hidden, (codes + 1) % 7, codes)
-    assert torch.equal(prior(other, hidden), told), "a hidden code is read"
-    kept = inside & ~hidden
-    moved = (prior(torch.where(kept, (codes + 1) % 7, codes), hidden) - told).abs().amax(-1) > 0
-    assert moved[hidden & kept.any(2).any(1)[:, None, None]].all(), "a code that is there is not read"
-    assert prior.train()(codes, hidden).shape == (3, int(inside.sum()), 7)
 
 
 def test_the_receptive_field_is_what_it_says():
@@ -178,7 +159,7 @@ def test_samples_follow_the_likelihood(name):
     assert float((found - wanted).abs().sum() / 2) < 0.05
 
 
-@pytest.mark.parametrize("name", ["transformer", "pixelcnn", "seed-004", "masked", "codegan"])
+@pytest.mark.parametrize("name", ["transformer", "pixelcnn", "seed-004", "codegan"])
 def test_labels_matter_and_may_be_left_open(name):
     prior = tiny(name)
     drawn = [
@@ -194,7 +175,7 @@ def test_labels_matter_and_may_be_left_open(name):
         tiny(name, ratings=0).sample(1, rating=0)
 
 
-@pytest.mark.parametrize("name", ["transformer", "pixelcnn", "masked"])
+@pytest.mark.parametrize("name", ["transformer", "pixelcnn"])
 def test_filling_leaves_the_rest_alone(name):
     prior = tiny(name)
     codes = torch.randint(7, (3, 6, 5), generator=seed())
@@ -215,7 +196,7 @@ def test_filling_leaves_the_rest_alone(name):
         ({"min_p": 0.0}, "min_p=0.0"),
     ],
 )
-@pytest.mark.parametrize("name", ["transformer", "masked", "codegan"])
+@pytest.mark.parametrize("name", ["transformer", "codegan"])
 def test_senseless_options_are_refused(name, options, words):
     with pytest.raises(ValueError, match=words):
         tiny(name).sample(1, **options)
@@ -251,22 +232,6 @@ def test_counts_know_each_level_what_lies_between_and_what_is_left_open():
     torch.testing.assert_close(chances[3, 1:, 0], chances[3, 1:, 2], atol=0.02, rtol=0)  # half way between two
     torch.testing.assert_close(chances[4], counts(slice(None)).softmax(-1))
     torch.testing.assert_close(chances[4, 1, [0, 2, 4]], torch.full((3,), 1 / 3), atol=0.02, rtol=0)
-
-
-def test_counts_without_a_group_are_the_counts_of_all_others():
-    codes, level, group = torch.randint(7, (90, 2, 2), generator=seed()), torch.arange(90) % 5, torch.arange(90) // 5 % 3
-    all_of_them, others = (Counts((2, 2), 7, levels=5, knots=3) for _ in range(2))
-    where = torch.tensor([0, 1, 3])
-    all_of_them.start(codes, level)
-    before = all_of_them(where, level)
-    all_of_them.set_apart(codes, level, group, where)
-    asked = torch.where(torch.arange(90) % 7 == 0, -1, level)  # some are left open
-    told = all_of_them(where, asked, group)
-    for one in range(3):
-        others.start(codes[group != one], level[group != one])
-        torch.testing.assert_close(told[group == one], others(where, asked[group == one]))
-    torch.testing.assert_close(all_of_them(where, level), before)
-    assert set(all_of_them.state_dict()) == {"logits", "by_level"}, "a model on disk has no such tables"
 
 
 def test_places_lend_their_counts_to_those_beside_them():

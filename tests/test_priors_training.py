@@ -16,17 +16,14 @@ from torch.nn import functional as F
 
 from oasis_lib.config import (
     CodeGANConfig,
-    MaskedConfig,
     Part,
     PixelCNNConfig,
     TrainingConfig,
     TransformerConfig,
-    TwoLevelConfig,
     VQVAEConfig,
 )
 from oasis_lib.evaluation import likelihood
 from oasis_lib.models import VQVAE, build, load
-from oasis_lib.models.counts import Counts
 from oasis_lib.training import codes_of, encode_cohort, encode_images, loop, to_images, train_prior, train_vqvae
 from oasis_lib.training.data import Batches
 from oasis_lib.training.prior import LikelihoodTask
@@ -34,8 +31,6 @@ from oasis_lib.training.prior import LikelihoodTask
 MODELS = {
     "transformer": TransformerConfig(width=16, layers=1, heads=2),
     "pixelcnn": PixelCNNConfig(hidden=8, layers=4),
-    "masked": MaskedConfig(width=16, layers=1, heads=2, passes=4),
-    "twolevel": TwoLevelConfig(side=2, words=12, width=16, layers=1, heads=2, channels=8, blocks=1, passes=4),
     "codegan": CodeGANConfig(hidden=8, noise=8),
 }
 TRAINING = TrainingConfig(steps=8, batch=8, shift=1, precision="no", validate_every=4)
@@ -64,25 +59,6 @@ def test_training_leaves_a_model_that_loads_draws_and_is_not_trained_again(kind,
     stamp = (tmp_path / kind / "model.safetensors").stat().st_mtime_ns
     again = train_prior(kind, cohort, vqvae, tmp_path / kind, Part(MODELS[kind], TRAINING), progress=False)
     assert len(again) == len(history) and (tmp_path / kind / "model.safetensors").stat().st_mtime_ns == stamp
-
-
-@pytest.mark.parametrize("kind", ["transformer", "twolevel"])
-def test_in_training_nobody_is_among_those_who_are_counted(kind, world, tmp_path, monkeypatch):
-    cohort, vqvae = world
-    train, told, forward = cohort["train"], [], Counts.forward
-
-    def spied(self, where, level=None, group=None):
-        if self.training and level is not None:
-            told.append(group)
-        return forward(self, where, level, group)
-
-    monkeypatch.setattr(Counts, "forward", spied)
-    train_prior(kind, cohort, vqvae, tmp_path / kind, Part(MODELS[kind], TRAINING), progress=False)
-    assert len(told) == TRAINING.steps and all(len(group) == TRAINING.batch for group in told)
-    task = LikelihoodTask(load(tmp_path / kind), load(vqvae), cohort, torch.device("cpu"), TRAINING, tmp_path)
-    groups = {person: set(task.group[np.flatnonzero(train.subjects == person)].tolist()) for person in set(train.subjects)}
-    assert all(len(own) == 1 for own in groups.values()), "a person's slices are all set apart together"
-    assert len(set.union(*groups.values())) == min(8, len(groups))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -152,18 +128,6 @@ def test_a_prior_goes_on_from_another_ones_weights(kind, world, tmp_path):
         torch.testing.assert_close(second[name], first[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("which", ["sketch", "details"])
-def test_a_part_goes_on_learning_while_the_other_stays(which, world, tmp_path):
-    cohort, vqvae = world
-    part, alone = (Part(replace(MODELS["twolevel"], learns=parts), TRAINING) for parts in ("both", which))
-    train_prior("twolevel", cohort, vqvae, tmp_path / "first", part, progress=False)
-    history = train_prior("twolevel", cohort, vqvae, tmp_path / "second", alone, begin=tmp_path / "first", progress=False)
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
-    moved = {name for name in first if not torch.equal(first[name], second[name])}
-    assert moved and all(name.startswith(f"{which}.") for name in moved)
-    assert f"train_{which}_bits" in history and np.isfinite(history["validate_bits"]).all()
-
-
 def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world, tmp_path):
     cohort, vqvae = world
     part = Part(MODELS["transformer"], replace(TRAINING, steps=1))
@@ -176,9 +140,6 @@ def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world
             train_prior("transformer", cohort, folder, tmp_path / "second", settings, begin=tmp_path / "first", progress=False)
     with pytest.raises(ValueError, match="give another folder"):
         train_prior("transformer", cohort, vqvae, tmp_path / "first", part, begin=tmp_path / "first", progress=False)
-    alone = Part(replace(MODELS["twolevel"], learns="details"), TRAINING)
-    with pytest.raises(ValueError, match="which one to begin with"):
-        train_prior("twolevel", cohort, vqvae, tmp_path / "second", alone, progress=False)
     assert not (tmp_path / "second").exists() and load(tmp_path / "first") is not None
 
 

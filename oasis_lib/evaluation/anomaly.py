@@ -21,8 +21,6 @@ def maps(split: Split, codes: np.ndarray, prior: Any, vqvae: Any, rows: np.ndarr
     device, images = best_device(), np.asarray(split.images[rows])
     levels = torch.as_tensor(split.levels[rows].copy()) if prior.levels else None
     surprise = -prior.to(device).log_probs(torch.as_tensor(codes[rows].astype(np.int64)), level=levels).cpu()
-    before, after = prior.block // 2, (prior.block - 1) // 2  # within a block, codes that are drawn first are always dearer
-    surprise = F.avg_pool2d(F.pad(surprise[:, None], (before, after) * 2, mode="replicate"), prior.block, 1)[:, 0]
     size, reach = images.shape[-1], images.shape[-1] / codes.shape[-1] / 2
     raised = F.interpolate(surprise[:, None], size=(size, size), mode="bilinear", align_corners=False)
     error = (to_tensor(images) - to_tensor(decode_codes(vqvae, codes[rows], device))).abs()

@@ -79,10 +79,7 @@ class Reading:
         """(B, H, W) uint8 to (B, D, h, w), as they are compared with the codebook."""
         pixels = torch.from_numpy(np.asarray(images)[:, None]).float() / 255
         with torch.inference_mode():
-            latents = self.model.latents(pixels.expand(-1, self.model.config.channels, -1, -1)).float()
-        if self.model.quantizer.config.distance == "cosine":
-            latents = torch.nn.functional.normalize(latents, dim=1)
-        return latents.numpy()
+            return self.model.latents(pixels.expand(-1, self.model.config.channels, -1, -1)).float().numpy()
 
     def slice_of(self, person: str, level: int) -> int:
         """The row of `shown` that is this person's slice at this level, or nearest to it."""

@@ -18,7 +18,7 @@ from oasis_lib.training import best_device, decode_codes
 
 
 def kept_between_levels(codes: np.ndarray, subjects: np.ndarray, levels: np.ndarray, count: int) -> np.ndarray:
-    """(count - 1, h, w): how often people's code (or word) at a place is the same one level further up."""
+    """(count - 1, h, w): how often people's code at a place is the same one level further up."""
     found = np.zeros((count - 1, *codes.shape[1:]))
     people = np.unique(subjects)
     place = {(s, l): row for row, (s, l) in enumerate(zip(subjects, levels))}
@@ -33,7 +33,7 @@ def kept_between_levels(codes: np.ndarray, subjects: np.ndarray, levels: np.ndar
 def whole_head(prior: Any, kept: np.ndarray, *, heads: int = 1, seed: int = 0, strength: float = 1.0, **options: Any) -> np.ndarray:
     """(heads, levels, h, w): level 0 from the prior, then each level given the one below.
 
-    Of the map below, each code (or block of codes that is one word to the prior) stays as often as it does between the same two
+    Of the map below, each code stays as often as it does between the same two
     levels of people at that place; the prior draws the others anew for the new level, given those that stayed.
     """
     device = best_device()
@@ -42,7 +42,6 @@ def whole_head(prior: Any, kept: np.ndarray, *, heads: int = 1, seed: int = 0, s
     codes = [prior.sample(heads, level=0, generator=generator, **options)]
     for level, share in enumerate(kept, start=1):
         stay = torch.rand(heads, *share.shape, generator=chance) < strength * torch.as_tensor(share)
-        stay = stay.repeat_interleave(prior.block, 1).repeat_interleave(prior.block, 2)
         codes.append(prior.fill(codes[-1], ~stay.to(device), level=level, generator=generator, **options))
     return torch.stack(codes, dim=1).cpu().numpy().astype(np.int16)
 
@@ -77,9 +76,8 @@ def heads_beside(
     if not len(real):
         return {}, {}
     train = cohort["train"]
-    codes = torch.from_numpy(np.load(run.path("codes", "train.npy")))
-    words = torch.cat([prior.to(device).words(part.to(device).long()).cpu() for part in codes.split(64)]).numpy()
-    kept = kept_between_levels(words, train.subjects, train.levels, cohort.levels)
+    codes = np.load(run.path("codes", "train.npy"))
+    kept = kept_between_levels(codes, train.subjects, train.levels, cohort.levels)
     grown = np.stack([decode_codes(vqvae, head, device) for head in whole_head(prior, kept, heads=heads, seed=seed, **options)])
     apart = draw(prior, vqvae, np.arange(cohort.levels), seed=seed, **options)["images"][None]
     sets = {cohort.who("test"): real, "level upon level": grown, "levels drawn apart": apart}

@@ -14,7 +14,6 @@ import torch
 
 from oasis_lib.cohort import Split
 from oasis_lib.metrics import bootstrap_by_person
-from oasis_lib.models.twolevel import TwoLevel
 from oasis_lib.run import Run
 from oasis_lib.training.data import rating_index
 from oasis_lib.training.gan import PAIRS, apart, in_regions, pairs
@@ -111,9 +110,9 @@ def influence(prior: Any, codes: np.ndarray, row: int, column: int, every: int =
     changed = maps.expand(places.numel(), h, w).clone().view(-1, h * w)
     each = torch.arange(places.numel(), device=prior.device)
     changed[each, places.flatten()] = (changed[each, places.flatten()] + prior.entries // 2) % prior.entries
-    before = prior.told(maps[None], row, column).softmax(-1)
+    before = prior(maps[None])[:, row, column].softmax(-1)
     parts = changed.view(-1, h, w).split(64)
-    moved = [(prior.told(part, row, column).softmax(-1) - before).abs().sum(1) / 2 for part in parts]
+    moved = [(prior(part)[:, row, column].softmax(-1) - before).abs().sum(1) / 2 for part in parts]
     return torch.cat(moved).view(places.shape).cpu().numpy()
 
 
@@ -192,19 +191,6 @@ def at_temperatures(prior: Any, temperatures: Iterable[float], count: int = 8, s
         t: prior.sample(count, level=level, temperature=t, generator=torch.Generator().manual_seed(seed)) for t in temperatures
     }
     return {t: codes.cpu().numpy() for t, codes in drawn.items()}
-
-
-def people_by_style(prior: TwoLevel, codes: np.ndarray, split: Split, count: int = 8) -> tuple[np.ndarray, list[str]]:
-    """Rows: a slice each of styles from the darkest to the brightest, of nearly the same level; and how many share its style."""
-    rows = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), 512)).astype(int))
-    parts = torch.from_numpy(np.asarray(codes)[rows].astype(np.int64)).split(64)
-    style = torch.cat([prior.styles(part.to(prior.device)).cpu() for part in parts]).numpy()
-    found = {kind: rows[style == kind] for kind in np.unique(style)}
-    ranked = sorted(found, key=lambda kind: split.images[found[kind]].mean())
-    shown = [ranked[place] for place in np.unique(np.linspace(0, len(ranked) - 1, count).astype(int))]
-    middle = np.median(split.levels)
-    picks = [min(found[kind], key=lambda row: abs(split.levels[row] - middle)) for kind in shown]
-    return np.array(picks), [f"{len(found[kind]) / len(rows):.1%} of slices" for kind in shown]
 
 
 def of_one_person(split: Split, count: int = 3) -> np.ndarray:

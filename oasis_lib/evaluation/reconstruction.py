@@ -144,8 +144,6 @@ def gradients(model: VQVAE, images: Tensor) -> pd.DataFrame:
     vectors = model.quantizer.vectors().detach().clone().requires_grad_()
     target = in_channels(images, model)
     latents = model.latents(target)
-    if model.config.distance == "cosine":
-        latents = F.normalize(latents, dim=1)
     codes = model.quantizer.nearest(flatten(latents.detach())).view(latents.shape[0], *latents.shape[2:])
     entries = F.embedding(codes, vectors).movedim(-1, 1)
     passed = latents + (entries - latents).detach()  # straight through
@@ -172,8 +170,6 @@ def plane(
     """Latents (N, 2) of the most used entries, all entries (K, 2), which each took (N,): in those entries' widest plane."""
     model = model.cpu().eval()
     latents = model.latents(in_channels(to_images(pixels), model))
-    if model.config.distance == "cosine":
-        latents = F.normalize(latents, dim=1)
     flat, vectors = flatten(latents).numpy(), model.quantizer.vectors().numpy()
     codes = model.quantizer.nearest(torch.from_numpy(flat)).numpy()
     popular = np.argsort(np.bincount(codes, minlength=len(vectors)))[::-1][:entries]

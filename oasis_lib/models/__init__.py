@@ -19,8 +19,6 @@ KINDS = {  # kind in config.json: module, class
     "vqvae": ("vqvae", "VQVAE"),
     "pixelcnn": ("pixelcnn", "GatedPixelCNN"),
     "transformer": ("transformer", "CodeTransformer"),
-    "masked": ("masked", "MaskedTransformer"),
-    "twolevel": ("twolevel", "TwoLevel"),
     "codegan": ("codegan", "CodeGAN"),
 }
 _LATE = {cls: module for module, cls in KINDS.values()} | {"Generator": "codegan", "Discriminator": "codegan"}
@@ -66,9 +64,7 @@ __all__ = [
     "Encoder",
     "GatedPixelCNN",
     "Generator",
-    "MaskedTransformer",
     "ResidualBlock",
-    "TwoLevel",
     "VQOutput",
     "VectorQuantizer",
     "build",

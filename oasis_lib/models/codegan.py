@@ -141,9 +141,7 @@ class CodeGAN(Prior):
         return torch.cat(drawn)
 
     def fill(self, codes: Tensor, mask: Tensor, *labels: Label, **options: object) -> Tensor:
-        raise TypeError(
-            "a CodeGAN draws whole maps only; to fill in a part, take the transformer, the PixelCNN or the masked prior"
-        )
+        raise TypeError("a CodeGAN draws whole maps only; to fill in a part, take the transformer or the PixelCNN")
 
     def _codes(self, raw: Tensor, seeds: Tensor, choose: Choice) -> Tensor:
         if self.config.codes == "index":

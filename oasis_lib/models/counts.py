@@ -1,13 +1,10 @@
 """How frequent each code is at each place of training maps, as logits; what a network says is added to that.
 
 Heads that were aligned to an atlas look much the same at one place and one level: counting knows that from the first step on,
-and a network has only the rest to learn. In training it is told the counts of other people alone: with a person's own among them,
-what that person looks like never seems rare, as it does of anyone new.
+and a network has only the rest to learn.
 """
 
 from __future__ import annotations
-
-import copy
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +22,6 @@ class Counts(nn.Module):
         places = grid[0] * grid[1]
         self.register_buffer("logits", torch.zeros(places, entries))
         self.register_buffer("by_level", torch.zeros(knots, places, entries))
-        self.others: tuple[Tensor, Tensor] | None = None  # both of the above without each group of people; for training alone
 
     @torch.no_grad()
     def start(
@@ -49,30 +45,14 @@ class Counts(nn.Module):
             counts = here.flatten(0, 1) + pull * chances
             self.by_level[knot] = (counts / counts.sum(1, keepdim=True)).log()
 
-    @torch.no_grad()
-    def set_apart(self, codes: Tensor, level: Tensor, group: Tensor, where: Tensor) -> None:
-        """What `start` would count at the places `where` without each group (0, 1, 2 ...) of these maps."""
-        counted = []
-        for one in range(int(group.max()) + 1):
-            counts, rest = copy.deepcopy(self), group != one
-            counts.start(codes[rest], level[rest])
-            counted.append((counts.logits[where], counts.by_level[:, where]))
-        self.others = tuple(torch.stack(tables) for tables in zip(*counted))
-
-    def forward(self, where: Tensor | slice, level: Tensor | None = None, group: Tensor | None = None) -> Tensor:
-        """Logits (n, K) of the places `where`; with levels (B,), -1 where open, and knots (B, n, K).
-
-        With groups (B,) each is told what is counted without its own; `where` is then what it was when they were set apart.
-        """
+    def forward(self, where: Tensor | slice, level: Tensor | None = None) -> Tensor:
+        """Logits (n, K) of the places `where`; with levels (B,), -1 where open, and knots (B, n, K)."""
         if level is None or not len(self.by_level):
             return self.logits[where]
         low, high, part = self._between(level.clamp(min=0))
-        if group is None:
-            plain, table = self.logits[where], self.by_level[:, where]
-            below, above = table[low], table[high]
-        else:
-            plain, below, above = self.others[0][group], self.others[1][group, low], self.others[1][group, high]
-        return torch.where((level < 0)[:, None, None], plain, torch.lerp(below, above, part[:, None, None]))
+        table = self.by_level[:, where]
+        between = torch.lerp(table[low], table[high], part[:, None, None])
+        return torch.where((level < 0)[:, None, None], self.logits[where], between)
 
     def _between(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) levels -> the two knots that each lies between, and how far from the first."""

@@ -15,7 +15,7 @@ CHUNK = 8192  # vectors compared at a time: the distances stay in the cache
 class VectorQuantizer(nn.Module):
     """`forward` is pure: the codebook moves only in `update`, which the training loop calls after the optimiser's step.
 
-    EMA update: van den Oord 2017, appendix A.1. Rotation gradient: Fifty et al. 2024, arXiv:2410.06424.
+    EMA update: van den Oord 2017, appendix A.1.
     """
 
     def __init__(self, config: VQVAEConfig):
@@ -33,8 +33,8 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("started", torch.tensor(0.0))  # 1 once k-means has placed the entries
 
     def vectors(self) -> Tensor:
-        """The entries as they are compared and decoded: (K, D), of length one where the distance is the cosine."""
-        return F.normalize(self.codebook, dim=1) if self.config.distance == "cosine" else self.codebook
+        """The entries as they are compared and decoded: (K, D)."""
+        return self.codebook
 
     def nearest(self, flat: Tensor) -> Tensor:
         """(N, D) -> (N,) int64. Full precision: half of it picks other entries."""
@@ -53,15 +53,12 @@ class VectorQuantizer(nn.Module):
         """(B, D, h, w) -> quantized (gradients reach the latents), codes (B, h, w), the loss terms that bind both."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
-            if self.config.distance == "cosine":
-                latents = F.normalize(latents, dim=1)
             codes = self.nearest(flatten(latents)).view(latents.shape[0], *latents.shape[2:])
             entries = self.embed(codes)
             loss = self.config.commitment * F.mse_loss(latents, entries.detach())
             if self.config.codebook == "gradient":
                 loss = loss + F.mse_loss(entries, latents.detach())
-            through = rotate if self.config.gradient == "rotation" else straight_through
-            return through(latents, entries.detach()), codes, loss
+            return straight_through(latents, entries.detach()), codes, loss
 
     @torch.no_grad()
     def start(self, latents: Tensor, rounds: int = 10, generator: torch.Generator | None = None) -> None:
@@ -71,8 +68,6 @@ class VectorQuantizer(nn.Module):
             all_gather(shares, latents.contiguous())
             latents = torch.stack(shares, 1).flatten(0, 1)  # image i of the batch is with process i % world
         flat = flatten(latents.float())
-        if self.config.distance == "cosine":
-            flat = F.normalize(flat, dim=1)
         flat = flat[torch.randperm(len(flat), generator=generator)[: 64 * self.config.entries].to(flat.device)]
         self.codebook.copy_(flat[torch.arange(self.config.entries, device=flat.device) % len(flat)])
         for _ in range(rounds):
@@ -87,8 +82,6 @@ class VectorQuantizer(nn.Module):
     def update(self, latents: Tensor, codes: Tensor, *, revive: bool = True, generator: torch.Generator | None = None) -> None:
         """One step of the moving averages (over all ranks), then revival of entries that went out of use."""
         flat = flatten(latents.float())
-        if self.config.distance == "cosine":
-            flat = F.normalize(flat, dim=1)
         counts, sums = self._tally(flat, codes.flatten())
         if world() > 1:
             all_reduce(counts)
@@ -137,16 +130,6 @@ def flatten(latents: Tensor) -> Tensor:
 def straight_through(latents: Tensor, entries: Tensor) -> Tensor:
     """The entry's value, the latent's gradient."""
     return latents + (entries - latents).detach()
-
-
-def rotate(latents: Tensor, entries: Tensor) -> Tensor:
-    """The latent rotated and scaled onto its entry: gradients keep their angle to the vector."""
-    length = latents.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    target = entries.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    u, v = (latents / length).detach(), entries / target
-    w = F.normalize(u + v, dim=1).detach()
-    turned = latents - 2 * (latents * w).sum(1, keepdim=True) * w + 2 * (latents * u).sum(1, keepdim=True) * v
-    return turned * (target / length).detach()
 
 
 def perplexity(counts: Tensor) -> float:

@@ -24,9 +24,7 @@ class Prior(nn.Module):
 
     kind = ""
     guided = False  # whether `guidance` is an option of `fill`
-    grouped = False  # whether `forward` takes `group`: then training has it count other people alone
     shown = 512  # training slices to be shown at the start
-    block = 1  # codes a word stands for, each way: what is drawn first, and had better stay or go as a whole
 
     def __init__(self, config: Any, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__()
@@ -48,30 +46,11 @@ class Prior(nn.Module):
         """How many looks a whole map takes."""
         return self.grid[0] * self.grid[1]
 
-    def start(
-        self,
-        codes: Tensor,
-        shifted: Tensor | None = None,
-        vectors: Tensor | None = None,
-        level: Tensor | None = None,
-        rating: Tensor | None = None,
-    ) -> None:
+    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
         """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned.
 
-        `shifted` are more of them, mirrored and moved as far as training does it; `vectors` are the VQ-VAE's entries. Labels are
-        of `codes`.
+        `level` is theirs; `shifted` are more of them, mirrored and moved as far as training does it.
         """
-
-    def set_apart(self, codes: Tensor, level: Tensor, group: Tensor) -> None:
-        """The maps of `start` again, each with its group of people, if `grouped`: from now on `forward` may be told groups."""
-
-    def words(self, codes: Tensor) -> Tensor:
-        """(B, h / block, w / block): the sketch of a map; where there is none, the codes themselves."""
-        return codes
-
-    def told(self, codes: Tensor, row: int, column: int) -> Tensor:
-        """(B, K) logits of one place, given all that it is told by."""
-        raise TypeError(f"{type(self).__name__} draws whole maps; no code is told by others")
 
     def labels(self, n: int, level: Label = None, rating: Label = None) -> tuple[Tensor, Tensor]:
         """Both labels as (n,) tensors, -1 where open, after a look at their range."""
@@ -101,9 +80,6 @@ class Autoregressive(Prior):
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
         """A function (codes (n, h * w), position) -> logits (n, K), called for positions 0, 1, 2 ... in turn."""
         raise TypeError(f"{type(self).__name__} has no cached sampler; use cached=False")
-
-    def told(self, codes: Tensor, row: int, column: int) -> Tensor:
-        return self(codes)[:, row, column]
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that the logits of `forward` are of in training; a child may leave some out."""

@@ -1,4 +1,4 @@
-"""A decoder-only transformer over code maps, and the blocks it shares with the masked prior."""
+"""A decoder-only transformer over code maps."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Block(nn.Module):
         self.qkv, self.mix = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, causal: bool, cache: Cache | None = None, t: int = 0) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None, t: int = 0) -> Tensor:
         """(B, T, width) -> the same. With a cache, x is position t alone and sees the cached ones before it."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, d) each
         if cache is not None:
             cache[0][:, :, t : t + 1], cache[1][:, :, t : t + 1] = k, v
-            k, v, causal = cache[0][:, :, : t + 1], cache[1][:, :, : t + 1], False
+            k, v = cache[0][:, :, : t + 1], cache[1][:, :, : t + 1]
         # No dropout of attention weights: it keeps the fused kernel out, and its random numbers alone cost more than the step.
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
         x = x + F.dropout(self.mix(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + F.dropout(self.narrow(F.gelu(self.wide(self.norm2(x)))), self.dropout, self.training)
 
@@ -60,15 +60,13 @@ class Trunk(nn.Module):
     def places(self) -> Tensor:
         return (self.rows + self.columns).flatten(0, 1)  # (h * w, width)
 
-    def forward(
-        self, x: Tensor, level: Tensor | None, rating: Tensor | None, causal: bool, where=slice(None), group: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor | None, rating: Tensor | None, where: Tensor) -> Tensor:
         """(B, N, width) at the N positions `where` -> logits (B, N, K)."""
         x = x + self.places()[where] + self.labels(level, rating, len(x))[:, None]
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
-            x = block(x, causal)
-        return self.head(self.norm(x)) + self.counts(where, level, group)
+            x = block(x)
+        return self.head(self.norm(x)) + self.counts(where, level)
 
 
 class CodeTransformer(Autoregressive):
@@ -91,16 +89,9 @@ class CodeTransformer(Autoregressive):
         self.air = Air(self.grid, entries)
         self._found: tuple | None = None
 
-    @property
-    def grouped(self) -> bool:
-        return self.levels > 0 and self.config.knots > 0
-
-    def start(self, codes: Tensor, shifted: Tensor | None = None, vectors=None, level: Tensor | None = None, rating=None) -> None:
+    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.trunk.counts.start(codes, level)
-
-    def set_apart(self, codes: Tensor, level: Tensor, group: Tensor) -> None:
-        self.trunk.counts.set_apart(codes, level, group, self.air.places())
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that training's logits are of: (B, n)."""
@@ -121,16 +112,14 @@ class CodeTransformer(Autoregressive):
         outside = torch.full_like(flat[:, :1], self.entries)
         return self.gather(self.codes(torch.cat([flat, outside], 1)[:, neighbours]).flatten(2))
 
-    def forward(
-        self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None, group: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
         """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the inside; each depends on the codes before it alone."""
         flat = codes.flatten(1)
         if self.training and self.config.hide:  # some codes are hidden, so that none can be leant on alone
             hidden = torch.rand(flat.shape, device=flat.device) < self.config.hide
             flat = torch.where(hidden, self.entries + 1, flat)
         where, table = self._places()
-        inner = self.trunk(self._read(flat, table), level, rating, causal=True, where=where, group=group)
+        inner = self.trunk(self._read(flat, table), level, rating, where)
         return inner if self.training else self.air.around(inner)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
@@ -149,7 +138,7 @@ class CodeTransformer(Autoregressive):
             i = order[t]
             x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):
-                x = block(x, True, cache, i)
+                x = block(x, cache, i)
             return trunk.head(trunk.norm(x))[:, 0] + trunk.counts(slice(t, t + 1), level)[..., 0, :]
 
         return step

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from oasis_lib.cards import write_cards
@@ -22,7 +21,6 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, TrainingConfig, as_dict, near
 from oasis_lib.models import VQVAE, build, load
 from oasis_lib.models.sampling import Autoregressive, Prior
-from oasis_lib.models.twolevel import TwoLevel
 from oasis_lib.paths import atomic
 from oasis_lib.training.codes import codes_of, encode_images
 from oasis_lib.training.data import Batch, Batches, ends, evenly, flips, rating_index, seeded, swapped
@@ -35,7 +33,6 @@ BATCH = 32  # of validation
 SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
 VARIED = 0.5  # of the run: from here on heads are as they are. A prior draws what it was shown last, and people's halves differ
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
-GROUPS = 8  # of people: what a map is told by counting is counted without its own
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
 
@@ -81,10 +78,9 @@ class PriorTask(Task):
             return
         train = self.cohort["train"]
         rows = evenly(len(train), self.model.shown)
-        labels = (train.levels[rows], rating_index(self.cohort, "train")[rows])
-        labels = (torch.from_numpy(label.astype(np.int64)).to(self.device) for label in labels)
+        level = torch.from_numpy(train.levels[rows].astype(np.int64)).to(self.device)
         varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
-        self.model.start(self.maps[0, rows].long(), varied, self.vqvae.quantizer.vectors().detach(), *labels)
+        self.model.start(self.maps[0, rows].long(), level, varied)
 
     def _shifted(self) -> Tensor:
         """A few heads at the corners of where training shifts them, on either side; none where it doesn't."""
@@ -114,85 +110,17 @@ class PriorTask(Task):
 class LikelihoodTask(PriorTask):
     """Autoregressive priors: the bits of an image, and nothing else."""
 
-    @cached_property
-    def group(self) -> Tensor:
-        """Of each training slice (N,). When it is first asked for, the model counts without each."""
-        train = self.cohort["train"]
-        people, rows = np.unique(train.subjects, return_inverse=True)[1], evenly(len(train), self.model.shown)
-        group, level = (torch.from_numpy(values.astype(np.int64)).to(self.device) for values in (people % GROUPS, train.levels))
-        self.model.set_apart(self.maps[0, rows].long(), level[rows], group[rows])
-        return group
-
-    def apart(self, batch: Batch) -> dict[str, Tensor]:
-        return {"group": self.group[batch.rows]} if self.model.grouped else {}
-
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         codes = self.encode(batch)
-        logits = self.parts[part](codes, *self.labels(batch, step), **self.apart(batch))
+        logits = self.parts[part](codes, *self.labels(batch, step))
         targets = self.model.targets(codes)
         loss = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
         return loss, {"bits": loss * targets[0].numel() / math.log(2)}
 
-    def nats(self, model: Autoregressive) -> Tensor:
-        return model.nll(self.codes, self.level, self.rating, batch=BATCH)
-
     def measure(self, model: Autoregressive) -> dict[str, float]:
-        nats = self.nats(model)
+        nats = model.nll(self.codes, self.level, self.rating, batch=BATCH)
         bits = float(nats.mean()) / math.log(2)
         return {"validate_bits": bits, "validate_nats_a_code": float(nats.mean()) / self.codes[0].numel(), "score": -bits}
-
-
-class TwoLevelTask(LikelihoodTask):
-    """Sketch and details side by side: neither needs the other to be any good yet."""
-
-    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        codes = self.encode(batch)
-        few = math.ceil(len(codes) * self.model.config.share)
-        hidden = self.model.hide(codes, torch.rand(few, generator=seeded(self.seed, 6, step)).to(self.device))
-        guesses = self.parts[part](codes, *self.labels(batch, step), hidden, **self.apart(batch))
-        pairs = zip(guesses, self.model.targets(codes, hidden))
-        losses = [F.cross_entropy(guess.float().flatten(0, -2), target.flatten()) for guess, target in pairs]
-        airs = {"sketch": self.model.sketch.air, "details": self.model.air}
-        bits = {part: loss * len(airs[part].places()) / math.log(2) for part, loss in zip(self.model.learning, losses)}
-        whole = {"bits": sum(bits.values())} if len(bits) == len(airs) else {}
-        return sum(losses), whole | {f"{part}_bits": value for part, value in bits.items()}
-
-    def measure(self, model: TwoLevel) -> dict[str, float]:
-        """The sketch's bits as well: a twentieth of all, and what makes a head whole."""
-        nats = model.sketch.nll(model.words(self.codes), self.level, model.styled(self.codes, self.rating), batch=BATCH)
-        return super().measure(model) | {"validate_sketch_bits": float(nats.mean()) / math.log(2)}
-
-    def nats(self, model: TwoLevel) -> Tensor:
-        """Each image asked about one pass alone: a moment instead of a minute."""
-        only = torch.arange(len(self.codes), device=self.device) % model.config.passes
-        return -model.log_probs(self.codes, self.level, self.rating, batch=BATCH, only=only).flatten(1).sum(1)
-
-
-class MaskedTask(PriorTask):
-    """Cross-entropy of the hidden codes; a share of the map is hidden that differs from image to image."""
-
-    def _cross_entropy(self, model: nn.Module, codes: Tensor, labels: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        draws = torch.rand(len(codes), 1 + codes[0].numel(), generator=generator).to(self.device)
-        hidden, inside = self.model.hide(codes, draws), self.model.inside
-        logits = model(codes, hidden, *labels)
-        logits = logits if logits.dim() == 3 else logits.flatten(1, 2)[:, self.model.air.places()]
-        nats = F.cross_entropy(logits.float().flatten(0, 1), inside(codes).flatten(), reduction="none")
-        return (nats * inside(hidden).flatten()).sum() / hidden.sum()
-
-    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = self._cross_entropy(self.parts[part], self.encode(batch), self.labels(batch, step), seeded(self.seed, 6, step))
-        return loss, {"bits_a_hidden_code": loss / math.log(2)}
-
-    def measure(self, model: Prior) -> dict[str, float]:
-        """The same places hidden every time."""
-        parts = [slice(i, i + BATCH) for i in range(0, len(self.codes), BATCH)]
-        labels = [(self.level[part], self.rating[part]) for part in parts]
-        nats = [
-            self._cross_entropy(model, self.codes[part], label, seeded(self.seed, 7, part.start))
-            for part, label in zip(parts, labels)
-        ]
-        bits = float(torch.stack(nats).mean()) / math.log(2)
-        return {"validate_bits_a_hidden_code": bits, "score": -bits}
 
 
 def task_of(kind: str) -> type[PriorTask]:
@@ -200,10 +128,9 @@ def task_of(kind: str) -> type[PriorTask]:
         from oasis_lib.training.gan import GANTask  # here, because it builds on this module
 
         return GANTask
-    tasks = {"transformer": LikelihoodTask, "pixelcnn": LikelihoodTask, "masked": MaskedTask, "twolevel": TwoLevelTask}
-    if kind not in tasks:
+    if kind not in PRIORS:
         raise ValueError(f"no prior {kind!r}; there are {', '.join(PRIORS)}{near(kind, PRIORS)}")
-    return tasks[kind]
+    return LikelihoodTask
 
 
 def digest(folder: Path) -> str:
@@ -253,8 +180,6 @@ def train_prior(
         config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
     shape = {"grid": [side, side], "entries": entries, "levels": cohort.levels, "ratings": len(cohort.ratings)}
     made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": digest(vqvae)}
-    if getattr(config, "learns", "both") != "both" and not begin:
-        raise ValueError(f"twolevel.learns={config.learns} leaves the rest of the prior as it is: say which one to begin with")
     if begin and Path(begin).absolute() == out.absolute():
         raise ValueError(f"{out} can't be begun with and written to; give another folder")
     weights = weights_of(Path(begin), made) if begin else None
