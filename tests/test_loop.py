@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -61,12 +62,32 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights_and_history(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False)
     assert json.loads((tmp_path / "broken/request.json").read_text())["finished"] is False
-    broken = train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False)
+    assert_alike(whole, train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False), tmp_path)
 
+
+def assert_alike(whole, broken, folder):
     timing = ["seconds", "images_per_second"]
     pd.testing.assert_frame_equal(whole.drop(columns=timing), broken.drop(columns=timing))
-    a, b = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    a, b = weights(folder / "whole"), weights(folder / "broken")
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_signal_stops_after_the_step_and_nothing_is_lost(tmp_path, monkeypatch):
+    cohort, real, handler = made_cohort(tmp_path), Batches.batch, signal.getsignal(signal.SIGTERM)
+    whole = train_vqvae(cohort, tmp_path / "whole", Part(MODEL, TRAINING), progress=False)
+    asked = {2: signal.SIGTERM, 5: signal.SIGINT, 9: signal.SIGUSR1}  # none of them a step of validation
+
+    def interrupted(self, step):
+        if step in asked:
+            signal.raise_signal(asked.pop(step))
+        return real(self, step)
+
+    monkeypatch.setattr(Batches, "batch", interrupted)
+    for step in (3, 6, 10):
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step}; the same command goes on"):
+            train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False)
+        assert signal.getsignal(signal.SIGTERM) == handler
+    assert_alike(whole, train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False), tmp_path)
 
 
 def test_a_run_too_short_for_its_head_start_has_a_codebook_all_the_same(tmp_path):

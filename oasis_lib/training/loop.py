@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from oasis_lib import stop
 from oasis_lib.checkpoint import read_state, save_model, save_state
 from oasis_lib.config import TrainingConfig
 from oasis_lib.training.data import Batch, Batches, seeded
@@ -72,6 +73,7 @@ def cpu_has_bf16() -> bool:
     )
 
 
+@stop.after_the_step()
 def fit(
     make_task: Callable[[torch.device], Task],
     make_batches: Callable[[torch.device, int, int], Batches],
@@ -93,12 +95,14 @@ def fit(
     task.model.to(device, memory_format=torch.channels_last)
 
     step, seconds, best, rows = 0, 0.0, -math.inf, []
+    sums: dict[str, Tensor] = {}  # of the losses since the last row
     decay = [0.0]  # of the averaged weights: grows with the steps, so that short runs are not held back by their start
     average = AveragedModel(task.model, multi_avg_fn=lambda old, new, _: torch._foreach_lerp_(old, new, 1 - decay[0]))
     optimizers = {name: _optimizer(part, training, task.rates.get(name, 1.0)) for name, part in task.parts.items()}
     state = read_state(out)
     if state is not None:
         step, seconds, best, rows = state["step"], state["seconds"], state["best"], state["rows"]
+        sums = {key: value.to(device) for key, value in state["sums"].items()}
         task.model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         for name, optimizer in optimizers.items():
@@ -111,9 +115,8 @@ def fit(
     optimizers = {name: accelerator.prepare_optimizer(optimizer) for name, optimizer in optimizers.items()}
 
     every = training.validate_every or batches.steps_an_epoch
-    started, looked, shown = time.perf_counter() - seconds, time.perf_counter(), step
+    started, looked, shown = time.perf_counter() - seconds, time.perf_counter(), rows[-1]["step"] if rows else 0
     kept = time.perf_counter()
-    sums: dict[str, Tensor] = {}
     fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
     while fraction < 1:
         torch.manual_seed(training.seed * 1_000_003 + step * 64 + accelerator.process_index)  # dropout, the same after a resume
@@ -139,8 +142,9 @@ def fit(
 
         seconds = time.perf_counter() - started
         fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
+        stopping = bool(stop.asked)
         if accelerator.num_processes > 1:
-            fraction = _agreed(fraction, device)
+            fraction, stopping = _agreed(fraction, stopping, device)
         if step % LOOK_EVERY == 0 or fraction >= 1:
             _refuse_nan(loss, step, out)
             report(pd.DataFrame(rows), fraction)
@@ -161,21 +165,24 @@ def fit(
                     save_model(out, average.module.state_dict(), saved | {"step": step, "score": best})
                 if fraction >= 1 or time.perf_counter() - kept > SAVE_EVERY:
                     kept = time.perf_counter()
-                    save_state(out, _state(step, seconds, best, rows, task, average, optimizers))
+                    save_state(out, _state(step, seconds, best, rows, sums, task, average, optimizers))
                 pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
             report(pd.DataFrame(rows), fraction)
+        if stopping and fraction < 1:
+            if accelerator.is_main_process:
+                save_state(out, _state(step, seconds, best, rows, sums, task, average, optimizers))
+            raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on from there ({out})")
     accelerator.wait_for_everyone()
     return pd.DataFrame(rows)
 
 
-def _state(
-    step: int, seconds: float, best: float, rows: list[dict], task: Task, average: AveragedModel, optimizers: dict
-) -> dict[str, Any]:
+def _state(step, seconds, best, rows, sums, task: Task, average: AveragedModel, optimizers: dict) -> dict[str, Any]:
     return {
         "step": step,
         "seconds": seconds,
         "best": best,
         "rows": rows,
+        "sums": sums,
         "model": task.model.state_dict(),
         "average": average.state_dict(),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
@@ -205,11 +212,11 @@ def _fraction(limits: dict[str, float], step: int, seconds: float, steps_an_epoc
     return min(1.0, max(done[name] / limit for name, limit in limits.items()))
 
 
-def _agreed(fraction: float, device: torch.device) -> float:
-    """Clocks differ between processes; the first one's counts."""
-    shared = torch.tensor(fraction, device=device, dtype=torch.float64)
-    torch.distributed.broadcast(shared, 0)
-    return float(shared)
+def _agreed(fraction: float, stopping: bool, device: torch.device) -> tuple[float, bool]:
+    """Clocks differ between processes: the slowest one's counts. A signal may reach one process alone: all of them stop."""
+    shared = torch.tensor([fraction, float(stopping)], device=device, dtype=torch.float64)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return float(shared[0]), bool(shared[1])
 
 
 def _refuse_nan(loss: Tensor, step: int, out: Path) -> None:
