@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,25 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(lock: Path, doing: str) -> Iterator[None]:
+    """Hold the file `lock`, which names this process. A second process is refused; the lock of a dead one is taken over.
+
+    A record lock of the system: it ends with its process, however that ends, and forked workers do not hold it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ValueError(f"{lock.parent}: process {file.read()} is {doing}; wait for it, or end it first") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def write_json(path: str | Path, value: object) -> None:

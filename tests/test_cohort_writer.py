@@ -5,45 +5,103 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
-from cohort_files import flat_splits
+from cohort_files import brain, flat_splits, nifti
 
 from oasis_lib.cohort import CohortError, open_cohort, prepare
 from oasis_lib.cohort import writer as writing
+from oasis_lib.cohort.volumes import LEVELS
 
 
-def test_a_killed_prepare_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
+def test_an_interrupted_prepare_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
     source = flat_splits(tmp_path / "in", people=(6, 2, 2))
     whole = prepare(source, tmp_path / "whole", size=32, progress=False)
-    monkeypatch.setattr(writing, "SAVE_EVERY", 0.0)
-    reads = []
-
-    def killed_after_five(plan, items, processes):
-        for item in items:
-            if len(reads) == 5:
-                raise KeyboardInterrupt
-            reads.append(item.subject)
-            yield item, plan.read(item)
-
-    real = writing._results
-    monkeypatch.setattr(writing, "_results", killed_after_five)
+    real = writing._each
+    monkeypatch.setattr(writing, "_each", lambda work, items, *_: (killed(i) or work(item) for i, item in enumerate(items)))
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "out", size=32, progress=False)
     assert not (tmp_path / "out").exists()
-    with open(tmp_path / ".out.part" / "train.npy", "ab") as file:
-        file.write(b"half a slice")
+    items = tmp_path / ".out.part" / "items"
+    assert sorted(f.name for f in items.iterdir()) == [f"{i}.npz" for i in range(5)]
+    (items / "1.npz").write_bytes((items / "1.npz").read_bytes()[:-50])  # as a disk without power leaves it
+    damaged = bytearray((items / "2.npz").read_bytes())
+    damaged[len(damaged) // 3] ^= 1
+    (items / "2.npz").write_bytes(damaged)
     rest = []
-    monkeypatch.setattr(writing, "_results", lambda p, items, n: (rest.append(len(items)), real(p, items, n))[1])
+    monkeypatch.setattr(writing, "_each", lambda work, items, *of: (rest.extend(i for i, _ in items), real(work, items, *of))[1])
     assert prepare(source, tmp_path / "out", size=32, progress=False).hash == whole.hash
-    assert rest == [5] and not (tmp_path / ".out.part").exists()
+    assert rest == [1, 2, 5, 6, 7, 8, 9] and not (tmp_path / ".out.part").exists()
+    for file in whole.folder.glob("*.npy"):
+        assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes()
+
+
+def killed(number):
+    if number == 5:
+        raise KeyboardInterrupt
+
+
+PREPARE = """import sys; from oasis_lib.cohort import prepare
+print("begun", flush=True)
+prepare(sys.argv[1], sys.argv[2], size=int(sys.argv[3]), progress=False, processes=2)"""
+
+
+def started(source, out, size):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREPARE, source, out, str(size)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    process.stdout.readline()
+    return process
+
+
+def test_a_prepare_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
+    """SIGKILL after 0.05 seconds, 0.1, 0.15 and so on, until one run has the time to finish."""
+    source = flat_splits(tmp_path / "in", people=(20, 5, 5), levels=8)
+    whole = prepare(source, tmp_path / "whole", size=64, progress=False)
+    begun, kills = time.monotonic(), 0
+    while not (tmp_path / "out").exists():
+        assert time.monotonic() - begun < 120
+        process = started(source, tmp_path / "out", 64)
+        time.sleep(0.05 * (kills + 1))
+        process.kill()
+        process.wait()
+        kills += 1
+    assert kills > 1, "the first run finished before it was killed: nothing was tested"
+    assert prepare(source, tmp_path / "out", size=64, progress=False).hash == whole.hash
+    assert not (tmp_path / ".out.part").exists()
+
+
+def test_killed_workers_do_not_linger_and_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    for i in range(24):
+        nifti(tmp_path / "in" / f"sub-{i}.nii.gz", brain((120, 120, 120)))  # several processes read volumes
+    process = started(tmp_path / "in", tmp_path / "out", 32)
+    items = tmp_path / ".out.part" / "items"
+    wait_for(lambda: items.is_dir() and any(items.iterdir()))
+    with pytest.raises(ValueError, match=f"process {process.pid} on .* is preparing .*out"):
+        prepare(tmp_path / "in", tmp_path / "out", size=32, progress=False)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers and not (tmp_path / "out").exists()
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(w.is_running() and w.status() != "zombie" for w in workers))
+    assert str(process.pid) in (items.parent / "lock").read_text()
+    assert len(prepare(tmp_path / "in", tmp_path / "out", size=32, progress=False)["train"]) == 20 * LEVELS
+
+
+def wait_for(what):
+    begun = time.monotonic()
+    while not what():
+        assert time.monotonic() - begun < 60
+        time.sleep(0.01)
 
 
 def test_a_finished_cohort_is_given_back_and_another_request_is_refused(tmp_path, monkeypatch):
     source = flat_splits(tmp_path / "in")
     cohort = prepare(source, tmp_path / "out", size=32, progress=False)
-    monkeypatch.setattr(writing, "_fill", None)
+    monkeypatch.setattr(writing, "_read_items", None)
     assert prepare(source, tmp_path / "out", size=32, progress=False).hash == cohort.hash
     with pytest.raises(CohortError, match="size 32 .asked for 64"):
         prepare(source, tmp_path / "out", size=64, progress=False)
@@ -60,21 +118,11 @@ def test_the_hash_follows_the_bytes(tmp_path):
     assert first.hash != second.hash and json.loads((tmp_path / "a" / "cohort.json").read_text())["hash"] == first.hash
 
 
-def test_two_prepares_never_write_into_one_folder(tmp_path):
-    import fcntl
-
-    source = flat_splits(tmp_path / "in")
-    (tmp_path / ".out.part").mkdir()
-    with open(tmp_path / ".out.part" / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(CohortError, match="another prepare is writing"):
-            prepare(source, tmp_path / "out", size=32, progress=False)
-
-
 def test_progress_says_what_was_understood(tmp_path, capsys):
     prepare(flat_splits(tmp_path / "in"), tmp_path / "out", size=32)
-    said = capsys.readouterr().out
-    assert "24 images of 16 x 20 pixels" in said and "train 12 slices of 4 people" in said and "minutes" in said
+    said, bar = capsys.readouterr()
+    assert "24/24" in bar
+    assert "24 images of 16 x 20 pixels" in said and "train 12 slices of 4 people" in said
 
 
 def test_a_table_that_does_not_fit_its_array_is_refused(tmp_path):

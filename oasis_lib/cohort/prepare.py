@@ -12,7 +12,7 @@ from oasis_lib.cohort.people import find_sheet
 from oasis_lib.cohort.plan import CohortError, Plan, examples
 from oasis_lib.cohort.store import Cohort, open_cohort
 from oasis_lib.cohort.volumes import VOLUMES, is_volume, plan_volumes
-from oasis_lib.cohort.writer import plain_disk_errors, write
+from oasis_lib.cohort.writer import disk_errors, write
 from oasis_lib.paths import project_path, user_path
 
 
@@ -48,7 +48,7 @@ def prepare(
         request |= {"people": people, "lesions": lesions, "fingerprint": plan.fingerprint}
         if out.exists():
             return _existing(out, request)
-        _write(plan, out, request, say, size, skip_bad, progress, processes)
+        _write(plan, out, request, say, skip_bad, progress, processes)
         return open_cohort(out)
     root = user_path(source)
     request |= {"source": str(root), "fractions": list(fractions), "mm": mm}
@@ -62,7 +62,7 @@ def prepare(
         return _existing(out, request)
     folder, unpacked = (root if root.is_dir() else root.parent), out.with_name(f".{out.name}.unpacked")
     if not any(map(is_image, files)) and not any(map(is_volume, files)) and any(map(is_archive, files)):
-        with plain_disk_errors(unpacked):
+        with disk_errors(unpacked):
             unpack_all([f for f in files if is_archive(f)], unpacked, progress)
         folder, files = unpacked, listing(unpacked)
     sheet = find_sheet(folder, folder.parent, root, root.parent)
@@ -76,17 +76,17 @@ def prepare(
         raise CohortError(f"{root}: holds no images ({' '.join(IMAGES)}) and no volumes ({' '.join(VOLUMES)}): {others}")
     plan.info["source"] = str(root)
     plan.summary.append(f"participants from {sheet}" if sheet else "no participants' sheet (participants.tsv) found")
-    _write(plan, out, request, say, size, skip_bad, progress, processes)
+    _write(plan, out, request, say, skip_bad, progress, processes)
     shutil.rmtree(unpacked, ignore_errors=True)
     return open_cohort(out)
 
 
-def _write(plan: Plan, out: Path, request: dict, say, size: int, skip_bad: bool, progress: bool, processes: int | None) -> None:
+def _write(plan: Plan, out: Path, request: dict, say, skip_bad: bool, progress: bool, processes: int | None) -> None:
     """Say what was understood, write, and say what was left out."""
-    say(f"preparing {out} at {size} x {size}")
+    say(f"preparing {out} at {request['size']} x {request['size']}")
     for line in (*plan.summary, *(f"note: {w}" for w in plan.warnings)):
         say(f"  {line}")
-    write(plan, out, request, size=size, skip_bad=skip_bad, progress=progress, processes=processes or os.cpu_count() or 1)
+    write(plan, out, request, skip_bad=skip_bad, progress=progress, processes=processes or os.cpu_count() or 1)
     if left_out := open_cohort(out).info["left_out"]:
         say(f"  left out {len(left_out):,} (all listed in {out / 'cohort.json'}): {examples(left_out)}")
 
