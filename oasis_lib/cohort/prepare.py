@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import re
 import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-from oasis_lib.cohort.archives import is_archive, unpack_all
 from oasis_lib.cohort.folders import IMAGES, fingerprint, is_image, plan_folder
 from oasis_lib.cohort.people import find_sheet
 from oasis_lib.cohort.plan import CohortError, Plan, examples
@@ -14,6 +19,9 @@ from oasis_lib.cohort.store import Cohort, open_cohort
 from oasis_lib.cohort.volumes import VOLUMES, is_volume, plan_volumes
 from oasis_lib.cohort.writer import disk_errors, write
 from oasis_lib.paths import project_path, user_path
+
+# What a damaged, encrypted or unknown archive raises.
+UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, shutil.ReadError, EOFError, zlib.error, lzma.LZMAError, RuntimeError)
 
 
 def prepare(
@@ -61,9 +69,9 @@ def prepare(
     if out.exists():
         return _existing(out, request)
     folder, unpacked = (root if root.is_dir() else root.parent), out.with_name(f".{out.name}.unpacked")
-    if not any(map(is_image, files)) and not any(map(is_volume, files)) and any(map(is_archive, files)):
+    if not any(map(is_image, files)) and not any(map(is_volume, files)) and any(map(archive_kind, files)):
         with disk_errors(unpacked):
-            unpack_all([f for f in files if is_archive(f)], unpacked, progress)
+            unpack([f for f in files if archive_kind(f)], unpacked, say)
         folder, files = unpacked, listing(unpacked)
     sheet = find_sheet(folder, folder.parent, root, root.parent)
     options = {"size": size, "seed": seed, "fractions": fractions, "skip_bad": skip_bad}
@@ -102,6 +110,33 @@ def _existing(out: Path, request: dict) -> Cohort:
     if differs:
         raise CohortError(f"{out} holds another cohort: {', '.join(differs)}; choose another folder, or delete that one first")
     return cohort
+
+
+def archive_kind(file: Path) -> str:
+    """ "zip", "gztar" ... as `shutil` names what it can unpack, else ""."""
+    kinds = shutil.get_unpack_formats()
+    return next((kind for kind, endings, _ in kinds if file.name.lower().endswith(tuple(endings))), "")
+
+
+def unpack(archives: list[Path], into: Path, say: Callable[[str], None]) -> None:
+    """Each archive into a folder of its own name, unless that exists. Nothing in it may land outside that folder."""
+    for archive in archives:
+        if (into / archive.name).is_dir():
+            continue
+        say(f"unpacking {archive} ({archive.stat().st_size / 1e6:,.0f} MB)")
+        kind, beside = archive_kind(archive), into / f".{archive.name}.part"
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            if kind == "zip":  # shutil passes over such members in silence
+                with zipfile.ZipFile(archive) as file:
+                    if names := [n for n in file.namelist() if n[:1] in "/\\" or ".." in re.split(r"[/\\]", n)]:
+                        raise tarfile.FilterError(f"{names[0]!r} would be extracted outside the destination")
+            shutil.unpack_archive(archive, beside, kind, **({} if kind == "zip" else {"filter": "data"}))
+        except tarfile.FilterError as error:
+            raise CohortError(f"{archive}: {error}; don't use this archive") from error
+        except UNREADABLE as error:
+            raise CohortError(f"{archive}: can't be unpacked ({error}); download it again") from error
+        beside.rename(into / archive.name)
 
 
 def listing(root: Path) -> list[Path]:
