@@ -123,27 +123,28 @@ def psnr(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def brain_mask(images: np.ndarray) -> np.ndarray:
-    """Where the brain is in skull-stripped slices (N, H, W), uint8 or [0, 1]: everything above 4 % of white, holes filled."""
-    threshold = 10 if images.dtype == np.uint8 else 10 / 255
-    return np.stack([_opened_and_filled(image > threshold) for image in images])
+    """Foreground of skull-stripped slices (N, H, W), uint8 or [0, 1]: above 4 % of white, opened by a cross, filled."""
+    mask = images > (10 if images.dtype == np.uint8 else 10 / 255)
+    for start in range(0, len(mask), 32):  # a few at a time: labels take four bytes a pixel
+        _open_and_fill(mask[start : start + 32])
+    return mask
 
 
-def _opened_and_filled(lit: np.ndarray) -> np.ndarray:
-    """scipy.ndimage's binary_opening, then binary_fill_holes, of what is lit: in its own box, and a fifth of the time."""
-    from scipy.ndimage import label
+def _open_and_fill(mask: np.ndarray) -> None:
+    """Opening, then filling of holes, of (N, H, W) in place: within the box of all that is set, all slices in one pass."""
+    from skimage.measure import label
 
-    found = np.zeros_like(lit)
-    rows, columns = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
-    if len(rows):
-        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        inner = lit[box]
-        for both in (np.logical_and, np.logical_or):  # erosion, dilation: a pixel with its four neighbours
-            around = np.pad(inner, 1)
-            sides = both(around[:-2, 1:-1], around[2:, 1:-1]), both(around[1:-1, :-2], around[1:-1, 2:])
-            inner = both(inner, both(*sides))
-        parts = label(~np.pad(inner, 1))[0]  # of the dark: the one in the corner is outside, all others are holes
-        found[box] = (parts != parts[0, 0])[1:-1, 1:-1]
-    return found
+    rows, columns = np.flatnonzero(mask.any((0, 2))), np.flatnonzero(mask.any((0, 1)))
+    if not len(rows):
+        return
+    box = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    inner = np.pad(mask[box], ((0, 0), (1, 1), (1, 1)))  # a rim that parts the slices
+    for both in (np.logical_and, np.logical_or):  # erosion, dilation: morphology.opening takes 7 times as long
+        around, middle = inner.copy(), inner[:, 1:-1, 1:-1]
+        for side in (np.s_[:, :-2, 1:-1], np.s_[:, 2:, 1:-1], np.s_[:, 1:-1, :-2], np.s_[:, 1:-1, 2:]):
+            both(middle, around[side], out=middle)
+    parts = label(~inner.reshape(-1, inner.shape[2]), connectivity=1)  # of the background: the rim's part is outside
+    mask[box] = (parts != parts[0, 0]).reshape(inner.shape)[:, 1:-1, 1:-1]
 
 
 def bootstrap_by_person(values: np.ndarray, subjects: np.ndarray, repeats: int = 2000, seed: int = 0) -> tuple[float, float, float]:
