@@ -35,6 +35,7 @@ class VQVAEConfig:
     start: Literal["k-means", "uniform"] = "k-means"
     warm: int = 60  # steps as a plain autoencoder, before k-means places the entries
     normalise: bool = True  # pixels to mean 0 and variance 1 on the way in
+    adversarial: float = 0.6  # length of the stage that trains the crisp decoder, relative to the first; 0 is off
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class TrainingConfig:
     shift: int = 4  # pixels, either way
     flip: bool = True  # left for right
     intensity: float = 0.05  # relative scale, either way
+    warp: float = 0.0  # standard deviation in pixels of a smooth random warp: subjects that were not scanned
     seed: int = 0
 
 

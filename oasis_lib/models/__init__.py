@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from oasis_lib.checkpoint import read_model
+from oasis_lib.checkpoint import WEIGHTS, fingerprint, read_model
 from oasis_lib.config import MODEL_CONFIGS, from_dict, near
 from oasis_lib.models.blocks import Decoder, Encoder, ResidualBlock
 from oasis_lib.models.quantizer import VectorQuantizer, perplexity
-from oasis_lib.models.vqvae import VQVAE, VQOutput
+from oasis_lib.models.vqvae import CRISP, VQVAE, VQOutput
 
 KINDS = {  # kind in config.json: module, class
     "vqvae": ("vqvae", "VQVAE"),
@@ -33,8 +34,11 @@ def build(kind: str, model: dict[str, Any] | Any, **shape: Any) -> nn.Module:
     return getattr(import_module(f"oasis_lib.models.{module}"), cls)(config, **shape)
 
 
-def load(folder: str | Path) -> Any:
-    """The model of a folder, in eval mode, on the CPU. Reads tensors and JSON; executes nothing."""
+def load(folder: str | Path, *, crisp: bool = True) -> Any:
+    """The model of a folder, in eval mode, on the CPU; a VQ-VAE with its crisp decoder, if there is one and `crisp` is true.
+
+    Reads tensors and JSON; executes nothing.
+    """
     state, config = read_model(folder)
     shape = {key: config[key] for key in ("grid", "entries", "levels", "ratings") if key in config}
     if "grid" in shape:
@@ -45,7 +49,17 @@ def load(folder: str | Path) -> Any:
     except RuntimeError as error:
         raise ValueError(f"{folder}: weights and configuration disagree ({str(error).splitlines()[0]})") from error
     model.folder = Path(folder)  # what is found with it may be kept there
+    if crisp and config["kind"] == "vqvae" and (model.folder / CRISP / WEIGHTS).is_file():
+        _load_crisp(model)
     return model.eval().to(memory_format=torch.channels_last)  # as it was trained: convolutions are a fifth quicker
+
+
+def _load_crisp(vqvae: VQVAE) -> None:
+    state, config = read_model(vqvae.folder / CRISP)
+    if config.get("vqvae") != fingerprint(vqvae):
+        raise ValueError(f"{vqvae.folder / CRISP} belongs to another VQ-VAE than {vqvae.folder}; move it away, and train it anew")
+    vqvae.crisp = copy.deepcopy(vqvae.decoder)
+    vqvae.crisp.load_state_dict(state)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 
 class ResidualBlock(nn.Module):
@@ -67,3 +69,23 @@ class Decoder(nn.Sequential):
         # Repaired here: 000 had nothing between its transposed convolutions, 002 ended encoder and decoder in a ReLU.
         layers += [nn.ConvTranspose2d(second, first, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(first, channels, 4, 2, 1)]
         super().__init__(*layers)
+
+
+class PatchDiscriminator(nn.Module):
+    """(B, C, H, W) -> the features of every layer, and last a map of logits, above zero where a patch looks real.
+
+    Three strided convolutions: a logit sees 46 x 46 pixels. Spectral norm (Miyato 2018, arXiv:1802.05957) keeps it smooth.
+    """
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        widths = [channels, hidden, 2 * hidden, 4 * hidden]
+        strided = [nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:])]
+        last = [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.Conv2d(widths[-1], 1, 3, padding=1)]
+        self.layers = nn.ModuleList(spectral_norm(layer) for layer in strided + last)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = [images]
+        for layer in self.layers[:-1]:
+            features.append(F.leaky_relu(layer(features[-1]), 0.2))
+        return [*features[1:], self.layers[-1](features[-1])]

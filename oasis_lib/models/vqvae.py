@@ -13,6 +13,8 @@ from oasis_lib.models.blocks import Decoder, Encoder
 from oasis_lib.models.presets import recipe_of
 from oasis_lib.models.quantizer import VectorQuantizer
 
+CRISP = "crisp"  # the folder, inside a VQ-VAE's own, that its adversarial decoder is kept in
+
 
 class VQOutput(NamedTuple):
     images: Tensor  # (B, C, H, W)
@@ -31,6 +33,7 @@ class VQVAE(nn.Module):
         shape = recipe_of(config), config.channels, config.code_dim
         self.encoder, self.decoder = Encoder(*shape), Decoder(*shape)
         self.quantizer = VectorQuantizer(config)
+        self.crisp: Decoder | None = None  # trained against a discriminator: sharp, at some cost in SSIM
         # What pixels are scaled by on the way in and out (1 and 0 unless `vqvae.normalise`), and what divides the squared error.
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("variance", torch.tensor(1.0))
@@ -55,10 +58,14 @@ class VQVAE(nn.Module):
         mean, deviation = self._scale()
         return self.encoder((images - mean) / deviation)
 
+    def scaled(self, decoded: Tensor) -> Tensor:
+        """A decoder's output -> pixels."""
+        mean, deviation = self._scale()
+        return decoded * deviation + mean
+
     def decode_latents(self, quantized: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, C, H, W); in [0, 1] except while training, where clamping would hide errors from the loss."""
-        mean, deviation = self._scale()
-        images = self.decoder(quantized) * deviation + mean
+        images = self.scaled(self.decoder(quantized))
         return images if self.training else images.clamp(0, 1)
 
     def forward(self, images: Tensor, quantize: bool = True) -> VQOutput:
@@ -82,8 +89,10 @@ class VQVAE(nn.Module):
         return self.quantizer.embed(codes)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """(B, h, w) -> (B, C, H, W) in [0, 1]."""
+    def decode(self, codes: Tensor, crisp: bool = False) -> Tensor:
+        """(B, h, w) -> (B, C, H, W) in [0, 1], by the faithful decoder (highest SSIM) or the crisp one (sharp texture)."""
+        if crisp and self.crisp is None:
+            raise ValueError(f"{self.folder or 'this VQ-VAE'} has no crisp decoder; train it with vqvae.adversarial above 0")
         if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < self.config.entries):
             raise ValueError(f"codes must lie in 0 .. {self.config.entries - 1}, not {int(codes.min())} .. {int(codes.max())}")
-        return self.decode_latents(self.embed(codes)).clamp(0, 1)
+        return self.scaled((self.crisp if crisp else self.decoder)(self.embed(codes))).clamp(0, 1)

@@ -24,13 +24,13 @@ def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str =
     return torch.cat(parts).numpy().astype(np.int16)
 
 
-def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
-    """(N, h, w) -> (N, H, W) uint8."""
+def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu", *, crisp: bool = False) -> np.ndarray:
+    """(N, h, w) -> (N, H, W) uint8, by the faithful decoder or the crisp one."""
     vqvae = vqvae.to(device)
     parts, few = [], metrics.at_once(codes[0].size * vqvae.config.factor**2, device)
     for start in range(0, len(codes), few):
         part = torch.from_numpy(codes[start : start + few].astype(np.int64)).to(device)
-        parts.append((vqvae.decode(part).mean(1) * 255).round().to(torch.uint8).cpu())
+        parts.append((vqvae.decode(part, crisp=crisp).mean(1) * 255).round().to(torch.uint8).cpu())
     return torch.cat(parts).numpy()
 
 

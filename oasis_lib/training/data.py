@@ -8,11 +8,13 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
 
 BLACK = 10  # grey values up to this are noise, not head
+KNOTS = (7, 7)  # of a smooth warp, evenly over the frame
 SHARE = 0.4  # of the device's free memory that images may take
 
 
@@ -71,7 +73,11 @@ class Batches:
         pixels = self._pixels(rows)
         rows, draws = rows.to(self.device), draws.to(self.device)
         mirrored = (draws[:, 2] >= 0.5) & self.flip
-        return Batch(vary(pixels, draws, self.training, mirrored, self.ends), rows, self.level[rows], self.rating[rows], mirrored)
+        images = vary(pixels, draws, self.training, mirrored, self.ends)
+        if self.training.warp:
+            bends = torch.randn(self.size, 2, *KNOTS, generator=seeded(self.training.seed, 8, step))[mine].to(self.device)
+            images = warped(images, self.training.warp * bends)
+        return Batch(images, rows, self.level[rows], self.rating[rows], mirrored)
 
     def _pixels(self, rows: Tensor) -> Tensor:
         if isinstance(self.images, Tensor):
@@ -100,6 +106,16 @@ def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tens
     if training.intensity:
         images = (images * (1 + training.intensity * (2 * draws[:, 3] - 1))[:, None, None, None]).clamp(max=1)
     return images
+
+
+def warped(images: Tensor, bends: Tensor) -> Tensor:
+    """(B, 1, H, W) bent smoothly: (B, 2, *KNOTS) displacements in pixels, across and down, at knots over the frame."""
+    height, width = images.shape[2:]
+    moves = F.interpolate(bends, size=(height, width), mode="bicubic", align_corners=True)
+    moves = moves.movedim(1, -1) * moves.new_tensor([2 / width, 2 / height])
+    still = torch.eye(2, 3, device=images.device).expand(len(images), 2, 3)
+    grid = F.affine_grid(still, list(images.shape), align_corners=False) + moves
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
 
 
 def flips(cohort: Cohort, training: TrainingConfig) -> bool:

@@ -51,6 +51,10 @@ class Task:
         """Of the averaged weights. `score` is what the best is chosen by: higher is better."""
         raise TypeError(f"{type(self).__name__} has no validation")
 
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """What is kept of the averaged model."""
+        return model.state_dict()
+
     def compile(self) -> None:
         for part in self.parts.values():
             part.compile()
@@ -162,7 +166,7 @@ def fit(
             if accelerator.is_main_process:
                 if row["score"] > best:
                     best = row["score"]
-                    save_model(out, average.module.state_dict(), saved | {"step": step, "score": best})
+                    save_model(out, task.weights(average.module), saved | {"step": step, "score": best})
                 if fraction >= 1 or time.perf_counter() - kept > SAVE_EVERY:
                     kept = time.perf_counter()
                     save_state(out, _state(step, seconds, best, rows, sums, task, average, optimizers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -144,10 +145,15 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool =
         vqvae.variance.fill_(float(pixels.var()))
         return VQVAETask(vqvae, cohort, device, training.seed, Path(out))
 
-    saved = {"kind": "vqvae", "model": as_dict(model), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
+    first = dataclasses.replace(model, adversarial=0.0)  # the second stage, whatever its length, leaves the first as it is
+    saved = {"kind": "vqvae", "model": as_dict(first), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
     history = fit_once(
         make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress
     )
+    if model.adversarial:
+        from oasis_lib.training.adversarial import train_crisp  # here, because it builds on this module
+
+        train_crisp(cohort, out, part, progress=progress)
     write_cards(out, cohort.info)
     return history
 

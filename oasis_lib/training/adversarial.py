@@ -1,0 +1,149 @@
+"""The adversarial stage of VQ-VAE training: a second decoder that draws sharp texture from the same tokens.
+
+A copy of the trained decoder goes on against a PatchGAN discriminator (Isola 2017, arXiv:1611.07004; Esser 2021,
+arXiv:2012.09841). Encoder, codebook and the first decoder stay as they are, bit for bit: tokens and priors remain valid.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oasis_lib import metrics
+from oasis_lib.checkpoint import fingerprint
+from oasis_lib.cohort import Cohort
+from oasis_lib.config import Part, TrainingConfig, as_dict
+from oasis_lib.models import VQVAE, load
+from oasis_lib.models.blocks import PatchDiscriminator
+from oasis_lib.models.vqvae import CRISP
+from oasis_lib.training.data import Batch, Batches, evenly, to_images
+from oasis_lib.training.loop import Task
+from oasis_lib.training.once import fit_once
+
+HINGE, FEATURES, STRUCTURE = 0.02, 0.2, 0.5  # weights beside the L1 distance
+DISCRIMINATOR = 32  # channels of its first layer
+VALIDATED = 128  # validation slices measured while training
+FOREGROUND, MARGIN = 10 / 255, 4  # what the discriminator sees: brighter pixels, and so many around them
+LOST = 0.1  # of SSIM inside the brain, below the faithful decoder's: the stage has diverged
+
+
+class Adversarial(nn.Module):
+    def __init__(self, vqvae: VQVAE):
+        super().__init__()
+        self.decoder = copy.deepcopy(vqvae.decoder)
+        self.discriminator = PatchDiscriminator(vqvae.config.channels, DISCRIMINATOR)
+
+
+class AdversarialTask(Task):
+    """Discriminator, then decoder, each once a step: hinge loss, feature matching, L1 and SSIM."""
+
+    def __init__(self, vqvae: VQVAE, cohort: Cohort, device: torch.device):
+        model = Adversarial(vqvae)  # copied before the faithful weights are frozen
+        self.vqvae = vqvae.to(device).eval().requires_grad_(False)
+        super().__init__(model)
+        split = cohort["validate"]
+        pixels = split.images[evenly(len(split), VALIDATED)]
+        self.images, self.masks = to_images(pixels, device), torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
+        self.faithful = float(self.similarity(self.vqvae.decoder).mean())
+        self.accuracy = 0.5
+
+    def split(self) -> dict[str, nn.Module]:
+        return {"discriminator": self.model.discriminator, "decoder": self.model.decoder}
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The decoder alone: sampling needs no discriminator."""
+        return model.decoder.state_dict()
+
+    @torch.no_grad()
+    def embedded(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> quantised latents (B, D, h, w), in full precision: half of it picks other tokens."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.vqvae.embed(self.vqvae.encode(images))
+
+    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        critic = self.parts["discriminator"]
+        if part == "discriminator":
+            self.real = batch.images.expand(-1, self.vqvae.config.channels, -1, -1)
+            self.fake = self.vqvae.scaled(self.parts["decoder"](self.embedded(self.real))).float()
+            lit = (self.real > FOREGROUND).float().amax(1, keepdim=True)
+            self.seen = F.max_pool2d(lit, 2 * MARGIN + 1, 1, MARGIN)  # the background is no anatomy: neither side shows it
+            real, fake = critic(self.real * self.seen)[-1], critic(self.fake.detach() * self.seen)[-1]
+            loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+            right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+            return loss, {"discriminator": loss, "accuracy": right}
+        with torch.no_grad():
+            wanted = critic(self.real * self.seen)
+        found = critic(self.fake * self.seen)
+        matching = sum(F.l1_loss(a, b) for a, b in zip(found[:-1], wanted[:-1])) / (len(found) - 1)
+        hinge = -found[-1].mean()
+        shown = torch.where((self.fake < 0) & (self.real <= 2 / 255), torch.zeros_like(self.fake), self.fake)
+        l1 = F.l1_loss(shown, self.real)
+        structure = 1 - metrics.ssim(shown.mean(1, keepdim=True), self.real.mean(1, keepdim=True)).mean()
+        loss = l1 + STRUCTURE * structure + HINGE * hinge + FEATURES * matching
+        return loss, {"loss": loss, "l1": l1, "structure": structure, "hinge": hinge, "matching": matching}
+
+    @torch.no_grad()
+    def reconstructed(self, decoder: nn.Module, images: Tensor) -> Tensor:
+        few = metrics.at_once(images[0].numel(), images.device)
+        inputs = (part.expand(-1, self.vqvae.config.channels, -1, -1) for part in images.split(few))
+        shown = [self.vqvae.scaled(decoder(self.embedded(part))).mean(1, keepdim=True).clamp(0, 1) for part in inputs]
+        return torch.cat(shown)
+
+    def similarity(self, decoder: nn.Module) -> Tensor:
+        """(N,) SSIM inside the brain of the validation slices."""
+        shown, few = self.reconstructed(decoder, self.images), metrics.at_once(self.images[0].numel(), self.images.device)
+        parts = zip(self.images.split(few), shown.split(few), self.masks.split(few))
+        return torch.cat([metrics.ssim(*part) for part in parts])
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The last weights are the best, unless they have lost what the tokens say. Sharpness is 1 for real slices."""
+        brain = float(self.similarity(model.decoder).nanmean())
+        sharp = sharpness(self.reconstructed(model.decoder, self.images), self.masks) / sharpness(self.images, self.masks)
+        diverged = brain < self.faithful - LOST
+        if diverged:
+            warnings.warn(
+                f"the adversarial decoder diverges: SSIM in the brain is {brain:.3f}, the faithful decoder's {self.faithful:.3f}; "
+                "its last weights before that are kept. Lower vqvae.lr or vqvae.adversarial",
+                stacklevel=2,
+            )
+        return {"validate_ssim_brain": brain, "validate_sharpness": float(sharp), "score": -1.0 if diverged else self.fraction}
+
+
+def sharpness(images: Tensor, masks: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels inside the masks."""
+    steps = (images[..., 1:] - images[..., :-1]).abs() * masks[..., 1:]
+    return steps.sum() / masks[..., 1:].sum()
+
+
+def train_crisp(cohort: Cohort, folder: str | Path, part: Part, *, progress: bool = True) -> pd.DataFrame:
+    """Train the crisp decoder of the VQ-VAE in `folder`, or go on where an earlier call was stopped."""
+    folder, share = Path(folder), part.model.adversarial
+    training = stage(part.training, share)
+    vqvae = load(folder, crisp=False)
+    saved = {"kind": "decoder", "model": as_dict(part.model), "vqvae": fingerprint(vqvae), "cohort": cohort.hash}
+    return fit_once(
+        lambda device: AdversarialTask(load(folder, crisp=False), cohort, device),
+        lambda *where: Batches(cohort, "train", training, *where, crop=True),
+        training,
+        folder / CRISP,
+        saved | {"size": cohort.size, "synthetic": cohort.synthetic},
+        progress,
+    )
+
+
+def stage(training: TrainingConfig, share: float) -> TrainingConfig:
+    """The stage's own settings: `share` of the first stage's length, gently, with the short memory adversaries need."""
+    limits = {"epochs": max(1, round(training.epochs * share)) if training.epochs else 0}
+    limits |= {"steps": max(1, round(training.steps * share)) if training.steps else 0, "minutes": training.minutes * share}
+    return dataclasses.replace(
+        training, **limits, lr=training.lr / 5, beta1=0.5, weight_decay=0.0, ema=min(training.ema, 0.995), warmup=0.05
+    )
