@@ -24,14 +24,17 @@ from oasis_lib.config import Part, TrainingConfig, as_dict
 from oasis_lib.models import VQVAE, load
 from oasis_lib.models.blocks import PatchDiscriminator
 from oasis_lib.models.vqvae import CRISP
-from oasis_lib.training.data import Batch, Batches, evenly, to_images
+from oasis_lib.training.codes import codes_of
+from oasis_lib.training.data import Batch, Batches, content_box, evenly, flips, seeded, to_images
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import fit_once
+from oasis_lib.training.vqvae import in_channels
 
 HINGE, FEATURES, STRUCTURE = 0.02, 0.2, 0.5  # weights beside the L1 distance
 DISCRIMINATOR = 32  # channels of its first layer
 VALIDATED = 128  # validation slices measured while training
-FOREGROUND, MARGIN = 10 / 255, 4  # what the discriminator sees: brighter pixels, and so many around them
+FOREGROUND, AROUND = 10 / 255, 4  # what the discriminator sees: brighter pixels, and so many around them
+WINDOW, EDGE = 112, 8  # pixels a side that a step looks at (texture is local), and of them the border that no loss sees
 LOST = 0.1  # of SSIM inside the brain, below the faithful decoder's: the stage has diverged
 
 
@@ -45,12 +48,20 @@ class Adversarial(nn.Module):
 class AdversarialTask(Task):
     """Discriminator, then decoder, each once a step: hinge loss, feature matching, L1 and SSIM."""
 
-    def __init__(self, vqvae: VQVAE, cohort: Cohort, device: torch.device):
+    rates = {"discriminator": 2.0}
+
+    def __init__(self, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig):
         model = Adversarial(vqvae)  # copied before the faithful weights are frozen
         self.vqvae = vqvae.to(device).eval().requires_grad_(False)
         super().__init__(model)
-        split = cohort["validate"]
-        pixels = split.images[evenly(len(split), VALIDATED)]
+        train, split, self.seed = cohort["train"], cohort["validate"], training.seed
+        sides = [False, True] if flips(cohort, training) else [False]
+        maps = [codes_of(self.vqvae, cohort, "train", device, mirrored=side) for side in sides]
+        self.maps = torch.from_numpy(np.stack(maps)).to(device)  # (1 or 2, N, h, w)
+        self.box = content_box(train.images, EDGE, vqvae.config.factor)
+        rows = evenly(len(split), VALIDATED)
+        pixels = split.images[rows]
+        self.codes = torch.from_numpy(codes_of(self.vqvae, cohort, "validate", device)[rows]).long().to(device)
         self.images, self.masks = to_images(pixels, device), torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
         self.faithful = float(self.similarity(self.vqvae.decoder).mean())
         self.accuracy = 0.5
@@ -62,19 +73,22 @@ class AdversarialTask(Task):
         """The decoder alone: sampling needs no discriminator."""
         return model.decoder.state_dict()
 
-    @torch.no_grad()
-    def embedded(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> quantised latents (B, D, h, w), in full precision: half of it picks other tokens."""
-        with torch.autocast(images.device.type, enabled=False):
-            return self.vqvae.embed(self.vqvae.encode(images))
+    def window(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """One window of every image (B, C, S, S), and its latents, quantised (B, D, s, s)."""
+        factor, draws = self.vqvae.config.factor, torch.rand(2, generator=seeded(self.seed, 9, step)).tolist()
+        rows, columns = (slice_of(part, draw, factor) for part, draw in zip(self.box, draws))
+        codes = self.maps[batch.mirrored.long(), batch.rows][:, rows, columns]
+        pixels = [slice(part.start * factor, part.stop * factor) for part in (rows, columns)]
+        return in_channels(batch.images[:, :, *pixels], self.vqvae), self.vqvae.embed(codes.long())
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        critic = self.parts["discriminator"]
+        critic, inner = self.parts["discriminator"], (..., slice(EDGE, -EDGE), slice(EDGE, -EDGE))
         if part == "discriminator":
-            self.real = batch.images.expand(-1, self.vqvae.config.channels, -1, -1)
-            self.fake = self.vqvae.scaled(self.parts["decoder"](self.embedded(self.real))).float()
+            real, latents = self.window(batch, step)
+            fake = self.vqvae.scaled(self.parts["decoder"](latents)).float()
+            self.real, self.fake = real[inner], fake[inner]
             lit = (self.real > FOREGROUND).float().amax(1, keepdim=True)
-            self.seen = F.max_pool2d(lit, 2 * MARGIN + 1, 1, MARGIN)  # the background is no anatomy: neither side shows it
+            self.seen = F.max_pool2d(lit, 2 * AROUND + 1, 1, AROUND)  # the background is no anatomy: neither side shows it
             real, fake = critic(self.real * self.seen)[-1], critic(self.fake.detach() * self.seen)[-1]
             loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
             right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
@@ -91,15 +105,15 @@ class AdversarialTask(Task):
         return loss, {"loss": loss, "l1": l1, "structure": structure, "hinge": hinge, "matching": matching}
 
     @torch.no_grad()
-    def reconstructed(self, decoder: nn.Module, images: Tensor) -> Tensor:
-        few = metrics.at_once(images[0].numel(), images.device)
-        inputs = (part.expand(-1, self.vqvae.config.channels, -1, -1) for part in images.split(few))
-        shown = [self.vqvae.scaled(decoder(self.embedded(part))).mean(1, keepdim=True).clamp(0, 1) for part in inputs]
-        return torch.cat(shown)
+    def reconstructed(self, decoder: nn.Module) -> Tensor:
+        """The validation slices (N, 1, H, W), through their tokens and this decoder."""
+        few = metrics.at_once(self.images[0].numel(), self.images.device)
+        parts = (self.vqvae.embed(codes) for codes in self.codes.split(few))
+        return torch.cat([self.vqvae.scaled(decoder(part)).mean(1, keepdim=True).clamp(0, 1) for part in parts])
 
     def similarity(self, decoder: nn.Module) -> Tensor:
         """(N,) SSIM inside the brain of the validation slices."""
-        shown, few = self.reconstructed(decoder, self.images), metrics.at_once(self.images[0].numel(), self.images.device)
+        shown, few = self.reconstructed(decoder), metrics.at_once(self.images[0].numel(), self.images.device)
         parts = zip(self.images.split(few), shown.split(few), self.masks.split(few))
         return torch.cat([metrics.ssim(*part) for part in parts])
 
@@ -107,7 +121,7 @@ class AdversarialTask(Task):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """The last weights are the best, unless they have lost what the tokens say. Sharpness is 1 for real slices."""
         brain = float(self.similarity(model.decoder).nanmean())
-        sharp = sharpness(self.reconstructed(model.decoder, self.images), self.masks) / sharpness(self.images, self.masks)
+        sharp = sharpness(self.reconstructed(model.decoder), self.masks) / sharpness(self.images, self.masks)
         diverged = brain < self.faithful - LOST
         if diverged:
             warnings.warn(
@@ -116,6 +130,14 @@ class AdversarialTask(Task):
                 stacklevel=2,
             )
         return {"validate_ssim_brain": brain, "validate_sharpness": float(sharp), "score": -1.0 if diverged else self.fraction}
+
+
+def slice_of(box: slice, draw: float, factor: int) -> slice:
+    """WINDOW pixels somewhere in the box, in tokens."""
+    first, end = box.start // factor, -(-box.stop // factor)
+    size = min(WINDOW // factor, end - first)
+    start = first + int(draw * (end - first - size + 1))
+    return slice(start, start + size)
 
 
 def sharpness(images: Tensor, masks: Tensor) -> Tensor:
@@ -131,8 +153,8 @@ def train_crisp(cohort: Cohort, folder: str | Path, part: Part, *, progress: boo
     vqvae = load(folder, crisp=False)
     saved = {"kind": "decoder", "model": as_dict(part.model), "vqvae": fingerprint(vqvae), "cohort": cohort.hash}
     return fit_once(
-        lambda device: AdversarialTask(load(folder, crisp=False), cohort, device),
-        lambda *where: Batches(cohort, "train", training, *where, crop=True),
+        lambda device: AdversarialTask(load(folder, crisp=False), cohort, device, training),
+        lambda *where: Batches(cohort, "train", training, *where),
         training,
         folder / CRISP,
         saved | {"size": cohort.size, "synthetic": cohort.synthetic},
@@ -144,6 +166,6 @@ def stage(training: TrainingConfig, share: float) -> TrainingConfig:
     """The stage's own settings: `share` of the first stage's length, gently, with the short memory adversaries need."""
     limits = {"epochs": max(1, round(training.epochs * share)) if training.epochs else 0}
     limits |= {"steps": max(1, round(training.steps * share)) if training.steps else 0, "minutes": training.minutes * share}
-    return dataclasses.replace(
-        training, **limits, lr=training.lr / 5, beta1=0.5, weight_decay=0.0, ema=min(training.ema, 0.995), warmup=0.05
-    )
+    still = {"shift": 0, "intensity": 0.0, "warp": 0.0}  # the tokens of the slices as they are, and mirrored, are known
+    gentle = {"lr": training.lr / 5, "beta1": 0.5, "weight_decay": 0.0, "ema": min(training.ema, 0.995), "warmup": 0.05}
+    return dataclasses.replace(training, **limits, **still, **gentle)
