@@ -29,7 +29,7 @@ from oasis_lib.evaluation import likelihood, samples
 from oasis_lib.evaluation.evaluator import Evaluator
 from oasis_lib.evaluation.features import SPACES
 from oasis_lib.models import load
-from oasis_lib.models.choice import image_seeds
+from oasis_lib.models.sampler import image_seeds
 from oasis_lib.paths import user_path
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, encode_cohort, train_prior, train_vqvae
@@ -79,7 +79,7 @@ def of_latents(prior: torch.nn.Module) -> bool:
 @torch.no_grad()
 def unsnapped(prior: torch.nn.Module, vqvae: torch.nn.Module, levels: np.ndarray, seed: int) -> samples.Samples:
     """What the decoder makes of a generator's vectors as they are, before they become the nearest entries."""
-    entries, generator = vqvae.to(prior.device).quantizer.vectors(), torch.Generator(device=prior.device).manual_seed(seed)
+    entries, generator = vqvae.to(prior.device).quantizer.vectors(), torch.Generator().manual_seed(seed)
     seeds, labels = image_seeds(len(levels), generator, prior.device), prior.labels(len(levels), torch.as_tensor(levels))
     images = []
     for own, *label in zip(seeds.split(16), *(label.split(16) for label in labels)):

@@ -107,7 +107,6 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, default=1.0)
     sub.add_argument("--top-k", type=int)
     sub.add_argument("--top-p", type=float)
-    sub.add_argument("--min-p", type=float, help="least chance of a code that may be drawn, beside the likeliest's, such as 0.01")
     sub.add_argument("--guidance", type=float, default=0.0, help="how much more than learned a sample obeys its level, such as 0.5")
     sub.add_argument("--seed", type=int, default=0)
 

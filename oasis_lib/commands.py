@@ -127,6 +127,7 @@ def sample(given: Namespace) -> None:
     from PIL import Image
 
     from oasis_lib.models import load
+    from oasis_lib.models.prior import Autoregressive
     from oasis_lib.paths import atomic
     from oasis_lib.training import best_device, decode_codes
     from oasis_lib.training.data import evenly
@@ -135,10 +136,10 @@ def sample(given: Namespace) -> None:
         raise ValueError(f"--n {given.n} must be at least 1")
     folder = user_path(given.prior)
     prior, vqvae = load(folder).to(best_device()), load(user_path(given.vqvae) if given.vqvae else folder.parent / "vqvae")
-    generator = torch.Generator(device=best_device()).manual_seed(given.seed)
-    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "min_p", "rating")}
+    generator = torch.Generator().manual_seed(given.seed)
+    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "rating")}
     if given.guidance:
-        if not prior.guided:
+        if not isinstance(prior, Autoregressive):
             raise ValueError(f"{folder}: a {prior.kind} prior takes no --guidance; a transformer or PixelCNN prior does")
         options["guidance"] = given.guidance
     levels = levels_for(prior, given.n, given.level)
@@ -209,7 +210,7 @@ def evaluate(given: Namespace) -> None:
             images, levels = drawn["images"], drawn["level"]
     elif given.prior:
         prior = load(user_path(given.prior)).to(best_device())
-        generator = torch.Generator(device=best_device()).manual_seed(config.seed)
+        generator = torch.Generator().manual_seed(config.seed)
         levels = levels_for(prior, config.samples)
         codes = prior.sample(config.samples, level=levels, generator=generator, progress=not given.quiet).cpu().numpy()
         images = decode_codes(vqvae, codes, best_device())

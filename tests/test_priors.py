@@ -10,9 +10,10 @@ import torch
 
 from oasis_lib.config import CodeGANConfig, PixelCNNConfig, TransformerConfig
 from oasis_lib.models import build, load
-from oasis_lib.models.choice import Choice, gumbel, uniform
-from oasis_lib.models.counts import Counts
 from oasis_lib.models.pixelcnn import GatedPixelCNN, plan
+from oasis_lib.models.position_prior import PositionPrior
+from oasis_lib.models.prior import Autoregressive, Inpainting, Likelihood
+from oasis_lib.models.sampler import Sampler, gumbel, uniform
 
 TINY = {
     "transformer": ("transformer", TransformerConfig(width=16, layers=2, heads=2)),
@@ -22,7 +23,7 @@ TINY = {
     "codegan": ("codegan", CodeGANConfig(hidden=8, noise=8)),
 }
 ONE_BY_ONE = ["transformer", "pixelcnn", "seed-002", "seed-004"]
-OPTIONS = [{}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.3}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9}, {"temperature": 0.0}]
+OPTIONS = [{}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9}, {"temperature": 0.0}]
 
 
 def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
@@ -111,15 +112,40 @@ def test_the_seed_recipe_has_its_size():
     assert sum(weight.numel() for weight in prior.parameters()) == pytest.approx(1.39e6, rel=0.06)  # masked taps are not stored
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@torch.no_grad()
 @pytest.mark.parametrize("name", [*ONE_BY_ONE, "framed"])
-def test_cached_sampling_equals_the_plain_loop(name, options):
+def test_cached_logits_equal_plain_ones(name):
     prior = tiny("transformer", framed=True) if name == "framed" else tiny(name)
-    level = torch.tensor([0, 1, 2, -1, 1])
-    cached = prior.sample(5, level=level, rating=1, generator=seed(), **options)
-    plain = prior.sample(5, level=level, rating=1, generator=seed(), cached=False, batch=2, **options)
-    assert torch.equal(cached, plain)
-    assert cached.shape == (5, 6, 5) and cached.dtype == torch.int64
+    codes = air_around((6, 5), 7)[:5]
+    level, rating = prior.labels(5, torch.tensor([0, 1, 2, -1, 1]), 1)
+    step, plain = prior.stepper(level, rating), Autoregressive.stepper(prior, level, rating)
+    order = range(30) if prior.background is None else prior.background.positions().tolist()
+    for t in order:
+        torch.testing.assert_close(step(codes.flatten(1), t), plain(codes.flatten(1), t), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", ["framed", "pixelcnn"])
+def test_the_seed_decides_whatever_the_batch_and_options(name, options):
+    prior = tiny("transformer", framed=True) if name == "framed" else tiny(name)
+    asked = {"level": torch.tensor([0, 1, 2, -1, 1]), "rating": 1} | options
+    drawn = prior.sample(5, generator=seed(), **asked)
+    assert drawn.shape == (5, 6, 5) and drawn.dtype == torch.int64
+    assert torch.equal(drawn, prior.sample(5, generator=seed(), batch=2, **asked))
+
+
+def test_background_is_drawn_in_one_call_by_its_own_frequencies():
+    prior = tiny("transformer", framed=True)
+    codes = air_around((6, 5), 7)
+    codes[0, 0, 0] = 4  # once in sixty: no background with share 0.998, but with 0.9
+    prior.air.start(codes, share=0.9)
+    asked, step = [], prior.stepper
+    prior.stepper = lambda *labels: (lambda made: lambda flat, t: asked.append(t) or made(flat, t))(step(*labels))
+    drawn = prior.sample(4000, generator=seed(), batch=4000)
+    assert asked == prior.air.positions().tolist()
+    assert float((drawn[:, 0, 0] == 2).float().mean()) == pytest.approx(60 / 62, abs=0.01)
+    assert len(drawn[:, 0, 0].unique()) == 7, "a background position may hold any token"
+    assert prior.sample(500, generator=seed(), top_p=0.9)[:, 0].unique().tolist() == [2]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -193,7 +219,6 @@ def test_filling_leaves_the_rest_alone(name):
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
-        ({"min_p": 0.0}, "min_p=0.0"),
     ],
 )
 @pytest.mark.parametrize("name", ["transformer", "codegan"])
@@ -212,12 +237,12 @@ def test_senseless_codes_are_refused():
         prior.sample(0)
 
 
-def test_top_k_top_p_and_min_p_cut_the_tail_and_nothing_else():
+def test_top_k_and_top_p_cut_the_tail_and_nothing_else():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]])).expand(6000, 4)
-    noise = gumbel(torch.arange(6000), 0, 4)
+    noise = gumbel(torch.arange(6000), 0, 4)[:, 0]
     two, three = [2 / 3, 1 / 3, 0, 0], [5 / 9, 2.5 / 9, 1.5 / 9, 0]
-    for options, wanted in (({"top_k": 2}, two), ({"top_p": 0.8}, three), ({"min_p": 0.4}, two), ({"min_p": 0.25}, three)):
-        found = torch.bincount(Choice(**options)(logits, noise)[0], minlength=4) / 6000
+    for options, wanted in (({}, [0.5, 0.25, 0.15, 0.1]), ({"top_k": 2}, two), ({"top_p": 0.8}, three), ({"top_p": 0.7}, two)):
+        found = torch.bincount(Sampler(**options)(logits, noise), minlength=4) / 6000
         np.testing.assert_allclose(found, wanted, atol=0.03)
 
 
@@ -225,8 +250,8 @@ def test_counts_know_each_level_what_lies_between_and_what_is_left_open():
     level = torch.arange(300) % 3  # of 0 .. 4: two of them nobody has
     codes = (2 * level)[:, None, None].expand(-1, 2, 2).clone()
     codes[:, 0, 0] = 6  # one place that is the same at all levels
-    counts = Counts((2, 2), 7, levels=5, knots=3)
-    counts.start(codes, 2 * level, pull=1.0, lent=0.0)
+    counts = PositionPrior((2, 2), 7, levels=5, knots=3)
+    counts.start(codes, 2 * level, pull=1.0, spread=0.0)
     chances = counts(slice(None), torch.tensor([0, 2, 4, 1, -1])).softmax(-1)
     assert chances.argmax(-1)[:3].tolist() == [[6, 0, 0, 0], [6, 2, 2, 2], [6, 4, 4, 4]] and float(chances[:3].amax(-1).min()) > 0.9
     torch.testing.assert_close(chances[3, 1:, 0], chances[3, 1:, 2], atol=0.02, rtol=0)  # half way between two
@@ -237,25 +262,20 @@ def test_counts_know_each_level_what_lies_between_and_what_is_left_open():
 def test_places_lend_their_counts_to_those_beside_them():
     codes = torch.zeros(100, 3, 3, dtype=torch.int64)
     codes[:, 1, 1] = 5
-    counts = Counts((3, 3), 7)
-    counts.start(codes, weight=0.0, lent=0.3)
+    counts = PositionPrior((3, 3), 7)
+    counts.start(codes, weight=0.0, spread=0.3)
     chances = counts(slice(None)).softmax(-1).view(3, 3, 7)[..., 5]
     beside, corner = 0.3 / 6, 0.3 / 12  # of 100 maps; a corner has 1 + 0.3 * 2.5 / 6 in all, the middle of a side 1 + 0.3 * 4 / 6
     torch.testing.assert_close(chances[0], torch.tensor([corner / (1 + 0.3 * 2.5 / 6), beside / 1.2, corner / (1 + 0.3 * 2.5 / 6)]))
     torch.testing.assert_close(chances[1, 1], torch.tensor(1 / 1.3))
 
 
-def test_near_ties_are_seen():
-    logits = torch.tensor([[1.0, 1.0 + 1e-6, 0.0], [3.0, 1.0, 0.0]])
-    assert Choice(temperature=0.0)(logits, torch.zeros(2, 3))[1].tolist() == [True, False]
-
-
 def test_noise_is_even_and_belongs_to_its_image():
-    numbers = uniform(torch.arange(500), 7, 100)
+    numbers = uniform(torch.arange(500), 7, 100)[:, 0]
     assert float(numbers.min()) > 0 and float(numbers.max()) < 1
     assert float(numbers.mean()) == pytest.approx(0.5, abs=0.01) and float(numbers.var()) == pytest.approx(1 / 12, abs=0.002)
     assert abs(float(torch.corrcoef(numbers[:, :2].T)[0, 1])) < 0.15
-    assert torch.equal(uniform(torch.tensor([41]), 7, 100)[0], numbers[41])
+    assert torch.equal(uniform(torch.tensor([41]), torch.tensor([3, 7]), 100)[0, 1], numbers[41])
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -269,3 +289,24 @@ def test_a_thousand_entries_survive_the_disk(name, tmp_path):
     drawn = prior.sample(16, generator=seed())
     assert torch.equal(drawn, again.sample(16, generator=seed()))
     assert int(drawn.max()) > 255, "no code is squeezed in eight bits"
+
+
+def test_what_a_prior_can_do_is_seen_from_its_methods():
+    for name, capable in (("transformer", True), ("pixelcnn", True), ("codegan", False)):
+        assert isinstance(tiny(name), Likelihood) is isinstance(tiny(name), Inpainting) is capable
+
+
+def test_guidance_draws_what_its_level_says_more_than_others():
+    prior = tiny("transformer", (2, 2), entries=2)
+    every = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 2, 2)
+    with torch.no_grad():
+        prior.trunk.labels.level.weight.mul_(10)
+        prior.trunk.head.weight.mul_(0.1)
+        told, left_open = (prior(every, label).log_softmax(-1) for label in (torch.full((16,), 1), None))
+        logits = 3 * told - 2 * left_open
+    wanted = logits.log_softmax(-1).gather(-1, every[..., None]).flatten(1).sum(1).exp()
+    assert float((wanted - (-prior.nll(every, level=1)).exp()).abs().sum() / 2) > 0.1, "this prior's tokens don't hang on the level"
+    drawn = prior.sample(4000, level=1, generator=seed(), batch=4000, guidance=2.0).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    assert float((torch.bincount(drawn, minlength=16) / 4000 - wanted).abs().sum() / 2) < 0.05
+    with pytest.raises(ValueError, match="guidance=-1 must be 0"):
+        prior.sample(1, guidance=-1)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation.features import _blur, to_tensor
 from oasis_lib.metrics import brain_mask
+from oasis_lib.models.prior import Likelihood
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, decode_codes
 
@@ -29,7 +30,7 @@ def maps(split: Split, codes: np.ndarray, prior: Any, vqvae: Any, rows: np.ndarr
 
 def account(run: Run, prior: Any, vqvae: Any) -> tuple[pd.DataFrame, dict]:
     """`against_lesions` of a run; empty where its cohort has no planted lesions or its prior no likelihood."""
-    if "lesion" not in run.cohort or not hasattr(prior, "log_probs"):
+    if "lesion" not in run.cohort or not isinstance(prior, Likelihood):
         return pd.DataFrame(columns=["roc_area", "dice", "line"], dtype=float), {}
     codes = {name: np.load(run.path("codes", f"{name}.npy"), mmap_mode="r") for name in ("validate", "lesion")}
     return against_lesions(run.cohort, codes, prior, vqvae)

@@ -37,7 +37,7 @@ def whole_head(prior: Any, kept: np.ndarray, *, heads: int = 1, seed: int = 0, s
     levels of people at that place; the prior draws the others anew for the new level, given those that stayed.
     """
     device = best_device()
-    prior, generator = prior.to(device), torch.Generator(device=device).manual_seed(seed)
+    prior, generator = prior.to(device), torch.Generator().manual_seed(seed)
     chance = torch.Generator().manual_seed(seed)
     codes = [prior.sample(heads, level=0, generator=generator, **options)]
     for level, share in enumerate(kept, start=1):
@@ -99,7 +99,7 @@ def fill_box(
     """One map (h, w), its middle drawn anew `count` times: (count, h, w) codes, and the mask (h, w)."""
     mask = box_mask(codes.shape)
     repeated = torch.as_tensor(codes.astype(np.int64))[None].repeat(count, 1, 1)
-    generator = torch.Generator(device=best_device()).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     level = level if prior.levels else None
     filled = prior.to(best_device()).fill(repeated, mask, level=level, generator=generator, **options)
     return filled.cpu().numpy().astype(np.int16), mask[0].numpy()

@@ -14,6 +14,7 @@ import torch
 
 from oasis_lib.cohort import Split
 from oasis_lib.metrics import bootstrap_by_person
+from oasis_lib.models.prior import Likelihood
 from oasis_lib.run import Run
 from oasis_lib.training.data import rating_index
 from oasis_lib.training.gan import PAIRS, apart, in_regions, pairs
@@ -73,7 +74,7 @@ def likelihoods(
             torch.from_numpy(rating_index(run.cohort, split)[rows]),
         )
         for name, prior in priors.items():
-            if hasattr(prior, "nll"):
+            if isinstance(prior, Likelihood):
                 found[name] = prior.nll(torch.from_numpy(maps[rows]), level, rating).cpu().double().numpy() / math.log(2)
         tables += [
             pd.DataFrame({"prior": name, "split": split, "row": rows, "subject": part.subjects[rows], "bits": bits})

@@ -24,7 +24,7 @@ SETTINGS: dict[str, dict[str, float]] = {  # that are tried
     "temperature 0.8": {"temperature": 0.8},
     "temperature 0.9": {"temperature": 0.9},
     "top-p 0.9": {"top_p": 0.9},
-    "min-p 0.03": {"min_p": 0.03},
+    "top-p 0.95": {"top_p": 0.95},
 }
 
 
@@ -39,7 +39,7 @@ def draw(
     """Samples as they are stored: `codes` (N, h, w) int16, `level` (N,) int16, `images` (N, H, W) uint8."""
     device = best_device()
     asked = torch.as_tensor(np.asarray(levels, np.int64), device=device) if prior.levels else None
-    generator = torch.Generator(device=device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     codes = prior.to(device).sample(len(levels), level=asked, rating=rating, generator=generator, progress=progress, **options)
     codes = codes.cpu().numpy().astype(np.int16)
     return {"codes": codes, "level": np.asarray(levels, np.int16), "images": decode_codes(vqvae, codes, device)}

@@ -8,6 +8,7 @@ from ipywidgets import IntRangeSlider
 
 from oasis_lib.explore.base import Tile, boxed, choice
 from oasis_lib.explore.generator import PriorPanel
+from oasis_lib.models.prior import Inpainting
 from oasis_lib.run import Run
 from oasis_lib.training import decode_codes
 
@@ -17,7 +18,7 @@ class Painter(PriorPanel):
 
     def __init__(self, run: Run):
         super().__init__(run)
-        self.names = [name for name in self.names if name != "codegan"]  # a GAN draws whole maps only
+        self.names = [name for name in self.names if isinstance(self.prior(name), Inpainting)]
         if not self.names:
             raise FileNotFoundError(f"{run.folder} has no prior that can fill in: train the transformer in notebook 04")
         self.test, self.codes = run.cohort["test"], np.load(run.path("codes", "test.npy"), mmap_mode="r")
@@ -57,7 +58,7 @@ class Painter(PriorPanel):
         """Draws the codes inside the box anew; all others stay as they are."""
         codes = torch.as_tensor(self.codes[self.row(person, level)].astype(np.int64))[None]
         model, options = self.prior(prior), {"temperature": temperature, "top_p": top_p if top_p < 1 else None}
-        options["generator"] = torch.Generator(device=model.device).manual_seed(seed)
+        options["generator"] = torch.Generator().manual_seed(seed)
         new = model.fill(codes, torch.as_tensor(self.mask(**box))[None], level=level - 1 if model.levels else None, **options)
         self.filled[person, prior, level, temperature, top_p, seed, *box.values()] = new[0].cpu().numpy()
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from oasis_lib.config import CodeGANConfig
-from oasis_lib.models.choice import Choice, gumbel, image_seeds, place_seeds, uniform
-from oasis_lib.models.sampling import Label, Labels, Prior, drawing, full_precision
+from oasis_lib.models.prior import Label, Labels, Prior, drawing, full_precision
+from oasis_lib.models.sampler import Sampler, gumbel, image_seeds, uniform
 
 
 def halvings(grid: tuple[int, int]) -> int:
@@ -88,13 +88,9 @@ class CodeGAN(Prior):
         self.register_buffer("real_edges", edges)  # of "index": the interval of [-1, 1] that stands for each code
         self.register_buffer("edges", edges.clone())  # and where a generated number is cut; differs for learned bins
 
-    @property
-    def passes(self) -> int:
-        return 1
-
     def noise(self, seeds: Tensor) -> Tensor:
         """(n,) seeds -> (n, noise) standard normal numbers."""
-        return torch.special.ndtri(uniform(seeds, 0, self.config.noise)).float()
+        return 2**0.5 * torch.erfinv(2 * uniform(seeds, -1, self.config.noise)[:, 0] - 1)
 
     def maps(self, raw: Tensor) -> Tensor:
         """What the generator gives -> what the discriminator sees, with a gradient through every snap."""
@@ -126,9 +122,9 @@ class CodeGAN(Prior):
 
     @torch.no_grad()
     def sample(self, n: int, level: Label = None, rating: Label = None, *, generator: torch.Generator | None = None,
-               cached: bool = True, batch: int = 16, progress: bool | None = None, **how: Any) -> Tensor:  # fmt: skip
-        """(n, h, w) int64, in one pass. `how` (see `Choice`) acts on one-hot codes; the other ways leave nothing to draw."""
-        choose = Choice(**how)
+               batch: int = 16, progress: bool | None = None, **how: Any) -> Tensor:  # fmt: skip
+        """(n, h, w) int64, in one pass. `how` (see `Sampler`) acts on one-hot codes; the other ways leave nothing to draw."""
+        choose = Sampler(**how)
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
         labels, seeds = self.labels(n, level, rating), image_seeds(n, generator, self.device)
@@ -140,14 +136,11 @@ class CodeGAN(Prior):
                 bar.update(len(own))
         return torch.cat(drawn)
 
-    def fill(self, codes: Tensor, mask: Tensor, *labels: Label, **options: object) -> Tensor:
-        raise TypeError("a CodeGAN draws whole maps only; to fill in a part, take the transformer or the PixelCNN")
-
-    def _codes(self, raw: Tensor, seeds: Tensor, choose: Choice) -> Tensor:
+    def _codes(self, raw: Tensor, seeds: Tensor, choose: Sampler) -> Tensor:
         if self.config.codes == "index":
             inner = self.edges[1:-1].contiguous()
             return torch.bucketize(raw.tanh()[:, 0].contiguous(), inner, right=True)
         if self.config.codes == "latent":
             return self.nearest(raw)
-        noise = gumbel(place_seeds(seeds, raw.shape[2] * raw.shape[3]).flatten(), 1, self.entries)
-        return choose(raw.movedim(1, -1).flatten(0, 2), noise)[0].view(len(raw), *self.grid)
+        places = torch.arange(self.grid[0] * self.grid[1], device=seeds.device)
+        return choose(raw.flatten(2).mT, gumbel(seeds, places, self.entries)).view(len(raw), *self.grid)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import PixelCNNConfig
-from oasis_lib.models.counts import Counts
-from oasis_lib.models.sampling import Autoregressive, Labels, Step
+from oasis_lib.models.position_prior import PositionPrior
+from oasis_lib.models.prior import Autoregressive, Labels, Step
 
 
 class Reach(NamedTuple):
@@ -91,7 +91,7 @@ class GatedPixelCNN(Autoregressive):
         self.places = nn.Parameter(torch.zeros(2 * hidden, *grid)) if own else None  # where on the map, told to the first layer
         self.label_table = Labels(levels, ratings, 2 * hidden * len(self.reaches)) if preset.labels else None
         self.layers = nn.ModuleList(Layer(hidden, reach, bool(own), dropout) for reach in self.reaches)
-        self.counts = Counts(grid, entries) if own else None
+        self.counts = PositionPrior(grid, entries) if own else None
         self.head = nn.Sequential(nn.Conv2d(hidden, preset.head, 1), nn.ReLU(), nn.Conv2d(preset.head, entries, 1))
 
     @property

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import TransformerConfig
-from oasis_lib.models.air import Air
-from oasis_lib.models.counts import Counts
-from oasis_lib.models.sampling import Autoregressive, Labels, Step
+from oasis_lib.models.position_prior import Background, PositionPrior
+from oasis_lib.models.prior import Autoregressive, Labels, Step
 
 # What a position is told of directly, as (rows up, columns right). Attention reaches all the codes before it.
 NEIGHBOURS = ((0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-1, 2), (-2, -1), (-2, 0), (-2, 1))
@@ -51,7 +50,7 @@ class Trunk(nn.Module):
         self.labels, self.dropout = Labels(levels, ratings, width), config.dropout
         self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, entries)
-        self.counts = Counts(grid, entries, levels, knots)
+        self.counts = PositionPrior(grid, entries, levels, knots)
         self.apply(_start)
         for block in self.blocks:  # each adds to one stream: together they start as large as one
             for last in (block.mix, block.narrow):
@@ -72,11 +71,10 @@ class Trunk(nn.Module):
 class CodeTransformer(Autoregressive):
     """Each position reads its nearest neighbours before it, embedded side by side, and attends to all positions before it.
 
-    Positions of air are left out of the sequence, which halves the work.
+    Background is left out of the sequence, which halves the work.
     """
 
     kind = "transformer"
-    shown = 4096  # a level has few of them
 
     def __init__(self, config: TransformerConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__(config, grid, entries, levels, ratings)
@@ -86,8 +84,11 @@ class CodeTransformer(Autoregressive):
         self.trunk = Trunk(config, grid, entries, levels, ratings, config.knots)
         self.codes.apply(_start)
         self.register_buffer("neighbours", neighbour_table(*grid), persistent=False)
-        self.air = Air(self.grid, entries)
-        self._found: tuple | None = None
+        self.air = Background(self.grid, entries)
+
+    @property
+    def background(self) -> Background:
+        return self.air
 
     def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
@@ -97,15 +98,12 @@ class CodeTransformer(Autoregressive):
         """The codes that training's logits are of: (B, n)."""
         return codes.flatten(1)[:, self._places()[0]]
 
-    @torch.compiler.disable
     def _places(self) -> tuple[Tensor, Tensor]:
-        """The positions inside (n,), and where each looks (n, neighbours + 1); found anew when those inside have changed."""
-        where = self.air.places()
-        if self._found is None or self._found[0] is not where:
-            table = self.neighbours[where]
-            table[1:, -1] = where[:-1]  # the one just before, leaving out the air: at the start of a row, the last of the row above
-            self._found = (where, table)
-        return self._found
+        """The positions inside (n,), and where each looks (n, neighbours + 1)."""
+        where = self.air.positions()
+        table = self.neighbours[where]
+        table[1:, -1] = where[:-1]  # the one before, without the background: at the start of a row, the last of the row above
+        return where, table
 
     def _read(self, flat: Tensor, neighbours: Tensor) -> Tensor:
         """Codes (B, N) and a table (T, neighbours) of where to look -> (B, T, width)."""
@@ -123,18 +121,15 @@ class CodeTransformer(Autoregressive):
         return inner if self.training else self.air.around(inner)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
-        """Keys and values of the positions before are kept, so that a code costs one position's work."""
-        n, trunk = len(level), self.trunk
-        order = (self.air.inside.cumsum(0) - 1).tolist()  # a position's place among those inside
-        inside, table = self.air.inside.tolist(), self._places()[1]
-        room = (n, self.config.heads, sum(inside), self.config.width // self.config.heads)
+        """Keys and values of the positions before are kept, so that a token costs one position's work."""
+        n, trunk, (where, table) = len(level), self.trunk, self._places()
+        order = {t: i for i, t in enumerate(where.tolist())}
+        room = (n, self.config.heads, len(where), self.config.width // self.config.heads)
         kind = {"device": self.device, "dtype": trunk.head.weight.dtype}
         caches = [(torch.empty(room, **kind), torch.empty(room, **kind)) for _ in trunk.blocks]
         places = trunk.places() + trunk.labels(level, rating, n)[:, None]  # (n, N, width)
 
         def step(flat: Tensor, t: int) -> Tensor:
-            if not inside[t]:
-                return self.air.logits(t).to(kind["dtype"]).expand(n, -1)
             i = order[t]
             x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):

@@ -20,7 +20,7 @@ from oasis_lib.checkpoint import WEIGHTS, read_model
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, TrainingConfig, as_dict, near
 from oasis_lib.models import VQVAE, build, load
-from oasis_lib.models.sampling import Autoregressive, Prior
+from oasis_lib.models.prior import Autoregressive, Prior
 from oasis_lib.paths import atomic
 from oasis_lib.training.codes import codes_of, encode_images
 from oasis_lib.training.data import Batch, Batches, ends, evenly, flips, rating_index, seeded, swapped
@@ -30,6 +30,7 @@ from oasis_lib.training.vqvae import in_channels
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
+COUNTED = 4096  # training slices whose tokens are counted before the first step
 SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
 VARIED = 0.5  # of the run: from here on heads are as they are. A prior draws what it was shown last, and people's halves differ
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
@@ -77,7 +78,7 @@ class PriorTask(Task):
         if self.learnt:
             return
         train = self.cohort["train"]
-        rows = evenly(len(train), self.model.shown)
+        rows = evenly(len(train), COUNTED)
         level = torch.from_numpy(train.levels[rows].astype(np.int64)).to(self.device)
         varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
         self.model.start(self.maps[0, rows].long(), level, varied)

@@ -1,30 +1,50 @@
-"""What every prior over codes has in common: labels that may be left open, and samplers that draw the same from the same seed."""
+"""What every prior over token maps has in common: labels that may be left open, and a sampler that draws alike from one seed."""
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from oasis_lib.models.choice import Choice, gumbel, image_seeds
+from oasis_lib.models.position_prior import Background
+from oasis_lib.models.sampler import Sampler, gumbel, image_seeds
 
 Label = int | Tensor | None
 Step = Callable[[Tensor, int], Tensor]
 
 
+@runtime_checkable
+class Likelihood(Protocol):
+    """A prior that knows how probable a token map is."""
+
+    def log_probs(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
+        """(B, h, w): the natural logarithm of each token's probability given the tokens before it."""
+
+    def nll(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
+        """(B,) nats an image."""
+
+
+@runtime_checkable
+class Inpainting(Protocol):
+    """A prior that can draw some tokens of a map anew, given the others."""
+
+    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, **options: Any) -> Tensor:
+        """`codes` (B, h, w) drawn anew where `mask` is true; all others stay as they are."""
+
+
 class Prior(nn.Module):
-    """A distribution over (h, w) maps of codes 0 .. entries - 1, given a level and a rating or neither."""
+    """A distribution over (h, w) maps of tokens 0 .. entries - 1, given a slice index and a rating or neither.
+
+    A child gives `sample`. What else it can do is `Likelihood` and `Inpainting`.
+    """
 
     kind = ""
-    guided = False  # whether `guidance` is an option of `fill`
-    shown = 512  # training slices to be shown at the start
 
     def __init__(self, config: Any, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__()
@@ -43,8 +63,8 @@ class Prior(nn.Module):
 
     @property
     def passes(self) -> int:
-        """How many looks a whole map takes."""
-        return self.grid[0] * self.grid[1]
+        """How many passes through the network a whole map takes."""
+        return 1
 
     def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
         """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned.
@@ -58,11 +78,8 @@ class Prior(nn.Module):
         return tuple(_label(name, value, count, n).to(self.device) for name, value, count in given)
 
     def sample(self, n: int, level: Label = None, rating: Label = None, **options: Any) -> Tensor:
-        """(n, h, w) int64. Options: those of `Choice` (temperature, top_k, top_p, min_p), generator, cached, batch, progress."""
-        if n < 1:
-            raise ValueError(f"n={n} must be at least 1")
-        empty = torch.zeros(n, *self.grid, dtype=torch.int64, device=self.device)
-        return self.fill(empty, torch.ones_like(empty, dtype=torch.bool), level, rating, **options)
+        """(n, h, w) int64. Options: those of `Sampler`, generator, batch, progress."""
+        raise NotImplementedError
 
     def check_codes(self, codes: Tensor) -> Tensor:
         if codes.dim() != 3 or tuple(codes.shape[1:]) != self.grid:
@@ -73,76 +90,71 @@ class Prior(nn.Module):
 
 
 class Autoregressive(Prior):
-    """One code after the other, row by row. A child gives `forward` (B, h, w) -> logits (B, h, w, K) and `stepper`."""
+    """One token after the other, row by row: `Likelihood` and `Inpainting`. A child gives `forward` (B, h, w) -> (B, h, w, K)."""
 
-    guided = True
+    background: Background | None = None  # positions that are drawn without the network
+
+    @property
+    def passes(self) -> int:
+        return self.grid[0] * self.grid[1] if self.background is None else len(self.background.positions())
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
-        """A function (codes (n, h * w), position) -> logits (n, K), called for positions 0, 1, 2 ... in turn."""
-        raise TypeError(f"{type(self).__name__} has no cached sampler; use cached=False")
+        """A function (codes (n, h * w), position) -> logits (n, K), called for all positions in turn. A child may cache."""
+        return lambda flat, t: self(flat.view(-1, *self.grid), level, rating).flatten(1, 2)[:, t]
 
     def targets(self, codes: Tensor) -> Tensor:
-        """The codes that the logits of `forward` are of in training; a child may leave some out."""
+        """The tokens that the logits of `forward` are of in training; a child may leave some out."""
         return codes
 
     @torch.no_grad()
     def log_probs(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
-        """(B, h, w): the natural logarithm of each code's probability given the codes before it."""
         codes = self.check_codes(codes)
         labels = self.labels(len(codes), level, rating)
         parts = zip(codes.split(batch), *(label.split(batch) for label in labels))
         return torch.cat([-F.cross_entropy(self(*p).movedim(-1, 1).float(), p[0], reduction="none") for p in parts])
 
     def nll(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
-        """(B,) nats an image."""
         return -self.log_probs(codes, level, rating, batch).flatten(1).sum(1)
+
+    def sample(self, n: int, level: Label = None, rating: Label = None, **options: Any) -> Tensor:
+        if n < 1:
+            raise ValueError(f"n={n} must be at least 1")
+        empty = torch.zeros(n, *self.grid, dtype=torch.int64, device=self.device)
+        return self.fill(empty, torch.ones_like(empty, dtype=torch.bool), level, rating, **options)
 
     @torch.no_grad()
     def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *,
-             generator: torch.Generator | None = None, cached: bool = True, batch: int = 64, progress: bool | None = None,
+             generator: torch.Generator | None = None, batch: int = 64, progress: bool | None = None,
              guidance: float = 0.0, **how: Any) -> Tensor:  # fmt: skip
-        """`codes` drawn anew where `mask` is true, each given the codes before it; all others stay as they are.
+        """`codes` drawn anew where `mask` is true, each given the tokens before it. `how` is what `Sampler` takes.
 
-        `cached=False` is the plain loop, one whole pass a code, and draws the same codes from the same seed. `guidance` moves all
-        chances away from those with the level left open (Ho 2022, arXiv:2207.12598): what is drawn obeys its level more.
+        `guidance` moves all logits away from those with the slice index left open (Ho 2022, arXiv:2207.12598).
         """
-        choose = Choice(**how)
-        if not guidance >= 0:
-            raise ValueError(f"guidance={guidance} must be 0 (none) or more")
-        codes, mask = self.check_codes(codes).clone(), mask.to(self.device).expand(len(codes), *self.grid)
-        level, rating = self.labels(len(codes), level, rating)
-        seeds = image_seeds(len(codes), generator, self.device)
-        wanted = mask.flatten(1)
+        sampler, codes, mask = Sampler(**how), self.check_codes(codes), mask.to(self.device).expand(len(codes), *self.grid)
+        labels, seeds = self.labels(len(codes), level, rating), image_seeds(len(codes), generator, self.device)
+        wanted, done = mask.flatten(1), []
         end = int(wanted.any(0).nonzero().max()) + 1 if bool(wanted.any()) else 0
-        done, referee = [], None
-        with full_precision(self), drawing(-(-len(codes) // batch) * end, "code", progress) as bar:
+        order = range(end) if self.background is None else [t for t in self.background.positions().tolist() if t < end]
+        with full_precision(self), drawing(-(-len(codes) // batch) * len(order), "token", progress) as bar:
             for part in torch.arange(len(codes), device=self.device).split(batch):
-                flat, labels = codes[part].flatten(1), (level[part], rating[part])
-                step = self._guided(self.stepper if cached else self._plain_stepper, *labels, guidance)
-                for t in range(end):
-                    logits = step(flat, t)
-                    noise = gumbel(seeds[part], t, self.entries)
-                    drawn, doubt = choose(logits, noise)
-                    doubt &= wanted[part, t]
-                    if bool(doubt.any()):  # too close for single precision: settled the same way by every sampler
-                        referee = referee or copy.deepcopy(self).double()
-                        again = self._guided(referee._plain_stepper, *(label[doubt] for label in labels), guidance)
-                        drawn[doubt] = choose(again(flat[doubt], t), noise[doubt])[0]
+                flat, step = codes[part].flatten(1), self._guided(labels[0][part], labels[1][part], guidance)
+                if self.background is not None:
+                    self.background.draw(flat, wanted[part], seeds[part], sampler)
+                for t in order:
+                    drawn = sampler(step(flat, t), gumbel(seeds[part], t, self.entries)[:, 0])
                     flat[:, t] = torch.where(wanted[part, t], drawn, flat[:, t])
                     bar.update()
                 done.append(flat.view(-1, *self.grid))
         return torch.cat(done)
 
-    @staticmethod
-    def _guided(stepper: Callable[[Tensor, Tensor], Step], level: Tensor, rating: Tensor, guidance: float) -> Step:
-        told = stepper(level, rating)
+    def _guided(self, level: Tensor, rating: Tensor, guidance: float) -> Step:
+        if not guidance >= 0:
+            raise ValueError(f"guidance={guidance} must be 0 (none) or more")
+        told = self.stepper(level, rating)
         if not guidance:
             return told
-        left_open = stepper(torch.full_like(level, -1), rating)
+        left_open = self.stepper(torch.full_like(level, -1), rating)
         return lambda flat, t: (1 + guidance) * told(flat, t) - guidance * left_open(flat, t)
-
-    def _plain_stepper(self, level: Tensor, rating: Tensor) -> Step:
-        return lambda flat, t: self(flat.view(-1, *self.grid), level, rating).flatten(1, 2)[:, t]
 
 
 class Labels(nn.Module):

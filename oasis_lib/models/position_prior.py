@@ -1,0 +1,122 @@
+"""What counting alone says of a token map: which positions are background, and how frequent each token is at each position.
+
+Heads aligned to an atlas look much the same at one position and slice index. Counting knows that before the first step;
+a network learns only the rest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oasis_lib.models.sampler import Sampler, uniform
+
+
+class Background(nn.Module):
+    """Positions that hold one and the same token in nearly all training maps. Each has a fixed distribution of its own."""
+
+    def __init__(self, grid: tuple[int, int], entries: int):
+        super().__init__()
+        size = grid[0] * grid[1]
+        self.grid, self.entries = grid, entries
+        self.register_buffer("inside", torch.ones(size, dtype=torch.bool))
+        self.register_buffer("usual", torch.zeros(size, dtype=torch.int64))  # the token of a background position
+        self.register_buffer("chance", torch.ones(size))  # its probability; all other tokens share the rest
+        self._found: tuple | None = None
+
+    @torch.no_grad()
+    def start(self, codes: Tensor, share: float = 0.998) -> None:
+        """Background is where one token fills at least `share` of these (n, h, w) maps."""
+        counts = torch.stack([torch.bincount(at, minlength=self.entries) for at in codes.flatten(1).T])  # (h * w, K)
+        most, usual = counts.max(1)
+        self.usual.copy_(usual)
+        self.chance.copy_((most + 1) / (len(codes) + 2))  # Laplace's rule: never quite certain
+        self.inside.copy_(most < share * len(codes))
+        if not bool(self.inside.any()):
+            self.inside.fill_(True)
+
+    @torch.compiler.disable
+    def positions(self) -> Tensor:
+        """(n,) the positions inside, in order. Kept until `inside` changes: a GPU would have to wait for each look."""
+        stamp = (self.inside.device, self.inside._version)
+        if self._found is None or self._found[0] != stamp:
+            self._found = (stamp, self.inside.nonzero()[:, 0])
+        return self._found[1]
+
+    def logits(self, where: Tensor) -> Tensor:
+        """(n, K) at background positions."""
+        usual, chance = self.usual[where].reshape(-1, 1), self.chance[where].reshape(-1, 1)
+        rest = torch.log((1 - chance).clamp(min=1e-9) / max(self.entries - 1, 1))
+        return rest.expand(-1, self.entries).scatter(1, usual, chance.log())
+
+    def around(self, inner: Tensor) -> Tensor:
+        """Logits (B, n, K) of the positions inside -> (B, h, w, K) of all."""
+        logits = inner.new_empty(len(inner), len(self.inside), self.entries)
+        logits[:, self.positions()] = inner
+        logits[:, ~self.inside] = self.logits(~self.inside).to(inner.dtype)
+        return logits.unflatten(1, self.grid)
+
+    def draw(self, flat: Tensor, wanted: Tensor, seeds: Tensor, sampler: Sampler) -> None:
+        """Fill the background of (n, h * w) maps where wanted, in one call: its tokens depend on no others."""
+        where = (~self.inside).nonzero()[:, 0]
+        totals = sampler.filtered(self.logits(where)).softmax(-1).cumsum(-1)
+        drawn = torch.searchsorted(totals, uniform(seeds, where)[..., 0].T.contiguous()).T.clamp(max=self.entries - 1)
+        flat[:, where] = torch.where(wanted[:, where], drawn, flat[:, where])
+
+
+class PositionPrior(nn.Module):
+    """Log-frequency of each token at each position; with `knots`, also at so many slice indices, and linear between them."""
+
+    def __init__(self, grid: tuple[int, int], entries: int, levels: int = 0, knots: int = 0):
+        super().__init__()
+        self.last, knots = max(levels - 1, 1), min(knots, levels)
+        self.register_buffer("logits", torch.zeros(grid[0] * grid[1], entries))
+        self.register_buffer("by_level", torch.zeros(knots, grid[0] * grid[1], entries))
+
+    @torch.no_grad()
+    def start(
+        self, codes: Tensor, level: Tensor | None = None, weight: float = 8.0, pull: float = 32.0, spread: float = 0.1
+    ) -> None:
+        """(n, h, w) training maps and their slice indices.
+
+        Frequencies of a position are smoothed towards those of the whole map, with `weight` pseudo-counts; those of a knot towards
+        those of all slices, with `pull`. Each position also takes the share `spread` from the eight around it.
+        """
+        everywhere = torch.bincount(codes.flatten(), minlength=self.logits.shape[1]) + 0.1
+        counts = self._count(codes, torch.ones(len(codes), device=codes.device), spread) + weight * everywhere / everywhere.sum()
+        chances = counts / counts.sum(1, keepdim=True)
+        self.logits.copy_(chances.log())
+        self.by_level.copy_(self.logits.expand_as(self.by_level))
+        if level is None:
+            return
+        known, (low, _, part) = codes[level >= 0], self._between(level[level >= 0])
+        for knot in range(len(self.by_level)):
+            counts = self._count(known, (low == knot) * (1 - part) + (low + 1 == knot) * part, spread) + pull * chances
+            self.by_level[knot] = (counts / counts.sum(1, keepdim=True)).log()
+
+    def forward(self, where: Tensor | slice, level: Tensor | None = None) -> Tensor:
+        """Logits (n, K) of the positions `where`; with slice indices (B,), -1 where unknown, and knots (B, n, K)."""
+        if level is None or not len(self.by_level):
+            return self.logits[where]
+        low, high, part = self._between(level.clamp(min=0))
+        table = self.by_level[:, where]
+        between = torch.lerp(table[low], table[high], part[:, None, None])
+        return torch.where((level < 0)[:, None, None], self.logits[where], between)
+
+    def _between(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) slice indices -> the two knots that each lies between, and how far from the first."""
+        last = len(self.by_level) - 1
+        place = level.to(self.by_level.dtype) * (last / self.last)
+        low = place.long()
+        return low, (low + 1).clamp(max=last), place - low
+
+    def _count(self, codes: Tensor, weights: Tensor, spread: float) -> Tensor:
+        """(n, h, w) maps with a weight each -> (h * w, K), spatially smoothed: folds lie a little to the side in others."""
+        places, entries = self.logits.shape
+        index = torch.arange(places, device=codes.device) * entries + codes.flatten(1)
+        counts = torch.zeros(places * entries, device=codes.device)
+        counts.index_add_(0, index.flatten(), weights.repeat_interleave(places))
+        maps = counts.view(*codes.shape[1:], entries).movedim(-1, 0)[:, None]
+        around = counts.new_tensor([[0.5, 1, 0.5], [1, 0, 1], [0.5, 1, 0.5]])[None, None] / 6
+        return (maps + spread * F.conv2d(maps, around, padding=1))[:, 0].movedim(0, -1).flatten(0, 1)
