@@ -1,12 +1,15 @@
-"""torchvision, also where its compiled part can't load: the index's build links CUDA, and then misses two operators' schemas.
+"""torchvision for the library, also beside a torch of another build. The only place that imports it.
 
-Import it from here (`from oasis_lib.vision import transforms`). Declared schemas let transforms, datasets and utils work beside a
-CPU-only torch; the operators themselves still say plainly that they can't run.
+The index's torchvision links CUDA. Beside a CPU-only torch its compiled part does not load, and the schemas of two operators are
+missing. Declared here, they let transforms, datasets and utils work; the operators themselves still raise.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 COMPLETE = True
@@ -22,6 +25,13 @@ except RuntimeError as error:
         _library.define(_name + _SCHEMA)
     import torchvision
 
-from torchvision.transforms import v2 as transforms  # noqa: E402
+from torchvision.transforms.v2 import functional  # noqa: E402
 
-__all__ = ["COMPLETE", "torchvision", "transforms"]
+__all__ = ["COMPLETE", "blur", "functional", "torchvision"]
+
+
+def blur(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of (..., H, W) out to 3 sigma, mirrored at the border. Axis by axis: a 2-D window takes longer from 3 on."""
+    window = 2 * max(1, math.ceil(3 * sigma)) + 1
+    images = functional.gaussian_blur(images, [1, window], [sigma, sigma])
+    return functional.gaussian_blur(images, [window, 1], [sigma, sigma])

@@ -124,6 +124,15 @@ def test_every_dependency_is_used():
     assert not unused
 
 
+def test_torchvision_comes_through_one_module_and_is_put_to_work():
+    """`vision.py` mends it beside a torch of another build; what that module offers is used."""
+    files = [*SOURCES, *(PROJECT / "tests").glob("*.py"), *(PROJECT / "benchmarks").glob("*.py")]
+    assert [path.name for path in files if "torchvision" in imported(path.read_text())] == ["vision.py"]
+    texts = [path.read_text() for path in SOURCES if path.name not in ("vision.py", "check.py")]
+    for name in ("blur", "torchvision"):
+        assert any(re.search(rf"from oasis_lib\.vision import .*\b{name}\b", text) for text in texts), name
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PROJECT)))
 def test_a_file_is_one_idea_and_imports_downward(path: Path):
     assert len(path.read_text().splitlines()) <= 350

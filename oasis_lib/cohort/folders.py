@@ -48,7 +48,7 @@ def plan_folder(root, files, sheet, *, size: int, seed: int, fractions, skip_bad
     names, warnings, misnamed = _names(root, list(heads), skip_bad)
     found = {split: [f for f in fs if f in names] for split, fs in found.items()}
     subjects = {f: name.subject for f, name in names.items()}
-    people, splits, made = assign_splits(root, found, subjects, sheet, seed, fractions, _groups(root, names))
+    people, splits, made = assign_splits(root, found, subjects, sheet, seed, fractions, _groups(root, found, names))
     modes = Counter(heads[f][1] for f in names)
     if modes["colour"]:
         warnings.append(f"{modes['colour']:,} colour images are turned grey (luminance)")
@@ -212,14 +212,24 @@ def _stem(path: Path) -> str:
     return re.sub(r"\.nii$", "", path.stem)  # case_001_slice_0.nii.png
 
 
-def _groups(root: Path, names: dict[Path, Name]) -> dict[str, str] | None:
-    """Class folders (the ImageFolder convention): the group of every person, where there is more than one."""
+def _groups(root: Path, found: dict[str, list[Path]], names: dict[Path, Name]) -> dict[str, str] | None:
+    """Class folders as torchvision's ImageFolder reads them: the group of every subject, where there are several groups."""
     groups = defaultdict(set)
-    for file, name in names.items():
-        folder = file.parent.name
-        if file.parent != root and not split_of(folder) and not PERSON.search(folder):
-            groups[name.subject].add(folder)
-    joined = {subject: "+".join(sorted(found)) for subject, found in groups.items()}
+    for split, files in found.items():
+        top = Path(os.path.commonpath([f.parent for f in files]))
+        if split and top != root:  # a split of one class only: its folder, not that class
+            top = next((p for p in (top, *top.parents) if split_of(p.name)), top)
+        if all(f.parent == top for f in files):
+            continue
+        from oasis_lib.vision import torchvision  # takes seconds, and most layouts do without it
+
+        reader = torchvision.datasets.folder
+        classes = [c for c in reader.find_classes(top)[0] if not PERSON.search(c) and not split_of(c)]
+        numbers = {c: i for i, c in enumerate(classes)}
+        for path, number in reader.make_dataset(top, numbers, IMAGES, allow_empty=True) if classes else ():
+            if name := names.get(Path(path)):
+                groups[name.subject].add(classes[number])
+    joined = {subject: "+".join(sorted(of)) for subject, of in groups.items()}
     return joined if len(set(joined.values())) > 1 else None
 
 

@@ -10,11 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort, Split
-from oasis_lib.evaluation.features import _blur, to_tensor
+from oasis_lib.evaluation.features import to_tensor
 from oasis_lib.metrics import brain_mask
 from oasis_lib.models.prior import Likelihood
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, decode_codes
+from oasis_lib.vision import blur
 
 
 def maps(split: Split, codes: np.ndarray, prior: Any, vqvae: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -25,7 +26,7 @@ def maps(split: Split, codes: np.ndarray, prior: Any, vqvae: Any, rows: np.ndarr
     size, reach = images.shape[-1], images.shape[-1] / codes.shape[-1] / 2
     raised = F.interpolate(surprise[:, None], size=(size, size), mode="bilinear", align_corners=False)
     error = (to_tensor(images) - to_tensor(decode_codes(vqvae, codes[rows], device))).abs()
-    return {"surprise": raised[:, 0].numpy(), "reconstruction error": _blur(error, reach)[:, 0].numpy()}
+    return {"surprise": raised[:, 0].numpy(), "reconstruction error": blur(error, reach)[:, 0].numpy()}
 
 
 def account(run: Run, prior: Any, vqvae: Any) -> tuple[pd.DataFrame, dict]:

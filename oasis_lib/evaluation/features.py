@@ -85,14 +85,6 @@ class FeatureNet(nn.Module):
         return torch.cat([*pooled[1:-1], quarters], dim=1)
 
 
-def _blur(images: Tensor, sigma: float) -> Tensor:
-    reach = max(1, math.ceil(3 * sigma))
-    kernel = torch.exp(-(torch.arange(-reach, reach + 1.0, device=images.device) ** 2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    images = F.conv2d(images, kernel.view(1, 1, 1, -1), padding=(0, reach))
-    return F.conv2d(images, kernel.view(1, 1, -1, 1), padding=(reach, 0))
-
-
 def train_network(
     images: np.ndarray, levels: np.ndarray, subjects: np.ndarray, *, steps: int, seed: int, device: str = "cpu"
 ) -> FeatureNet:

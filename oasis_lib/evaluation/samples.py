@@ -13,11 +13,12 @@ import torch
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS
 from oasis_lib.evaluation.evaluator import Evaluator, Samples, pick_rows
-from oasis_lib.evaluation.features import _blur, to_tensor
+from oasis_lib.evaluation.features import to_tensor
 from oasis_lib.models import load
 from oasis_lib.paths import atomic
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, codes_of, decode_codes
+from oasis_lib.vision import blur
 
 SETTINGS: dict[str, dict[str, float]] = {  # that are tried
     "as learned": {},
@@ -128,7 +129,7 @@ def references(evaluator: Evaluator, vqvae: Any | None = None, most: int = 100_0
 
 def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
     """(N, H, W) uint8 -> the same under a Gaussian of `sigma` pixels."""
-    return (_blur(to_tensor(images), sigma)[:, 0] * 255).round().to(torch.uint8).numpy() if sigma else np.asarray(images)
+    return (blur(to_tensor(images), sigma)[:, 0] * 255).round().to(torch.uint8).numpy() if sigma else np.asarray(images)
 
 
 def choose_settings(
