@@ -32,7 +32,7 @@ VALIDATED = 192  # slices looked at while training; the reported numbers are of 
 BATCH = 32  # of validation
 COUNTED = 4096  # training slices whose tokens are counted before the first step
 SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
-VARIED = 0.5  # of the run: from here on heads are as they are. A prior draws what it was shown last, and people's halves differ
+VARIED = 0.7  # of the run: from here on slices are as they are, for a prior draws what it was shown last
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
