@@ -35,7 +35,7 @@ class VQVAEConfig:
     start: Literal["k-means", "uniform"] = "k-means"
     warm: int = 60  # steps as a plain autoencoder, before k-means places the entries
     normalise: bool = True  # pixels to mean 0 and variance 1 on the way in
-    adversarial: float = 0.6  # length of the stage that trains the crisp decoder, relative to the first; 0 is off
+    adversarial: float = 0.0  # length of the stage that trains the crisp decoder, relative to the first; 0 is off
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class PixelCNNConfig:
 class TransformerConfig:
     width: int = 192
     layers: int = 6
-    heads: int = 6
-    dropout: float = 0.1
+    heads: int = 3
+    dropout: float = 0.0
     hide: float = 0.05  # share of the codes that are not read, in training
     knots: int = 8  # levels at which codes are counted place by place, before training; between them in a straight line
 
@@ -132,14 +132,16 @@ MODEL_CONFIGS = {
 }
 RETIRED = {"distance": "euclidean", "gradient": "straight-through"}  # earlier settings: a model saved with this value still loads
 # Small batches: more steps. No shifts: mirrors are enough, and a prior that is shown moved heads draws them.
-FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0}
-FULL = FEW_EPOCHS | {"batch": 16, "validate_every": 200}
+FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0, "warp": 1.0}
+FULL = FEW_EPOCHS | {"batch": 16, "validate_every": 200, "warp": 2.0}
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 PROFILES = {
     "smoke": Profile(
         name="smoke",
         cohort=CohortConfig(size=64, people=10, lesions=2),
-        vqvae=Part(VQVAEConfig(entries=64, hidden=32, warm=12), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)),
+        vqvae=Part(
+            VQVAEConfig(entries=64, hidden=32, warm=12, adversarial=0.5), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)
+        ),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, batch=16, lr=4e-3, shift=2)),
         codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, lr=2e-4, shift=2, **ADVERSARIAL)),
@@ -148,7 +150,7 @@ PROFILES = {
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, people=60, lesions=8),
-        vqvae=Part(VQVAEConfig(entries=512), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)),
+        vqvae=Part(VQVAEConfig(entries=512, adversarial=0.6), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)),
         pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
         transformer=Part(
             TransformerConfig(width=128, layers=4, heads=4, dropout=0.0),
@@ -160,7 +162,10 @@ PROFILES = {
     "full": Profile(
         name="full",
         cohort=CohortConfig(size=256, people=150, lesions=15),
-        vqvae=Part(VQVAEConfig(factor=8, entries=1024, hidden=128), TrainingConfig(minutes=1.25, batch=32, validate_every=200)),
+        vqvae=Part(
+            VQVAEConfig(factor=8, entries=1024, hidden=128, adversarial=0.6),
+            TrainingConfig(minutes=1.25, batch=32, validate_every=200),
+        ),
         pixelcnn=Part(PixelCNNConfig(hidden=128, layers=16), TrainingConfig(minutes=0.5, **FULL)),
         transformer=Part(
             TransformerConfig(width=384, layers=8, heads=8, dropout=0.05),

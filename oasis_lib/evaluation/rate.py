@@ -51,7 +51,7 @@ def short(part: Part, share: float) -> Part:
     """The same recipe with its limits cut down to a share, and the autoencoder's head start with them; in smaller batches."""
     limits = {name: getattr(part.training, name) * share for name in ("epochs", "steps", "minutes")}
     limits["batch"] = min(part.training.batch, max(8, part.training.batch // 4))
-    model = dataclasses.replace(part.model, warm=max(1, round(part.model.warm * share)))
+    model = dataclasses.replace(part.model, warm=max(1, round(part.model.warm * share)), adversarial=0.0)
     return Part(model, dataclasses.replace(part.training, **limits))
 
 

@@ -51,7 +51,9 @@ class PriorTask(Task):
         self.codes = self._all("validate")[rows].long()
         self.level = torch.from_numpy(cohort["validate"].levels[rows].astype(np.int64)).to(device)
         self.rating = torch.from_numpy(rating_index(cohort, "validate")[rows]).to(device)
-        self.still = not (training.shift or training.intensity)  # then each head is encoded once, as it is and mirrored
+        self.still = not (
+            training.shift or training.intensity or training.warp
+        )  # then each head is encoded once, as it is and mirrored
         sides = [False, True] if self.still and self.flips else [False]
         self.maps = torch.stack([self._all("train", side) for side in sides])  # (1 or 2, N, h, w)
 
