@@ -197,9 +197,9 @@ def evaluate(given: Namespace) -> None:
     choose_device(given.device)
     config = profile_of(fitting_profile(), given.settings).evaluation
     cohort, vqvae = open_cohort(user_path(given.cohort)), load(user_path(given.vqvae))
-    tables = {"VQ-VAE": reconstruction.scores(vqvae, cohort[given.split])} | reconstruction.baselines(cohort, given.split)
+    tables = reconstruction.decoders(vqvae, cohort[given.split]) | reconstruction.baselines(cohort, given.split)
     summary = reconstruction.summary(tables, config.bootstrap)
-    ssim, row = tables["VQ-VAE"]["ssim"], summary.loc["VQ-VAE"]
+    ssim, row = tables["faithful decoder"]["ssim"], summary.loc["faithful decoder"]
     print(f"SSIM of {int(row['slices'])} slices of {int(row['people'])} {given.split} people, full frame:")
     print(f"  mean {ssim.mean():.4f}   sd {ssim.std():.4f}   min {ssim.min():.4f}   max {ssim.max():.4f}")
     print(f"  at least 0.6: {int((ssim >= 0.6).sum())} ({100 * (ssim >= 0.6).mean():.2f} %)")

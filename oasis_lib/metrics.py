@@ -122,6 +122,12 @@ def psnr(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     return -10 * torch.log10(_mean((x - y) ** 2, mask))
 
 
+def sharpness(images: Tensor, masks: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels inside the masks."""
+    steps = (images[..., 1:] - images[..., :-1]).abs() * masks[..., 1:]
+    return steps.sum() / masks[..., 1:].sum()
+
+
 def brain_mask(images: np.ndarray) -> np.ndarray:
     """Foreground of skull-stripped slices (N, H, W), uint8 or [0, 1]: above 4 % of white, opened by a cross, filled."""
     mask = images > (10 if images.dtype == np.uint8 else 10 / 255)

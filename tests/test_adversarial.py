@@ -11,9 +11,10 @@ from test_loop import MODEL, TRAINING, made_cohort
 
 from oasis_lib.cohort import Split
 from oasis_lib.config import Part
+from oasis_lib.metrics import sharpness
 from oasis_lib.models import load
 from oasis_lib.training import adversarial, loop, to_images, train_vqvae
-from oasis_lib.training.adversarial import sharpness, train_crisp
+from oasis_lib.training.adversarial import train_crisp
 from oasis_lib.training.data import KNOTS, warped
 
 PART = Part(replace(MODEL, adversarial=0.5), TRAINING)

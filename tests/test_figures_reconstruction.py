@@ -81,7 +81,7 @@ def test_scores_are_those_of_the_codes(cohort: Cohort, model: VQVAE):
 
 def test_baselines_are_what_they_say(cohort: Cohort):
     tables = reconstruction.baselines(cohort)
-    assert list(tables) == ["black image", "mean training image", "another person"]
+    assert list(tables) == ["black image", "mean training image", "another subject"]
     assert (tables["black image"]["ssim_brain"] < 0.05).all()
     perfect = reconstruction.measure(cohort["test"], lambda images, rows: images)
     assert np.allclose(perfect["ssim"], 1) and all(table["ssim"].max() < 1 for table in tables.values())
@@ -167,7 +167,17 @@ def test_triples_show_input_codes_and_decoded(cohort: Cohort, model: VQVAE):
     np.testing.assert_array_equal(drawn[0], look["images"][0])
     np.testing.assert_array_equal(drawn[4], shades[look["codes"][1]])
     np.testing.assert_array_equal(drawn[8], look["decoded"][2])
-    assert all(word in texts(figure) for word in ("one", "two", "three", "codes, 8 x 8", "decoded"))
+    assert all(word in texts(figure) for word in ("one", "two", "three", "tokens, 8 x 8", "decoded"))
+
+
+def test_both_decoders_are_shown_beside_the_input():
+    slices = np.random.default_rng(0).random((2, 16, 16))
+    figure = draw.decoders({"images": slices, "decoded": 0.5 * slices, "crisp": 0.9 * slices}, ["a", "b"])
+    drawn = grey(figure.axes)
+    np.testing.assert_allclose(drawn[4], 0.9 * slices[0])
+    np.testing.assert_allclose(drawn[9], -0.1 * slices[1])
+    assert "crisp decoder" in texts(figure) and "decoded - input (intensity)" in texts(figure)
+    assert len(grey(draw.decoders({"images": slices, "decoded": slices}, ["a", "b"]).axes)) == 6
 
 
 def test_error_maps_show_the_signed_difference(cohort: Cohort, model: VQVAE):
@@ -179,11 +189,12 @@ def test_error_maps_show_the_signed_difference(cohort: Cohort, model: VQVAE):
     assert "decoded - input" in texts(figure)
 
 
-def test_people_are_in_order_with_best_and_worst_named():
+def test_subjects_are_in_order_with_best_and_worst_named():
     table = pd.DataFrame({"subject": list("aabb"), "level": [0, 1, 0, 1], "ssim_brain": [0.9, 0.8, 0.3, 0.7]})
-    figure = draw.people(table, {"black image": 0.1, "mean": 0.2})
+    figure = draw.subjects(table, {"black image": 0.1, "mean": 0.2})
     shown = texts(figure)
-    assert "best: a, level 0, 0.900" in shown and "worst: b, level 0, 0.300" in shown and "black image, 0.100" in shown
+    assert "best: a, slice index 0, 0.900" in shown and "worst: b, slice index 0, 0.300" in shown
+    assert "black image 0.10, mean 0.20" in figure.get_suptitle()
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["b", "a"]
 
 
@@ -217,7 +228,7 @@ def test_bytes_can_be_read_off_the_axis(least: float, most: float, words: list[s
 def test_gradients_that_are_nothing_say_so(cohort: Cohort, model: VQVAE):
     flow = reconstruction.gradients(model, to_images(cohort["test"].images[:4]))
     figure = draw.arrows(flow, *reconstruction.plane(model, cohort["test"].images))
-    assert texts(figure).count("nothing") == 5 and "commitment" in texts(figure)
+    assert [t.get_text() for t in figure.axes[0].texts].count("0") == 5 and "commitment" in texts(figure)
 
 
 def test_probes_and_pairs_and_diagram(cohort: Cohort, model: VQVAE):

@@ -15,6 +15,7 @@ from oasis_lib import metrics
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.models import VQVAE
 from oasis_lib.models.quantizer import flatten
+from oasis_lib.training.codes import decode_codes, encode_images
 from oasis_lib.training.data import evenly, to_images
 from oasis_lib.training.vqvae import best_device, in_channels, reconstruction_loss
 
@@ -40,14 +41,30 @@ def measure(split: Split, give_back: Give, most: int = 100_000, only: Iterable[s
     return pd.concat([about.assign(row=rows), pd.concat(parts, ignore_index=True)], axis=1)
 
 
-def scores(model: VQVAE, split: Split, most: int = 100_000, only: Iterable[str] = MEASURES) -> pd.DataFrame:
-    """What the model makes of each slice, through its codes."""
+def scores(model: VQVAE, split: Split, most: int = 100_000, only: Iterable[str] = MEASURES, *, crisp: bool = False) -> pd.DataFrame:
+    """Each slice through its tokens and the faithful decoder, or the crisp one."""
     model = model.to(best_device()).eval()
 
     def through(images: Tensor, rows: np.ndarray) -> Tensor:
-        return model.decode(model.encode(in_channels(images, model))).mean(1, keepdim=True)
+        return model.decode(model.encode(in_channels(images, model)), crisp=crisp).mean(1, keepdim=True)
 
     return measure(split, through, most, only)
+
+
+def decoders(model: VQVAE, split: Split, most: int = 100_000, only: Iterable[str] = MEASURES) -> dict[str, pd.DataFrame]:
+    """The scores of every decoder that the model has, by name."""
+    names = ["faithful decoder"] + ["crisp decoder"] * (model.crisp is not None)
+    return {name: scores(model, split, most, only, crisp=name.startswith("crisp")) for name in names}
+
+
+@torch.no_grad()
+def sharpness_ratio(model: VQVAE, split: Split, most: int = 128, *, crisp: bool = False) -> float:
+    """Mean absolute difference of neighbouring pixels inside the brain, relative to the input's: 1 is as sharp."""
+    pixels = split.images[evenly(len(split), most)]
+    codes = encode_images(model, pixels, best_device())
+    shown = to_images(decode_codes(model, codes, best_device(), crisp=crisp))
+    masks = torch.from_numpy(metrics.brain_mask(pixels))[:, None]
+    return float(metrics.sharpness(shown, masks) / metrics.sharpness(to_images(pixels), masks))
 
 
 def baselines(cohort: Cohort, name: str = "test") -> dict[str, pd.DataFrame]:
@@ -66,7 +83,7 @@ def baselines(cohort: Cohort, name: str = "test") -> dict[str, pd.DataFrame]:
     return {
         "black image": measure(split, lambda images, rows: torch.zeros_like(images)),
         "mean training image": measure(split, lambda images, rows: mean.to(images.device).expand_as(images)),
-        "another person": measure(split, other),
+        "another subject": measure(split, other),
     }
 
 
@@ -113,13 +130,15 @@ def gap(tables: dict[str, pd.DataFrame], key: str = "ssim", repeats: int = 2000,
 
 @torch.no_grad()
 def look(model: VQVAE, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """What figures show of slices (N, H, W) uint8: `images`, `codes`, `decoded`, the `map` of SSIM, and `ssim`."""
+    """What figures show of slices (N, H, W) uint8: `images`, `codes`, `decoded` (and `crisp`), the `map` of SSIM, and `ssim`."""
     images = to_images(np.asarray(pixels))
     model = model.cpu().eval()
     codes = model.encode(in_channels(images, model))
     decoded = model.decode(codes).mean(1, keepdim=True)
     each = metrics.ssim(images, decoded)
     shown = {"images": images[:, 0], "codes": codes, "decoded": decoded[:, 0], "ssim": each}
+    if model.crisp is not None:
+        shown["crisp"] = model.decode(codes, crisp=True).mean(1)
     return {name: value.numpy() for name, value in (shown | {"map": metrics.ssim_map(images, decoded)[:, 0]}).items()}
 
 

@@ -121,7 +121,7 @@ class AdversarialTask(Task):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """The last weights are the best, unless they have lost what the tokens say. Sharpness is 1 for real slices."""
         brain = float(self.similarity(model.decoder).nanmean())
-        sharp = sharpness(self.reconstructed(model.decoder), self.masks) / sharpness(self.images, self.masks)
+        sharp = metrics.sharpness(self.reconstructed(model.decoder), self.masks) / metrics.sharpness(self.images, self.masks)
         diverged = brain < self.faithful - LOST
         if diverged:
             warnings.warn(
@@ -138,12 +138,6 @@ def slice_of(box: slice, draw: float, factor: int) -> slice:
     size = min(WINDOW // factor, end - first)
     start = first + int(draw * (end - first - size + 1))
     return slice(start, start + size)
-
-
-def sharpness(images: Tensor, masks: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels inside the masks."""
-    steps = (images[..., 1:] - images[..., :-1]).abs() * masks[..., 1:]
-    return steps.sum() / masks[..., 1:].sum()
 
 
 def train_crisp(cohort: Cohort, folder: str | Path, part: Part, *, progress: bool = True) -> pd.DataFrame:
