@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         help="a parameter of the notebooks that declare it",
     )
     settings(sub)
+    sub.add_argument("--overwrite", action="store_true", help="replace finished models of other settings or library versions")
     short = sub.add_argument_group("short forms of settings (not given: the profile's own)")
     short.add_argument("--epoch", type=int, help="epochs of the VQ-VAE, instead of a time limit")
     short.add_argument("--batch", type=int, help="its batch size")
@@ -89,7 +90,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="the model's folder; a training that was stopped goes on from it")
     sub.add_argument("--vqvae", help="the VQ-VAE's folder (for priors)")
     sub.add_argument("--begin", metavar="DIR", help="an earlier prior's folder, to go on from its weights and settings")
-    sub.add_argument("--profile", choices=list(PROFILES), help="where settings start from (default: full with a GPU, else laptop)")
+    sub.add_argument("--profile", choices=list(PROFILES), help="where settings start from (default: laptop)")
+    sub.add_argument("--overwrite", action="store_true", help="replace finished models of other settings or library versions")
     sub.add_argument("--minutes", type=float, help="train this long, whatever the profile says")
     settings(sub)
 
@@ -141,6 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     if given.quiet or not sys.stdout.isatty():
         os.environ.setdefault("OASIS_PROGRESS", "0")
+    if getattr(given, "overwrite", False):
+        os.environ["OASIS_OVERWRITE"] = "1"  # notebooks inherit it
     from oasis_lib import commands
     from oasis_lib.study import StageFailed
 

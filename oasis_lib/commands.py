@@ -11,6 +11,8 @@ from oasis_lib.config import MODEL_CONFIGS, PRIORS, Part, TrainingConfig, apply_
 from oasis_lib.config import profile as profile_of
 from oasis_lib.paths import user_path
 
+DEFAULT = "laptop"  # profile of settings that are not given, whatever the machine
+
 
 def prepare(given: Namespace) -> None:
     from oasis_lib.cohort import prepare as make
@@ -76,7 +78,7 @@ def train(given: Namespace) -> None:
     choose_device(given.device)
     if given.kind != "vqvae" and not given.vqvae:
         raise ValueError(f"training {given.kind} needs --vqvae DIR: the model whose codes it learns")
-    part = getattr(profile_of(given.profile or fitting_profile()), given.kind)
+    part = getattr(profile_of(given.profile or DEFAULT), given.kind)
     if given.begin and given.profile:
         raise ValueError("--begin takes its settings from that prior; leave --profile out, and change some with --set")
     if given.begin:
@@ -112,12 +114,6 @@ def settings_of(folder: Path, kind: str) -> Part:
     if config["kind"] != kind:
         raise ValueError(f"{folder} holds a {config['kind']}, not a {kind}")
     return Part(from_dict(MODEL_CONFIGS[kind], config["model"]), from_dict(TrainingConfig, config["training"]))
-
-
-def fitting_profile() -> str:
-    import torch
-
-    return "full" if torch.cuda.is_available() else "laptop"
 
 
 def sample(given: Namespace) -> None:
@@ -195,7 +191,7 @@ def evaluate(given: Namespace) -> None:
     from oasis_lib.training import best_device, decode_codes
 
     choose_device(given.device)
-    config = profile_of(fitting_profile(), given.settings).evaluation
+    config = profile_of(DEFAULT, given.settings).evaluation
     cohort, vqvae = open_cohort(user_path(given.cohort)), load(user_path(given.vqvae))
     tables = reconstruction.decoders(vqvae, cohort[given.split]) | reconstruction.baselines(cohort, given.split)
     summary = reconstruction.summary(tables, config.bootstrap)

@@ -1,21 +1,24 @@
-"""run.json: how a run was made, and which of its stages still stand."""
+"""run.json: how a run was made, and which of its stages still stand.
+
+What reruns a stage: a setting or parameter that it or an earlier stage reads, its inputs (cohort, files of earlier
+stages), a file of its own that was changed or lost, and the notebook's own text. An edit of the library does not: the
+stage is kept, and reported as made by another version of the library; `--overwrite` reruns it. Trained models follow
+the same rule (`training/once.py`), with one more: a finished model of other settings is replaced by `--overwrite` alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from oasis_lib.paths import PROJECT, read_json, write_json
+from oasis_lib.paths import library_digest, read_json, write_json
 
 FILE = "run.json"
 SHARED = {FILE, "metrics.json", "report.html", "captions.json"}  # several stages write these
 COMPARED = {".safetensors", ".npy", ".npz"}  # of these the content counts, of other files that they are there
-# Nothing a notebook computes depends on these: how stages are run and shown.
-ABOVE = {"__main__.py", "commands.py", "study.py", "manifest.py", "kernel.py", "report.py", "check.py"}
 
 
 class Manifest:
@@ -55,6 +58,7 @@ class Manifest:
             "seconds": round(time.time() - begun, 1),
             "peak_memory_bytes": peak,
             "cohort": cohort,
+            "library": library_digest(),
         }
         self.values["stages"][name] |= done
         self._write()
@@ -68,19 +72,16 @@ class Manifest:
             (self.folder / file).is_file() and _content(self.folder / file) == known["content"] for file, known in files.items()
         )
 
+    def is_stale(self, name: str) -> bool:
+        """Whether another version of the library finished it."""
+        return self.stage(name).get("library") != library_digest()
+
     def _write(self) -> None:
         write_json(self.folder / FILE, self.values)
 
 
 def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=12).hexdigest()
-
-
-@cache
-def library_digest() -> str:
-    """The library's own text: other code gives other numbers."""
-    files = sorted(p for p in (PROJECT / "oasis_lib").rglob("*.py") if p.name not in ABOVE)
-    return digest([[str(p.relative_to(PROJECT)), p.read_text()] for p in files])
 
 
 def _content(path: Path) -> str:

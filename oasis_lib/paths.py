@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+# Nothing a notebook computes depends on these: how stages are run and shown.
+ABOVE = {"__main__.py", "commands.py", "study.py", "manifest.py", "kernel.py", "report.py", "check.py"}
 
 
 def project_path(path: str | Path) -> Path:
@@ -28,6 +32,18 @@ def user_path(path: str | Path) -> Path:
 def data_home() -> Path:
     """The folder of prepared cohorts: $OASIS_DATA, else `data/` of the project."""
     return project_path(os.environ.get("OASIS_DATA", "data"))
+
+
+def overwriting() -> bool:
+    """Whether finished results may be replaced: `--overwrite` sets $OASIS_OVERWRITE, which notebooks inherit."""
+    return os.environ.get("OASIS_OVERWRITE", "0") not in ("", "0")
+
+
+@cache
+def library_digest() -> str:
+    """The library's own text, but for what only runs and shows the stages."""
+    files = sorted(path for path in (PROJECT / "oasis_lib").rglob("*.py") if path.name not in ABOVE)
+    return hashlib.blake2b("".join(path.read_text() for path in files).encode(), digest_size=12).hexdigest()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from oasis_lib.config import PRIORS
 from oasis_lib.paths import atomic, read_json, write_json
 
 PAGE = "report.html"
@@ -109,18 +110,28 @@ def over_seeds(folder: Path, runs: list[Path]) -> tuple[str, int]:
     for key in flat[0]:
         values = [f[key] for f in flat if key in f]
         rows[key] = {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
-    scores = [validation_score(run) for run in runs]
-    best = scores.index(max(scores))
-    write_json(folder / "seeds.json", {"metrics": rows, "validation_scores": scores, "best": runs[best].name})
+    scores = validation_scores(runs)
+    ranks = scores.rank(ascending=False)
+    best = int(ranks.mean(1).argmin())
+    criterion = f"mean rank by {' and '.join(scores.columns)}"
+    written = {"metrics": rows, "validation_scores": scores.to_dict("index"), "criterion": criterion, "best": runs[best].name}
+    write_json(folder / "seeds.json", written)
     table = [["", "mean", "sd"], *([key, _shown(row["mean"]), _shown(row["sd"])] for key, row in rows.items())]
     text = _text_table(f"{len(runs)} seeds", table)
-    return f"{text}\n\nbest by validation: {runs[best].name} ({scores[best]:.4f}); all in {folder / 'seeds.json'}", best
+    chosen = ", ".join(f"{name} {value:.4f}" for name, value in scores.iloc[best].items())
+    return f"{text}\n\nbest by validation: {runs[best].name} ({chosen}; {criterion}); all in {folder / 'seeds.json'}", best
 
 
-def validation_score(run: Path) -> float:
+def validation_scores(runs: list[Path]) -> Any:
+    """One row a run, higher is better: of its VQ-VAE, and minus the bits of its default prior where that was trained."""
     import pandas as pd
 
-    return float(pd.read_csv(run / "vqvae" / "history.csv")["score"].max())
+    found = {}
+    for run in runs:
+        found[run.name] = {"vqvae score": pd.read_csv(run / "vqvae" / "history.csv")["score"].max()}
+        if (run / PRIORS[0] / "history.csv").is_file():
+            found[run.name][f"minus {PRIORS[0]} bits"] = -pd.read_csv(run / PRIORS[0] / "history.csv")["validate_bits"].min()
+    return pd.DataFrame(found).T
 
 
 class Contents:

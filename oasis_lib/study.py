@@ -13,8 +13,8 @@ from typing import Any
 from oasis_lib import config, report
 from oasis_lib.check import describe_environment, environment_line
 from oasis_lib.config import as_dict, near
-from oasis_lib.manifest import Manifest, digest, library_digest
-from oasis_lib.paths import PROJECT, project_path, read_json, user_path
+from oasis_lib.manifest import Manifest, digest
+from oasis_lib.paths import PROJECT, overwriting, project_path, read_json, user_path
 from oasis_lib.run import Run, open_run
 
 NOTEBOOKS, DRIVER = PROJECT / "notebooks", PROJECT / "driver.ipynb"
@@ -151,10 +151,12 @@ def _run_once(profile: str, run: str | Path, cohort: str, settings: list[str], *
     for source in sources:
         sections = {s: as_dict(getattr(this.profile, s)) for s in SECTIONS.get(source.stem, ())}
         own = {n: v for n, v in plan[source].items() if n not in common}
-        key = digest([key, _text(source), own, sections, library_digest(), str(this.cohort_folder)])
-        if not ran and manifest.is_finished(source.stem, key, _cohort_hash(this)):
-            seconds = manifest.stage(source.stem)["seconds"]
-            _say(f"{source.stem:<14} done already ({seconds / 60:.1f} min when it ran)", quiet)
+        key = digest([key, _text(source), own, sections, str(this.cohort_folder)])
+        stale = manifest.is_stale(source.stem)
+        if not ran and manifest.is_finished(source.stem, key, _cohort_hash(this)) and not (stale and overwriting()):
+            _say(f"{source.stem:<14} done already ({manifest.stage(source.stem)['seconds'] / 60:.1f} min when it ran)", quiet)
+            if stale:
+                _say(f"{'':<14} made by another version of the library; --overwrite reruns it", quiet)
             continue
         ran = True
         _run_stage(this, manifest, source, plan[source], key, quiet)

@@ -231,6 +231,11 @@ def test_gradients_that_are_nothing_say_so(cohort: Cohort, model: VQVAE):
     assert [t.get_text() for t in figure.axes[0].texts].count("0") == 5 and "commitment" in texts(figure)
 
 
+def test_the_plane_of_a_codebook_that_learns_by_gradient(cohort: Cohort):
+    model = VQVAE(VQVAEConfig(entries=16, code_dim=4, hidden=8, blocks=1, codebook="gradient")).eval()
+    assert reconstruction.plane(model, cohort["test"].images)[1].shape == (16, 2)
+
+
 def test_probes_and_pairs_and_diagram(cohort: Cohort, model: VQVAE):
     odd, shades = reconstruction.probes(cohort["test"]), np.linspace(0, 1, 16)
     look = reconstruction.look(model, np.stack(list(odd.values())))

@@ -98,15 +98,36 @@ def test_a_run_too_short_for_its_head_start_has_a_codebook_all_the_same(tmp_path
     assert model.quantizer.started and len(model.encode(to_images(cohort["test"].images)).unique()) > 4
 
 
-def test_what_is_finished_is_not_trained_again_and_what_changed_is(tmp_path, monkeypatch):
+def test_what_is_finished_is_not_trained_again_and_replaced_only_on_demand(tmp_path, monkeypatch):
     cohort = made_cohort(tmp_path)
     first = train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
     monkeypatch.setattr("oasis_lib.training.once.fit", lambda *a, **k: pytest.fail("trained again"))
     again = train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
     pd.testing.assert_frame_equal(first, again, check_dtype=False)
     monkeypatch.undo()
-    changed = train_vqvae(cohort, tmp_path / "m", Part(MODEL, replace(TRAINING, steps=8)), progress=False)
-    assert changed["step"].iloc[-1] == 8
+    other, weights = Part(replace(MODEL, hidden=8), replace(TRAINING, steps=8)), tmp_path / "m" / "model.safetensors"
+    before = weights.read_bytes()
+    for request in (tmp_path / "m" / "request.json").read_bytes(), b"{}":  # lost, config.json says it as well
+        (tmp_path / "m" / "request.json").write_bytes(request)
+        with pytest.raises(
+            ValueError, match=r"m holds a model .* model.hidden 16, now 8; training.steps 12, now 8\. .*--overwrite"
+        ):
+            train_vqvae(cohort, tmp_path / "m", other, progress=False)
+        assert weights.read_bytes() == before, "weights were lost"
+    monkeypatch.setenv("OASIS_OVERWRITE", "1")
+    assert train_vqvae(cohort, tmp_path / "m", other, progress=False)["step"].iloc[-1] == 8
+
+
+def test_an_edit_of_the_library_is_told_and_retrains_only_on_demand(tmp_path, monkeypatch, capsys):
+    cohort, weights = made_cohort(tmp_path), tmp_path / "m" / "model.safetensors"
+    train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    stamp = weights.stat().st_mtime_ns
+    monkeypatch.setattr("oasis_lib.training.once.library_digest", lambda: "another")
+    train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING))
+    assert "another version of the library" in capsys.readouterr().out and weights.stat().st_mtime_ns == stamp
+    monkeypatch.setenv("OASIS_OVERWRITE", "1")
+    train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    assert weights.stat().st_mtime_ns > stamp
 
 
 def test_the_loop_overfits_ten_slices_and_its_codes_are_kept(tmp_path):

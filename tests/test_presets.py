@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from oasis_lib.commands import train
+from oasis_lib.commands import evaluate, train
 from oasis_lib.config import PRESETS, PROFILES, Part, VQVAEConfig, apply_settings, from_dict, profile
 from oasis_lib.models import VQVAE
 from oasis_lib.models.presets import RECIPES
@@ -77,22 +77,57 @@ def test_every_codebook_gets_a_gradient():
     assert model.quantizer.codebook.grad.abs().sum() > 0
 
 
-def test_minutes_on_the_command_line_outlive_a_preset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """What `oasis train vqvae` would train."""
     from argparse import Namespace
 
-    asked: list[Part] = []
-    monkeypatch.setattr("oasis_lib.cohort.open_cohort", lambda folder: None)
+    def call(**given) -> Part:
+        parts: list[Part] = []
+        words = {"device": "auto", "kind": "vqvae", "vqvae": "", "begin": None, "profile": None, "minutes": None, "quiet": True}
+        with pytest.raises(KeyboardInterrupt):
+            monkeypatch.setattr("oasis_lib.training.train_vqvae", lambda cohort, out, part, progress: stop(parts, part))
+            train(Namespace(**words | {"cohort": tmp_path, "out": tmp_path, "settings": []} | given))
+        return parts[0]
 
-    def stop(cohort, out, part, progress):
-        asked.append(part)
+    def stop(parts, part):
+        parts.append(part)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("oasis_lib.training.train_vqvae", stop)
-    words = {"device": "auto", "kind": "vqvae", "vqvae": "", "begin": None, "profile": "smoke", "minutes": 2.0, "quiet": True}
-    with pytest.raises(KeyboardInterrupt):
-        train(Namespace(**words, cohort=tmp_path, out=tmp_path, settings=["vqvae.preset=seed-001"]))
-    training = asked[0].training
+    monkeypatch.setattr("oasis_lib.cohort.open_cohort", lambda folder: None)
+    return call
+
+
+def test_minutes_on_the_command_line_outlive_a_preset(asked):
+    training = asked(profile="smoke", minutes=2.0, settings=["vqvae.preset=seed-001"]).training
     assert (training.minutes, training.epochs, training.steps, training.lr) == (2.0, 0, 0, 2e-4)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_defaults_are_the_same_on_every_machine(gpu, asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from argparse import Namespace
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    assert asked() == PROFILES["laptop"].vqvae
+    repeats = []
+
+    def summary(tables, bootstrap):
+        repeats.append(bootstrap)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("oasis_lib.models.load", lambda folder: None)
+    monkeypatch.setattr("oasis_lib.evaluation.reconstruction.scores", lambda *given: None)
+    monkeypatch.setattr("oasis_lib.evaluation.reconstruction.baselines", lambda *given: {})
+    monkeypatch.setattr("oasis_lib.evaluation.reconstruction.summary", summary)
+    monkeypatch.setattr("oasis_lib.cohort.open_cohort", lambda folder: {"test": None})
+    monkeypatch.setattr("oasis_lib.config.PROFILES", PROFILES | {"full": replaced("full", 7), "laptop": replaced("laptop", 9)})
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Namespace(device="auto", settings=[], cohort=tmp_path, vqvae=tmp_path, split="test"))
+    assert repeats == [9]
+
+
+def replaced(name: str, bootstrap: int):
+    return dataclasses.replace(PROFILES[name], evaluation=dataclasses.replace(PROFILES[name].evaluation, bootstrap=bootstrap))
 
 
 def test_smoke_leaves_the_codebook_time_to_start():

@@ -71,6 +71,18 @@ def test_what_is_done_is_not_done_again_unless_something_changed(study: Study):
 
 
 @pytest.mark.slow
+def test_an_edit_of_the_library_is_told_and_reruns_only_on_demand(study: Study, monkeypatch, capsys):
+    study.go()
+    monkeypatch.setattr("oasis_lib.manifest.library_digest", lambda: "another")
+    cohort = study.root / "cohort"
+    run_study("smoke", study.run, cohort, notebooks=study.notebooks)
+    assert capsys.readouterr().out.count("made by another version of the library; --overwrite reruns it") == 3
+    assert study.go() == []
+    monkeypatch.setenv("OASIS_OVERWRITE", "1")
+    assert study.go() == ["01_cohort", "02_vqvae", "03_codebook"]
+
+
+@pytest.mark.slow
 def test_a_failure_names_notebook_cell_and_cause_and_the_next_call_goes_on(study: Study):
     study.write("02_vqvae", "1 / 0")
     with pytest.raises(StageFailed, match=r"02_vqvae stopped in cell 6 \(`1 / 0`\): ZeroDivisionError: division by zero"):
@@ -129,11 +141,27 @@ def test_manifest_and_page(study: Study):
 def test_seeds_run_apart_and_validation_chooses(study: Study):
     history = "import pandas as pd\nseed = this.part('vqvae').training.seed\nthis.path('vqvae').mkdir(exist_ok=True)\n"
     history += "pd.DataFrame({'score': [0.0, 1.0 - (seed - 1) ** 2]}).to_csv(this.path('vqvae', 'history.csv'))\n"
+    history += "this.path('transformer').mkdir(exist_ok=True)\n"
+    history += "bits = [[90, 80], [90, 70], [90, 60]][seed]\n"
+    history += "pd.DataFrame({'validate_bits': bits}).to_csv(this.path('transformer', 'history.csv'))\n"
     study.write("02_vqvae", history + "this.metrics('vqvae', {'ssim': float(seed)})")
     best = run_study("smoke", study.run, study.root / "cohort", runs=3, notebooks=study.notebooks, quiet=True)
     seeds = json.loads((study.run / "seeds.json").read_text())
     assert best.folder.name == seeds["best"] == "seed-1"
     assert seeds["metrics"]["vqvae ssim"] == {"mean": 1.0, "sd": 1.0}
+    assert seeds["criterion"] == "mean rank by vqvae score and minus transformer bits"
+
+
+def test_the_best_seed_is_not_chosen_by_its_vqvae_alone(tmp_path: Path):
+    runs = [tmp_path / f"seed-{seed}" for seed in range(3)]
+    for run, score, bits in zip(runs, (0.9, 0.8, 0.7), (90, 60, 70)):
+        for name, values in (("vqvae", f"score\n{score}"), ("transformer", f"validate_bits\n{bits}")):
+            (run / name).mkdir(parents=True)
+            (run / name / "history.csv").write_text(values)
+        write_json(run / "run.json", {})
+        write_json(run / "metrics.json", {"a": {"b": 1.0}})
+    text, best = report.over_seeds(tmp_path, runs)
+    assert best == 1 and "best by validation: seed-1 (vqvae score 0.8000, minus transformer bits -60.0000; mean rank" in text
 
 
 def test_unknown_and_ill_typed_parameters_are_refused_before_anything_runs(study: Study):

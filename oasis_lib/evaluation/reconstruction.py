@@ -189,7 +189,7 @@ def plane(
     """Latents (N, 2) of the most used entries, all entries (K, 2), which each took (N,): in those entries' widest plane."""
     model = model.cpu().eval()
     latents = model.latents(in_channels(to_images(pixels), model))
-    flat, vectors = flatten(latents).numpy(), model.quantizer.vectors().numpy()
+    flat, vectors = flatten(latents).numpy(), model.quantizer.codebook.detach().numpy()
     codes = model.quantizer.nearest(torch.from_numpy(flat)).numpy()
     popular = np.argsort(np.bincount(codes, minlength=len(vectors)))[::-1][:entries]
     rng = np.random.default_rng(seed)
