@@ -194,7 +194,7 @@ def test_subjects_are_in_order_with_best_and_worst_named():
     figure = draw.subjects(table, {"black image": 0.1, "mean": 0.2})
     shown = texts(figure)
     assert "best: a, slice index 0, 0.900" in shown and "worst: b, slice index 0, 0.300" in shown
-    assert "black image 0.10, mean 0.20" in figure.get_suptitle()
+    assert "black image 0.10, mean 0.20" in figure.axes[0].get_xlabel()
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["b", "a"]
 
 

@@ -63,9 +63,9 @@ def probes(names: Sequence[str], shown: Mapping[str, np.ndarray], shades: np.nda
 
 
 def subjects(table: pd.DataFrame, baselines: Mapping[str, float], key: str = "ssim_brain") -> Figure:
-    """Dots of every subject's slices, lowest mean first; best and worst slice named. Baselines stand in the title: far below."""
+    """Dots of every subject's slices, lowest mean first; best and worst slice named. Baselines lie far below: under the axis."""
     beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
-    figure, ((axis,),) = new_figure(height=3.8, title=f"SSIM inside the brain, by test subject ({beside})")
+    figure, ((axis,),) = new_figure(height=3.8, title="SSIM inside the brain of test slices, by subject")
     means = table.groupby("subject")[key].mean().sort_values()
     place = {subject: i for i, subject in enumerate(means.index)}
     across = table["subject"].map(place) + np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
@@ -75,7 +75,9 @@ def subjects(table: pd.DataFrame, baselines: Mapping[str, float], key: str = "ss
         subject, level = table.loc[row, "subject"], table.loc[row, "level"]
         about = f"{name}: {subject}, slice index {level}, {table.loc[row, key]:.3f}"
         axis.scatter(across[row], table.loc[row, key], s=70, facecolor="none", edgecolor=colour, linewidth=1.8, label=about)
-    axis.set(ylabel="SSIM (1: identical)", xlabel="test subjects, lowest mean first", xlim=(-0.7, len(means) - 0.3))
+    axis.set(
+        ylabel="SSIM (1: identical)", xlabel=f"test subjects, lowest mean first\nbaselines: {beside}", xlim=(-0.7, len(means) - 0.3)
+    )
     axis.set_xticks(range(len(means)), means.index if len(means) <= 20 else [""] * len(means), rotation=90, fontsize=7)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
