@@ -132,8 +132,8 @@ MODEL_CONFIGS = {
 }
 RETIRED = {"distance": "euclidean", "gradient": "straight-through"}  # earlier settings: a model saved with this value still loads
 # Small batches: more steps. No shifts: mirrors are enough, and a prior that is shown moved heads draws them.
-FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0, "warp": 1.0}
-FULL = FEW_EPOCHS | {"batch": 16, "validate_every": 200, "warp": 2.0}
+FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0}
+FULL = FEW_EPOCHS | {"batch": 16, "validate_every": 200}
 ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
 PROFILES = {
     "smoke": Profile(
