@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from common import RESULTS, cohort_of, limited, options, ours, report
 
+from oasis_lib import sampling
 from oasis_lib.checkpoint import WEIGHTS
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig, Part, TrainingConfig, TransformerConfig
@@ -43,8 +44,8 @@ def measure(name: str, cohort: Cohort, evaluator: Evaluator, folder: Path, given
     history = train_prior("transformer", cohort, vqvae, prior, limited(Part(FLAT, TRAINING), given))
     model, people, device = load(vqvae), evaluator.floor, best_device()
     kept = decode_codes(model, encode_images(model, people.images, device), device)
-    levels = samples.even_levels(given.samples, cohort.levels)
-    drawn = samples.as_samples(samples.draw(load(prior), model, levels, seed=given.seed, top_p=0.95))
+    levels = sampling.even_levels(given.samples, cohort.levels)
+    drawn = samples.as_samples(sampling.draw(load(prior), model, levels, seed=given.seed, top_p=0.95))
     found = compare(evaluator, {"codes": Samples(kept, people.levels, people.people), "samples": drawn})
     row = rate.point(vqvae, cohort, given.samples)
     row = {key: row[key] for key in ("ssim", "ssim_brain", "bytes")} | {"validate bits": -history["score"].max()}

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from common import cohort_of, limited, options, report
 
+from oasis_lib import sampling
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import (
     ADVERSARIAL,
@@ -60,10 +61,10 @@ ROWS = {
 def heads(priors: dict, vqvae: Path, cohort: Cohort, count: int, cache: Path, seed: int) -> pd.DataFrame:
     """Fréchet distance to test people over that of training people, and coverage likewise, in both feature spaces."""
     evaluator = Evaluator(cohort, EvaluationConfig(), device=str(best_device()), cache=cache)
-    levels, model, rows = samples.even_levels(count, cohort.levels), load(vqvae), {}
+    levels, model, rows = sampling.even_levels(count, cohort.levels), load(vqvae), {}
     counts = evaluator.counts(levels)
     floor = evaluator.distances(evaluator.floor, counts)
-    sets = {name: samples.as_samples(samples.draw(prior, model, levels, seed=seed)) for name, prior in priors.items()}
+    sets = {name: samples.as_samples(sampling.draw(prior, model, levels, seed=seed)) for name, prior in priors.items()}
     sets |= {f"{name}, not snapped": unsnapped(prior, model, levels, seed) for name, prior in priors.items() if of_latents(prior)}
     for name, drawn in sets.items():
         found = evaluator.distances(drawn, counts)
@@ -105,7 +106,7 @@ def main() -> None:
         vqvae = user_path(given.vqvae) if given.vqvae else folder / "vqvae"
         if not given.vqvae:
             train_vqvae(cohort, vqvae, limited(profile("laptop").vqvae, given), progress=False)
-        codes, run = encode_cohort(vqvae, cohort, folder / "codes"), Run(folder, profile("laptop"), cohort.folder)
+        codes, run = encode_cohort(vqvae, cohort), Run(folder, profile("laptop"), cohort.folder)
         priors, steps = {}, {}
         for name in given.only:
             kind, model, training = ROWS[name]

@@ -119,32 +119,29 @@ def settings_of(folder: Path, kind: str) -> Part:
 def sample(given: Namespace) -> None:
     choose_device(given.device)
     import numpy as np
-    import torch
     from PIL import Image
 
+    from oasis_lib import sampling
     from oasis_lib.models import load
     from oasis_lib.models.prior import Autoregressive
     from oasis_lib.paths import atomic
-    from oasis_lib.training import best_device, decode_codes
     from oasis_lib.training.data import evenly
 
     if given.n < 1:
         raise ValueError(f"--n {given.n} must be at least 1")
     folder = user_path(given.prior)
-    prior, vqvae = load(folder).to(best_device()), load(user_path(given.vqvae) if given.vqvae else folder.parent / "vqvae")
-    generator = torch.Generator().manual_seed(given.seed)
-    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "rating")}
+    prior, vqvae = load(folder), load(user_path(given.vqvae) if given.vqvae else folder.parent / "vqvae")
+    if given.level is not None and not 0 <= given.level < prior.levels:
+        raise ValueError(f"--level {given.level} must be from 0 to {prior.levels - 1}")
+    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "rating", "seed")}
     if given.guidance:
         if not isinstance(prior, Autoregressive):
             raise ValueError(f"{folder}: a {prior.kind} prior takes no --guidance; a transformer or PixelCNN prior does")
         options["guidance"] = given.guidance
-    levels = levels_for(prior, given.n, given.level)
-    codes = prior.sample(given.n, level=levels, generator=generator, progress=not given.quiet, **options).cpu().numpy()
-    images = decode_codes(vqvae, codes, best_device())
-    out = Path(given.out).expanduser().absolute()
-    level = np.full(given.n, -1, np.int16) if levels is None else levels.cpu().numpy().astype(np.int16)
-    with atomic(out / "samples.npz") as beside, beside.open("wb") as file:
-        np.savez(file, codes=codes.astype(np.int16), level=level, images=images)
+    levels = sampling.even_levels(given.n, prior.levels) if given.level is None else np.full(given.n, given.level)
+    drawn = sampling.draw(prior, vqvae, levels, progress=not given.quiet, **options)
+    out, images = Path(given.out).expanduser().absolute(), drawn["images"]
+    sampling.save(out / "samples.npz", drawn)
     with atomic(out / "samples.png") as beside:
         Image.fromarray(sheet(images[evenly(len(images), ON_SHEET)])).save(beside, format="png")
     some = f" ({ON_SHEET} of them)" * (given.n > ON_SHEET)
@@ -152,18 +149,6 @@ def sample(given: Namespace) -> None:
 
 
 ON_SHEET = 64  # samples in the picture: more would be too small to be looked at
-
-
-def levels_for(prior, n: int, level: int | None = None):
-    """One level for all, or all levels evenly, or None where the prior knows of none."""
-    import torch
-
-    if not prior.levels:
-        return None
-    if level is not None and not 0 <= level < prior.levels:
-        raise ValueError(f"--level {level} must be from 0 to {prior.levels - 1}")
-    levels = torch.arange(n) * prior.levels // n if level is None else torch.full((n,), level)
-    return levels.to(next(prior.parameters()).device)
 
 
 def sheet(images, columns: int = 8):
@@ -181,14 +166,14 @@ def sheet(images, columns: int = 8):
 def evaluate(given: Namespace) -> None:
     """Reconstruction of people never trained on, and of samples every measure of generation; all of it goes into a file."""
     import numpy as np
-    import torch
 
+    from oasis_lib import sampling
     from oasis_lib.cohort import open_cohort
     from oasis_lib.evaluation import reconstruction
     from oasis_lib.evaluation.generation import evaluate_generation
     from oasis_lib.models import load
     from oasis_lib.paths import write_json
-    from oasis_lib.training import best_device, decode_codes
+    from oasis_lib.training import best_device
 
     choose_device(given.device)
     config = profile_of(DEFAULT, given.settings).evaluation
@@ -205,12 +190,9 @@ def evaluate(given: Namespace) -> None:
         with np.load(user_path(given.samples)) as drawn:
             images, levels = drawn["images"], drawn["level"]
     elif given.prior:
-        prior = load(user_path(given.prior)).to(best_device())
-        generator = torch.Generator().manual_seed(config.seed)
-        levels = levels_for(prior, config.samples)
-        codes = prior.sample(config.samples, level=levels, generator=generator, progress=not given.quiet).cpu().numpy()
-        images = decode_codes(vqvae, codes, best_device())
-        levels = np.full(len(images), -1) if levels is None else levels.cpu().numpy()
+        prior = load(user_path(given.prior))
+        levels = sampling.even_levels(config.samples, prior.levels)
+        images = sampling.draw(prior, vqvae, levels, seed=config.seed, progress=not given.quiet)["images"]
     out = Path(given.out).expanduser().absolute()
     if given.samples or given.prior:
         options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": out.parent, "split": given.split}

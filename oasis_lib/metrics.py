@@ -164,3 +164,24 @@ def bootstrap_by_person(values: np.ndarray, subjects: np.ndarray, repeats: int =
     draws = np.random.default_rng(seed).integers(len(means), size=(repeats, len(means)))
     low, high = np.quantile(means[draws].mean(axis=1), [0.025, 0.975])
     return float(means.mean()), float(low), float(high)
+
+
+PAIRS = 4096  # buckets of neighbouring tokens
+
+
+def apart(real: Tensor, drawn: Tensor, count: int) -> float:
+    """Half the summed difference of two histograms: 0 alike, 1 nothing in common."""
+    a, b = (torch.bincount(x.flatten(), minlength=count).float() / x.numel() for x in (real, drawn))
+    return float((a - b).abs().sum() / 2)
+
+
+def in_regions(codes: Tensor, entries: int) -> Tensor:
+    """A code together with which of 4 x 4 regions of the map it lies in."""
+    h, w = codes.shape[1:]
+    region = (torch.arange(h, device=codes.device)[:, None] * 4 // h) * 4 + torch.arange(w, device=codes.device) * 4 // w
+    return codes + region * entries
+
+
+def pairs(codes: Tensor) -> Tensor:
+    """A code and its right neighbour, in one of a few thousand buckets."""
+    return (codes[:, :, :-1] * 2_654_435_761 + codes[:, :, 1:] * 40_503 & 0x7FFFFFFF) % PAIRS

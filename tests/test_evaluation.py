@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,8 @@ from oasis_lib.evaluation.anatomy import LevelReader, Mixture, area_distance
 from oasis_lib.evaluation.evaluator import parted, pick_rows
 from oasis_lib.evaluation.features import FilterBank, Space, Stem, extract, train_network
 from oasis_lib.evaluation.generation import TARGETS, verdict
-from oasis_lib.evaluation.heads import box_mask, kept_between_levels
-from oasis_lib.evaluation.samples import beside_real, blurred, even_levels
+from oasis_lib.evaluation.samples import beside_real, blurred
+from oasis_lib.sampling import box_mask, even_levels, inpaint, kept_between_levels
 
 
 @pytest.fixture
@@ -245,7 +246,8 @@ def test_rows_are_matched_by_level(rng):
     levels = np.repeat([0, 1, 2], [50, 5, 20])
     rows = pick_rows(levels, {0: 5, 1: 5, 2: 10}, rng)
     assert np.bincount(levels[rows]).tolist() == [5, 5, 10] and len(set(rows)) == len(rows)
-    assert np.bincount(even_levels(65, 32)).max() == 3 and (even_levels(4, 0) == -1).all()
+    assert set(np.bincount(even_levels(65, 32))) == {2, 3} and (even_levels(4, 0) == -1).all()
+    assert even_levels(4, 32).tolist() == [4, 12, 20, 28] and even_levels(3, 3).tolist() == [0, 1, 2]
 
 
 def test_the_verdict_says_what_is_missing():
@@ -260,3 +262,9 @@ def test_codes_kept_between_levels_are_counted_by_person():
     kept = kept_between_levels(codes, np.array(["a", "a", "b", "b"]), np.array([0, 1, 0, 1]), 2)
     np.testing.assert_allclose(kept, [[[0.5, 0.5]]])
     assert box_mask((8, 8)).sum() == 9
+
+
+def test_a_prior_that_draws_whole_maps_says_which_ones_can_fill_in():
+    gan = SimpleNamespace(kind="codegan")
+    with pytest.raises(ValueError, match="codegan prior draws whole maps only; a transformer or PixelCNN prior can fill in"):
+        inpaint(gan, np.zeros((1, 2, 2)), np.ones((2, 2), bool), 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from oasis_lib import config
+from oasis_lib import config, sampling
 from oasis_lib.cohort import open_cohort, prepare
 from oasis_lib.config import TransformerConfig
 from oasis_lib.evaluation import memorisation, samples
@@ -36,7 +36,7 @@ def ladder(tmp_path_factory) -> pd.DataFrame:
     settings += ["evaluation.feature_steps=150", "evaluation.draws=3"]
     profile = config.profile("smoke", settings)
     train_vqvae(cohort, root / "vqvae", profile.vqvae, progress=False)
-    encode_cohort(root / "vqvae", cohort, root / "codes")
+    encode_cohort(root / "vqvae", cohort)
     train_prior("transformer", cohort, root / "vqvae", root / "transformer", profile.transformer, progress=False)
     few = config.profile("smoke", [*settings, "vqvae.epochs=2", "vqvae.entries=2", "vqvae.warm=4"])
     train_vqvae(cohort, root / "few" / "vqvae", few.vqvae, progress=False)
@@ -47,13 +47,13 @@ def ladder(tmp_path_factory) -> pd.DataFrame:
 def measure(cohort, root, settings) -> pd.DataFrame:
     vqvae, prior = load(root / "vqvae"), load(root / "transformer")
     evaluator = Evaluator(cohort, settings, cache=root / "evaluation", vqvae=vqvae)
-    sets = {"transformer": samples.as_samples(samples.draw(prior, vqvae, samples.even_levels(128, cohort.levels)))}
+    sets = {"transformer": samples.as_samples(sampling.draw(prior, vqvae, sampling.even_levels(128, cohort.levels)))}
     few = load(root / "few" / "transformer"), load(root / "few" / "vqvae")
-    sets["two codes"] = samples.as_samples(samples.draw(*few, samples.even_levels(128, cohort.levels)))
+    sets["two codes"] = samples.as_samples(sampling.draw(*few, sampling.even_levels(128, cohort.levels)))
     used = np.unique(np.load(root / "codes" / "train.npy"))
     assert len(used) >= 64, "the trained codebook is to be put to use"
     learned = by_heart(cohort, root / "codes", vqvae.config.entries)
-    sets["by heart"] = samples.as_samples(samples.draw(learned, vqvae, samples.even_levels(128, cohort.levels)))
+    sets["by heart"] = samples.as_samples(sampling.draw(learned, vqvae, sampling.even_levels(128, cohort.levels)))
     sets |= samples.references(evaluator, vqvae)
     floor = evaluator.floor
     rows = pick_rows(floor.levels, evaluator.counts(floor.levels), np.random.default_rng(0))

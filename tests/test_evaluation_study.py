@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from oasis_lib import explore
+from oasis_lib import explore, sampling
 from oasis_lib.cohort import Cohort, open_cohort
 from oasis_lib.config import PRIORS, profile
 from oasis_lib.evaluation import evaluator as evaluator_module
-from oasis_lib.evaluation import heads
 from oasis_lib.evaluation.evaluator import Evaluator, Samples
 from oasis_lib.evaluation.features import extract
 from oasis_lib.evaluation.generation import TARGETS
@@ -67,14 +66,14 @@ def test_settings_are_never_chosen_on_test_people(run):
 
 def test_filling_a_box_leaves_the_rest(run):
     codes = np.load(run.path("codes", "test.npy"))[20]
-    filled, mask = heads.fill_box(load(run.path("transformer")), codes, 20, count=3)
+    filled, mask = sampling.fill_box(load(run.path("transformer")), codes, 20, count=3)
     assert (filled[:, ~mask] == codes[~mask]).all() and (filled[:, mask] != codes[mask]).any()
 
 
 def test_a_head_of_kept_codes_is_one_map(run):
     """Where every code stays, nothing is left to draw."""
     prior = load(run.path("transformer"))
-    head = heads.whole_head(prior, np.ones((2, *prior.grid)), seed=3)
+    head = sampling.whole_head(prior, np.ones((2, *prior.grid)), seed=3)
     assert head.shape == (1, 3, *prior.grid) and (head[:, 1:] == head[:, :1]).all()
 
 

@@ -138,7 +138,7 @@ def test_the_loop_overfits_ten_slices_and_its_codes_are_kept(tmp_path):
     images = to_images(cohort["train"].images)
     with torch.no_grad():
         assert ssim(images, vqvae(images).images).mean() > 0.93
-    codes = encode_cohort(tmp_path / "m", cohort, tmp_path / "codes")
+    codes = encode_cohort(tmp_path / "m", cohort)
     assert codes["train"].shape == (10, 8, 8) and codes["train"].dtype == np.int16
     assert np.array_equal(codes["train"], vqvae.encode(images).numpy())
     assert len(np.unique(codes["train"])) > 20

@@ -26,7 +26,7 @@ from oasis_lib.evaluation import likelihood
 from oasis_lib.models import VQVAE, build, load
 from oasis_lib.training import codes_of, encode_cohort, encode_images, loop, to_images, train_prior, train_vqvae
 from oasis_lib.training.data import Batches
-from oasis_lib.training.prior import LikelihoodTask
+from oasis_lib.training.tasks import LikelihoodTask
 
 MODELS = {
     "transformer": TransformerConfig(width=16, layers=1, heads=2),
@@ -108,7 +108,7 @@ def test_a_prior_can_learn_eight_maps_by_heart(kind):
 
 def test_priors_start_from_what_counting_tells(world):
     cohort, vqvae = world
-    codes = torch.from_numpy(encode_cohort(vqvae, cohort, vqvae.parent / "codes")["train"].astype(np.int64))
+    codes = torch.from_numpy(encode_cohort(vqvae, cohort)["train"].astype(np.int64))
     for kind in ("transformer", "pixelcnn"):
         prior = build(kind, MODELS[kind], grid=(8, 8), entries=16).eval()
         blind = prior.nll(codes).mean()
@@ -155,7 +155,7 @@ def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
     cohort, vqvae = world
     run = Run(tmp_path, profile("smoke"), tmp_path)
     run.__dict__["cohort"] = cohort
-    codes = encode_cohort(vqvae, cohort, vqvae.parent / "codes")
+    codes = encode_cohort(vqvae, cohort)
     priors = {"transformer": build("transformer", MODELS["transformer"], grid=(8, 8), entries=16, levels=4, ratings=1).eval()}
     priors["transformer"].start(torch.from_numpy(codes["train"].astype(np.int64)))
     table = likelihood.bits_table(likelihood.likelihoods(run, priors, codes), 64, 100)
@@ -208,6 +208,8 @@ def test_kept_codes_are_of_these_weights_and_this_cohort(world, tmp_path):
     vqvae, images = load(tmp_path / "vqvae"), cohort["test"].images
     np.testing.assert_array_equal(codes_of(vqvae, cohort, "test"), encode_images(vqvae, images))
     assert not list((tmp_path / "vqvae").glob("**/test*")), "a model's folder may be given away: nobody's scans are in it"
+    stored = np.load(tmp_path / "codes" / "test.npy")
+    np.testing.assert_array_equal(stored, codes_of(vqvae, cohort, "test"))
     with torch.no_grad():
         vqvae.quantizer.codebook.copy_(vqvae.quantizer.codebook.flip(0))
     np.testing.assert_array_equal(codes_of(vqvae, cohort, "test"), encode_images(vqvae, images))

@@ -22,12 +22,13 @@ BROUGHT_ALONG = {"nbclient", "pygments", "IPython", "traitlets", "jupyter_client
 # Imports run downward only: a module may import what stands on a lower line, and what is in its own package.
 LAYERS = [
     {"paths"},
-    {"config", "checkpoint", "vision"},
+    {"config", "checkpoint", "vision", "stop"},
     {"cards", "metrics", "projection"},
     {"cohort"},
     {"run", "figures"},
     {"models"},
     {"training"},
+    {"sampling"},
     {"evaluation"},
     {"explore", "report", "check", "kernel", "manifest"},
     {"study"},

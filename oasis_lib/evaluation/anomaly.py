@@ -15,6 +15,7 @@ from oasis_lib.metrics import brain_mask
 from oasis_lib.models.prior import Likelihood
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, decode_codes
+from oasis_lib.training.data import evenly
 from oasis_lib.vision import blur
 
 
@@ -47,8 +48,8 @@ def against_lesions(
     """
     lesion, healthy = cohort["lesion"], cohort["validate"]
     rows = np.flatnonzero(np.asarray(lesion.lesion).any((1, 2)))
-    rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
-    well = np.linspace(0, len(healthy) - 1, min(2 * most, len(healthy))).astype(int)
+    rows = rows[evenly(len(rows), most)]
+    well = evenly(len(healthy), 2 * most)
     truth, inside = np.asarray(lesion.lesion[rows]) > 0, brain_mask(np.asarray(lesion.images[rows]))
     usual, found = maps(healthy, codes["validate"], prior, vqvae, well), maps(lesion, codes["lesion"], prior, vqvae, rows)
     well_inside = brain_mask(np.asarray(healthy.images[well]))

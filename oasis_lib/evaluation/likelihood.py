@@ -13,12 +13,11 @@ import pandas as pd
 import torch
 
 from oasis_lib.cohort import Split
-from oasis_lib.metrics import bootstrap_by_person
+from oasis_lib.metrics import PAIRS, apart, bootstrap_by_person, in_regions, pairs
 from oasis_lib.models.prior import Likelihood
 from oasis_lib.run import Run
-from oasis_lib.training.data import rating_index
-from oasis_lib.training.gan import PAIRS, apart, in_regions, pairs
-from oasis_lib.training.prior import SHOWN, SNAPSHOTS
+from oasis_lib.training.data import even_levels, evenly, rating_index
+from oasis_lib.training.tasks import SHOWN, SNAPSHOTS
 
 KNOWN = 0.5  # added to every count: an entry that training people never use must not cost infinitely many bits
 
@@ -63,7 +62,7 @@ def likelihoods(
     for split in splits:
         part, maps = run.cohort[split], np.asarray(codes[split], np.int64)
         few = min(most, len(run.cohort["test"])) if split == "train" else most  # enough to see whether they are known by heart
-        rows = np.unique(np.linspace(0, len(maps) - 1, min(len(maps), few)).astype(int))
+        rows = evenly(len(maps), few)
         flat = maps[rows].reshape(len(rows), -1)
         found = {
             "frequencies": -np.log2(shares[flat]).sum(1),
@@ -131,7 +130,7 @@ def costs(priors: dict[str, Any], codes: np.ndarray, levels: np.ndarray, count: 
     other: 0 is alike, 1 nothing in common. It has a floor, as no two groups of people are alike.
     """
     codes = np.asarray(codes, np.int64)
-    rows = np.unique(np.linspace(0, len(codes) - 1, min(count, len(codes))).astype(int))
+    rows = evenly(len(codes), count)
     others = np.unique(np.clip(rows + 1, 0, len(codes) - 1))
     real = torch.from_numpy(codes)
     found = [{"prior": "other people", "seconds": np.nan, "passes": np.nan} | misplaced(real, real[others], 0)]
@@ -169,7 +168,7 @@ def differing(codes: np.ndarray) -> float:
 def differing_people(codes: np.ndarray, split: Split, levels: int, count: int = SHOWN) -> float:
     """The same of people: as many maps at the levels of `snapshots`, each of somebody else."""
     people, found = np.unique(split.subjects), []
-    wanted = (np.arange(count) * 2 + 1) * max(levels, 1) // (2 * count)
+    wanted = even_levels(count, max(levels, 1))
     for first in range(len(people)):
         mine = [np.flatnonzero(split.subjects == people[(first + step) % len(people)]) for step in range(count)]
         rows = [own[np.abs(split.levels[own] - level).argmin()] for own, level in zip(mine, wanted)]
@@ -187,7 +186,7 @@ def variety(folder: str | Path) -> pd.DataFrame:
 
 def at_temperatures(prior: Any, temperatures: Iterable[float], count: int = 8, seed: int = 0) -> dict[float, np.ndarray]:
     """{temperature: (count, h, w) codes}: the same seed and the same levels, from bottom to top, every time."""
-    level = torch.arange(count) * prior.levels // count if prior.levels else None
+    level = torch.from_numpy(even_levels(count, prior.levels))
     drawn = {
         t: prior.sample(count, level=level, temperature=t, generator=torch.Generator().manual_seed(seed)) for t in temperatures
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ import pandas as pd
 import torch
 
 from oasis_lib.cohort import Cohort
-from oasis_lib.config import PRIORS
 from oasis_lib.evaluation.evaluator import Evaluator, Samples, pick_rows
 from oasis_lib.evaluation.features import to_tensor
-from oasis_lib.models import load
-from oasis_lib.paths import atomic
-from oasis_lib.run import Run
+from oasis_lib.sampling import draw, draw_all, even_levels, read_all, trained_priors
 from oasis_lib.training import best_device, codes_of, decode_codes
 from oasis_lib.vision import blur
+
+# Sampling lives in oasis_lib.sampling; these names are kept for callers of before.
+__all__ = ["draw", "draw_all", "even_levels", "read_all", "trained_priors"]
 
 SETTINGS: dict[str, dict[str, float]] = {  # that are tried
     "as learned": {},
@@ -29,60 +28,8 @@ SETTINGS: dict[str, dict[str, float]] = {  # that are tried
 }
 
 
-def even_levels(count: int, levels: int) -> np.ndarray:
-    """`count` levels, each as often as any other to within one; -1 (open) where a cohort has none."""
-    return np.arange(count) % levels if levels > 0 else np.full(count, -1)
-
-
-def draw(
-    prior: Any, vqvae: Any, levels: np.ndarray, *, seed: int = 0, rating: int | None = None, progress: bool = False, **options: Any
-) -> dict[str, np.ndarray]:
-    """Samples as they are stored: `codes` (N, h, w) int16, `level` (N,) int16, `images` (N, H, W) uint8."""
-    device = best_device()
-    asked = torch.as_tensor(np.asarray(levels, np.int64), device=device) if prior.levels else None
-    generator = torch.Generator().manual_seed(seed)
-    codes = prior.to(device).sample(len(levels), level=asked, rating=rating, generator=generator, progress=progress, **options)
-    codes = codes.cpu().numpy().astype(np.int16)
-    return {"codes": codes, "level": np.asarray(levels, np.int16), "images": decode_codes(vqvae, codes, device)}
-
-
-def save(path: str | Path, drawn: dict[str, np.ndarray]) -> None:
-    with atomic(path) as beside, beside.open("wb") as file:
-        np.savez(file, **drawn)
-
-
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    with np.load(path) as stored:
-        return {name: stored[name] for name in ("codes", "level", "images")}
-
-
 def as_samples(drawn: dict[str, np.ndarray]) -> Samples:
     return Samples(drawn["images"], drawn["level"].astype(np.int64))
-
-
-def trained_priors(run: Run) -> dict[str, Any]:
-    """The priors of a run that have been trained, the default first."""
-    found = {name: load(run.path(name)) for name in PRIORS if run.path(name, "model.safetensors").is_file()}
-    if not found:
-        raise FileNotFoundError(f"{run.folder} has no trained prior: run notebook 04 first")
-    return found
-
-
-def draw_all(run: Run, priors: dict[str, Any], vqvae: Any, **options: Any) -> dict[str, dict[str, np.ndarray]]:
-    """The run's number of samples from every prior, all levels alike often, kept in samples/<prior>.npz."""
-    config, found = run.profile.evaluation, {}
-    for name, prior in priors.items():
-        found[name] = draw(prior, vqvae, even_levels(config.samples, run.cohort.levels), seed=config.seed, **options)
-        save(run.path("samples", f"{name}.npz"), found[name])
-    return found
-
-
-def read_all(run: Run) -> dict[str, dict[str, np.ndarray]]:
-    """What `draw_all` kept."""
-    found = {name: read(run.path("samples", f"{name}.npz")) for name in PRIORS if run.path("samples", f"{name}.npz").is_file()}
-    if not found:
-        raise FileNotFoundError(f"{run.folder}/samples is empty: run notebook 05 first")
-    return found
 
 
 def beside_real(cohort: Cohort, drawn: dict[str, dict[str, np.ndarray]], count: int = 6) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -7,6 +7,7 @@ import numpy as np
 from oasis_lib.evaluation.codebook import farthest
 from oasis_lib.explore.base import Tile, boxed, choice, difference, grey, slider
 from oasis_lib.explore.codebook import CodebookPanel
+from oasis_lib.sampling import interpolate
 
 STEPS = 12  # of a walk
 
@@ -102,10 +103,8 @@ class Walk(CodebookPanel):
         rows = [self.book.slice_of(person, level - 1) for person in (start, end)]
         images, codes = np.asarray(self.book.shown.images[rows]), self.codes[rows]
         share = np.linspace(0, 1, STEPS + 1)[:, None, None]
-        first, last = self.book.codebook[codes].transpose(0, 3, 1, 2)  # each (D, h, w)
-        mixed = first + share[..., None] * (last - first)  # (steps, D, h, w)
-        turn = np.random.default_rng(0).permutation(codes[0].size).reshape(codes[0].shape) / codes[0].size
-        snapped, exchanged = self.book.snap(mixed), np.where(turn < share, codes[1], codes[0])
+        mixed, exchanged = interpolate(self.book.codebook, *codes, STEPS + 1)
+        snapped = self.book.snap(mixed)
         self.walks[start, end, level] = {
             "pixels mixed": images[0] / 255 * (1 - share) + images[1] / 255 * share,
             "latents mixed": self.book.decode_latents(mixed),

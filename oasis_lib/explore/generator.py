@@ -7,10 +7,10 @@ import torch
 from ipywidgets import FloatSlider, IntText
 
 from oasis_lib.config import PRIORS
-from oasis_lib.evaluation.samples import draw
 from oasis_lib.explore.base import Panel, Tile, choice, colours, slider
 from oasis_lib.models import load
 from oasis_lib.run import Run
+from oasis_lib.sampling import draw
 
 SHOWN = 4  # samples at a time
 

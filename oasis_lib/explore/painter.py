@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from ipywidgets import IntRangeSlider
 
 from oasis_lib.explore.base import Tile, boxed, choice
 from oasis_lib.explore.generator import PriorPanel
 from oasis_lib.models.prior import Inpainting
 from oasis_lib.run import Run
+from oasis_lib.sampling import inpaint
 from oasis_lib.training import decode_codes
 
 
@@ -56,11 +56,10 @@ class Painter(PriorPanel):
         self, person: str, prior: str, level: int, temperature: float, top_p: float, seed: int, **box: tuple[int, int]
     ) -> None:
         """Draws the codes inside the box anew; all others stay as they are."""
-        codes = torch.as_tensor(self.codes[self.row(person, level)].astype(np.int64))[None]
-        model, options = self.prior(prior), {"temperature": temperature, "top_p": top_p if top_p < 1 else None}
-        options["generator"] = torch.Generator().manual_seed(seed)
-        new = model.fill(codes, torch.as_tensor(self.mask(**box))[None], level=level - 1 if model.levels else None, **options)
-        self.filled[person, prior, level, temperature, top_p, seed, *box.values()] = new[0].cpu().numpy()
+        codes, options = self.codes[self.row(person, level)][None], {"temperature": temperature, "seed": seed}
+        options["top_p"] = top_p if top_p < 1 else None
+        new = inpaint(self.prior(prior), codes, self.mask(**box), level - 1, **options)
+        self.filled[person, prior, level, temperature, top_p, seed, *box.values()] = new[0]
 
     def draw(
         self, person: str, prior: str, level: int, temperature: float, top_p: float, seed: int, **box: int

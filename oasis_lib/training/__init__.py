@@ -1,7 +1,7 @@
 """Training: one loop, and what each model has to say to it."""
 
 from oasis_lib.training.codes import codes_of, decode_codes, encode_cohort, encode_images
-from oasis_lib.training.data import Batches, to_images
+from oasis_lib.training.data import Batches, even_levels, to_images
 from oasis_lib.training.loop import Task, fit
 from oasis_lib.training.vqvae import best_device, train_vqvae
 
@@ -13,6 +13,7 @@ __all__ = [
     "decode_codes",
     "encode_cohort",
     "encode_images",
+    "even_levels",
     "fit",
     "to_images",
     "train_prior",

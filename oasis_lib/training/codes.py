@@ -1,4 +1,4 @@
-"""A cohort's codes: found once for each VQ-VAE, kept beside it, and written into a run."""
+"""A cohort's tokens: found once for each VQ-VAE, and kept beside it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from oasis_lib import metrics
-from oasis_lib.checkpoint import WEIGHTS, fingerprint, kept_arrays
+from oasis_lib.checkpoint import fingerprint
 from oasis_lib.cohort import Cohort
 from oasis_lib.models import VQVAE, load
-from oasis_lib.paths import atomic
+from oasis_lib.paths import atomic, read_json, write_json
 from oasis_lib.training.data import ends, evenly, swapped, to_images
 from oasis_lib.training.vqvae import best_device, in_channels
+
+KEYS = "keys.json"  # beside the token maps: the weights and cohort that each file is of
 
 
 def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
@@ -35,30 +37,32 @@ def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "
 
 
 def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | str = "cpu", *, mirrored: bool = False) -> np.ndarray:
-    """A whole split's codes (N, h, w) int16, of its mirrored slices if so asked.
+    """A whole split's tokens (N, h, w) int16, of its mirrored slices if so asked.
 
-    Those of a model from a folder are kept beside it, not in it: a model may be given away, and codes give back people's scans.
+    Those of a model from a folder are kept beside it, not in it: a model may be given away, and tokens give back scans.
     """
-    images = cohort[split].images
-
-    def encode() -> dict[str, np.ndarray]:
-        seen = swapped(images, ends(images[evenly(len(images), 256)])) if mirrored else images
-        return {"codes": encode_images(vqvae, seen, device)}
-
+    images, name, folder = cohort[split].images, f"{split}-mirrored" if mirrored else split, codes_folder(vqvae.folder)
     key = {"cohort": cohort.hash, "vqvae": fingerprint(vqvae), "slices": len(images)}
-    folder = vqvae.folder and vqvae.folder.with_name(f"{vqvae.folder.name}-codes")
-    return kept_arrays(folder, f"{split}-mirrored" if mirrored else split, key, encode)["codes"]
-
-
-def encode_cohort(vqvae_folder: str | Path, cohort: Cohort, out: str | Path) -> dict[str, np.ndarray]:
-    """Every split's codes, written once and read back at once the next time: (N, h, w) int16 each."""
-    vqvae, out = load(vqvae_folder), Path(out)
-    weights = Path(vqvae_folder) / WEIGHTS
-    codes = {}
-    for name, split in cohort.splits.items():
-        path = out / f"{name}.npy"
-        if not path.is_file() or path.stat().st_mtime < weights.stat().st_mtime or len(np.load(path, mmap_mode="r")) != len(split):
-            with atomic(path) as beside, beside.open("wb") as file:
-                np.save(file, codes_of(vqvae, cohort, name, best_device()))
-        codes[name] = np.load(path, mmap_mode="r")
+    known = read_json(folder / KEYS) if folder and (folder / KEYS).is_file() else {}
+    if known.get(name) == key and (folder / f"{name}.npy").is_file():
+        return np.load(folder / f"{name}.npy")
+    codes = encode_images(vqvae, swapped(images, ends(images[evenly(len(images), 256)])) if mirrored else images, device)
+    if folder:
+        try:
+            with atomic(folder / f"{name}.npy") as beside, beside.open("wb") as file:
+                np.save(file, codes)
+            write_json(folder / KEYS, known | {name: key})
+        except OSError:
+            pass  # another's folder, or a full disk: encoded each time
     return codes
+
+
+def codes_folder(vqvae: Path | None) -> Path | None:
+    """Where the tokens of the VQ-VAE in a folder lie: `codes` beside a folder named `vqvae`, else `NAME-codes`."""
+    return vqvae and vqvae.with_name("codes" if vqvae.name == "vqvae" else f"{vqvae.name}-codes")
+
+
+def encode_cohort(vqvae_folder: str | Path, cohort: Cohort) -> dict[str, np.ndarray]:
+    """Every split's tokens, (N, h, w) int16 each."""
+    vqvae = load(vqvae_folder)
+    return {name: codes_of(vqvae, cohort, name, best_device()) for name in cohort.splits}

@@ -168,6 +168,11 @@ def evenly(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
+def even_levels(count: int, levels: int) -> np.ndarray:
+    """`count` slice indices in order, each as often as any other to within one; -1 (open) where a cohort has none."""
+    return (np.arange(count) * 2 + 1) * levels // (2 * count) if levels > 0 else np.full(count, -1)
+
+
 def fits(size: int, device: torch.device) -> bool:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return size < SHARE * free

@@ -11,17 +11,17 @@ from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
+from oasis_lib.metrics import PAIRS, apart, in_regions, pairs
 from oasis_lib.models import VQVAE
 from oasis_lib.models.codegan import CodeGAN
 from oasis_lib.training.codes import codes_of
 from oasis_lib.training.data import Batch, evenly, seeded
-from oasis_lib.training.prior import PriorTask
+from oasis_lib.training.tasks import PriorTask
 
 WANTED = 0.75  # of the discriminator's answers may be right; above, what it sees is blurred with noise
 BLUR_STEP = 0.01
 R1_EVERY, R1 = 8, 1.0
 SETTLED = 100  # steps before which nothing is said of the balance
-PAIRS = 4096  # buckets of neighbouring codes
 WARNINGS = "warnings.txt"
 
 
@@ -137,24 +137,6 @@ def learn_bins(model: CodeGAN, made: Tensor, rate: float = 0.02) -> None:
     shares = model.frequencies.cumsum(0)[:-1].clamp(0, 1)
     cuts = values[(shares * (len(values) - 1)).long()]
     model.edges[1:-1] = model.edges[1:-1].lerp(cuts, rate).cummax(0).values
-
-
-def apart(real: Tensor, drawn: Tensor, count: int) -> float:
-    """Half the summed difference of two histograms: 0 alike, 1 nothing in common."""
-    a, b = (torch.bincount(x.flatten(), minlength=count).float() / x.numel() for x in (real, drawn))
-    return float((a - b).abs().sum() / 2)
-
-
-def in_regions(codes: Tensor, entries: int) -> Tensor:
-    """A code together with which of 4 x 4 regions of the map it lies in."""
-    h, w = codes.shape[1:]
-    region = (torch.arange(h, device=codes.device)[:, None] * 4 // h) * 4 + torch.arange(w, device=codes.device) * 4 // w
-    return codes + region * entries
-
-
-def pairs(codes: Tensor) -> Tensor:
-    """A code and its right neighbour, in one of a few thousand buckets."""
-    return (codes[:, :, :-1] * 2_654_435_761 + codes[:, :, 1:] * 40_503 & 0x7FFFFFFF) % PAIRS
 
 
 def variety(codes: Tensor) -> float:

@@ -1,0 +1,140 @@
+"""Drawing from a prior, one way for command line, notebooks and panels: slices, inpainting, whole brains, interpolation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from oasis_lib.config import PRIORS
+from oasis_lib.models import load
+from oasis_lib.models.prior import Inpainting
+from oasis_lib.paths import atomic
+from oasis_lib.run import Run
+from oasis_lib.training import best_device, decode_codes, even_levels
+from oasis_lib.training.data import seeded
+
+Drawn = dict[str, np.ndarray]  # `codes` (N, h, w) int16, `level` (N,) int16, `images` (N, H, W) uint8: as samples are stored
+
+
+def draw(
+    prior: Any, vqvae: Any, levels: np.ndarray, *, seed: int = 0, rating: int | None = None, progress: bool = False, **options: Any
+) -> Drawn:
+    """One sample for each slice index (-1 where open). Options are those of the prior's `sample`: temperature, top_p ..."""
+    device, levels = best_device(), np.asarray(levels, np.int64)
+    asked = torch.as_tensor(levels) if prior.levels else None
+    options |= {"rating": rating, "generator": seeded(seed), "progress": progress}
+    codes = prior.to(device).sample(len(levels), level=asked, **options).cpu().numpy().astype(np.int16)
+    return {"codes": codes, "level": levels.astype(np.int16), "images": decode_codes(vqvae, codes, device)}
+
+
+def save(path: str | Path, drawn: Drawn) -> None:
+    with atomic(path) as beside, beside.open("wb") as file:
+        np.savez(file, **drawn)
+
+
+def read(path: str | Path) -> Drawn:
+    with np.load(path) as stored:
+        return {name: stored[name] for name in ("codes", "level", "images")}
+
+
+def trained_priors(run: Run) -> dict[str, Any]:
+    """The priors of a run that have been trained, the default first."""
+    found = {name: load(run.path(name)) for name in PRIORS if run.path(name, "model.safetensors").is_file()}
+    if not found:
+        raise FileNotFoundError(f"{run.folder} has no trained prior: run notebook 04 first")
+    return found
+
+
+def draw_all(run: Run, priors: dict[str, Any], vqvae: Any, **options: Any) -> dict[str, Drawn]:
+    """The run's number of samples from every prior, spread over the slice indices, kept in samples/<prior>.npz."""
+    config, found = run.profile.evaluation, {}
+    for name, prior in priors.items():
+        found[name] = draw(prior, vqvae, even_levels(config.samples, run.cohort.levels), seed=config.seed, **options)
+        save(run.path("samples", f"{name}.npz"), found[name])
+    return found
+
+
+def read_all(run: Run) -> dict[str, Drawn]:
+    """What `draw_all` kept."""
+    found = {name: read(run.path("samples", f"{name}.npz")) for name in PRIORS if run.path("samples", f"{name}.npz").is_file()}
+    if not found:
+        raise FileNotFoundError(f"{run.folder}/samples is empty: run notebook 05 first")
+    return found
+
+
+def inpaint(prior: Any, codes: np.ndarray, mask: np.ndarray, level: int, *, seed: int = 0, **options: Any) -> np.ndarray:
+    """(N, h, w) token maps of one slice index, drawn anew where `mask` (h, w) or (N, h, w) is true."""
+    if not isinstance(prior, Inpainting):
+        raise ValueError(f"a {prior.kind} prior draws whole maps only; a transformer or PixelCNN prior can fill in a part")
+    maps, mask = torch.as_tensor(np.asarray(codes, np.int64)), torch.as_tensor(mask)
+    options |= {"level": level if prior.levels else None, "generator": seeded(seed)}
+    return prior.to(best_device()).fill(maps, mask, **options).cpu().numpy().astype(np.int16)
+
+
+def box_mask(grid: tuple[int, int], share: float = 0.35) -> np.ndarray:
+    """(h, w): true in a box around the middle of the frame."""
+    mask = np.zeros(grid, bool)
+    height, width = (max(1, round(side * share)) for side in grid)
+    top, left = (grid[0] - height) // 2, (grid[1] - width) // 2
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def fill_box(
+    prior: Any, codes: np.ndarray, level: int, count: int = 5, seed: int = 0, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """One map (h, w), its middle drawn anew `count` times: (count, h, w) tokens, and the mask (h, w)."""
+    mask = box_mask(codes.shape)
+    return inpaint(prior, np.repeat(codes[None], count, 0), mask, level, seed=seed, **options), mask
+
+
+def kept_between_levels(codes: np.ndarray, subjects: np.ndarray, levels: np.ndarray, count: int) -> np.ndarray:
+    """(count - 1, h, w): how often a subject's token at a position is the same one slice index further up."""
+    found = np.zeros((count - 1, *codes.shape[1:]))
+    people = np.unique(subjects)
+    place = {(s, l): row for row, (s, l) in enumerate(zip(subjects, levels))}
+    for level in range(count - 1):
+        pairs = [(place[p, level], place[p, level + 1]) for p in people if (p, level) in place and (p, level + 1) in place]
+        if pairs:
+            low, high = np.array(pairs).T
+            found[level] = (codes[low] == codes[high]).mean(0)
+    return found
+
+
+def whole_head(prior: Any, kept: np.ndarray, *, heads: int = 1, seed: int = 0, strength: float = 1.0, **options: Any) -> np.ndarray:
+    """(heads, slices, h, w): the lowest slice from the prior, then each slice given the one below.
+
+    Each token of the slice below stays as often as it does between the same two slice indices of training subjects, at that
+    position. The prior draws the others anew for the new slice index, given those that stayed.
+    """
+    chance = seeded(seed)
+    first = torch.zeros(heads, dtype=torch.int64) if prior.levels else None
+    codes = [prior.to(best_device()).sample(heads, level=first, generator=seeded(seed), **options).cpu().numpy().astype(np.int16)]
+    for level, share in enumerate(kept, start=1):
+        stay = torch.rand(heads, *share.shape, generator=chance) < strength * torch.as_tensor(share)
+        codes.append(inpaint(prior, codes[-1], ~stay.numpy(), level, seed=seed + level, **options))
+    return np.stack(codes, axis=1)
+
+
+def interpolate(codebook: np.ndarray, first: np.ndarray, last: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two ways from one map (h, w) to another: (steps, D, h, w) embedded vectors mixed, (steps, h, w) tokens exchanged.
+
+    Tokens are exchanged in a random order that is always the same.
+    """
+    start, end = codebook[np.stack([first, last])].transpose(0, 3, 1, 2)
+    share = np.linspace(0, 1, steps)[:, None, None]
+    order = np.random.default_rng(0).permutation(first.size).reshape(first.shape) / first.size
+    return start + share[..., None] * (end - start), np.where(order < share, last, first)
+
+
+def walk(vqvae: Any, first: np.ndarray, last: np.ndarray, steps: int = 7) -> dict[str, np.ndarray]:
+    """(steps, H, W) uint8 each: from one token map to another through the embedding, and token by token."""
+    device = best_device()
+    mixed, exchanged = interpolate(vqvae.quantizer.codebook.detach().cpu().numpy(), first, last, steps)
+    with torch.no_grad():
+        images = vqvae.to(device).decode_latents(torch.as_tensor(mixed, dtype=torch.float32, device=device)).clamp(0, 1)
+    shown = (images.mean(1) * 255).round().to(torch.uint8).cpu().numpy()
+    return {"through the embedding": shown, "code by code": decode_codes(vqvae, exchanged, device)}

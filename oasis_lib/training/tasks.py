@@ -1,0 +1,132 @@
+"""What priors learn from: token maps of training slices, varied as the settings say, through the frozen VQ-VAE."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from torch.nn import functional as F
+
+from oasis_lib.cohort import Cohort
+from oasis_lib.config import TrainingConfig
+from oasis_lib.models import VQVAE
+from oasis_lib.models.prior import Autoregressive, Prior
+from oasis_lib.paths import atomic
+from oasis_lib.training.codes import codes_of, encode_images
+from oasis_lib.training.data import Batch, ends, even_levels, evenly, flips, rating_index, seeded, swapped
+from oasis_lib.training.loop import Task
+from oasis_lib.training.vqvae import in_channels
+
+VALIDATED = 192  # slices looked at while training; the reported numbers are of all
+BATCH = 32  # of validation
+COUNTED = 4096  # training slices whose tokens are counted before the first step
+SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
+VARIED = 0.7  # of the run: from here on slices are as they are, for a prior draws what it was shown last
+OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
+SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
+
+
+class PriorTask(Task):
+    """Any prior: a child says what its loss is, and how it is validated."""
+
+    learnt = False  # whether the model came with weights of an earlier training
+
+    def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
+        super().__init__(model)
+        seed, self.shift, self.cohort, self.flips = training.seed, training.shift, cohort, flips(cohort, training)
+        self.out, self.step = out, 0
+        self.vqvae, self.device, self.seed = vqvae.to(device).eval().requires_grad_(False), device, seed
+        rows = evenly(len(cohort["validate"]), VALIDATED)
+        self.codes = self._all("validate")[rows].long()
+        self.level = torch.from_numpy(cohort["validate"].levels[rows].astype(np.int64)).to(device)
+        self.rating = torch.from_numpy(rating_index(cohort, "validate")[rows]).to(device)
+        self.still = not (
+            training.shift or training.intensity or training.warp
+        )  # then each head is encoded once, as it is and mirrored
+        sides = [False, True] if self.still and self.flips else [False]
+        self.maps = torch.stack([self._all("train", side) for side in sides])  # (1 or 2, N, h, w)
+
+    def _all(self, split: str, mirrored: bool = False) -> Tensor:
+        return torch.from_numpy(codes_of(self.vqvae, self.cohort, split, self.device, mirrored=mirrored)).to(self.device)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Tensor:
+        """Codes as everywhere else: half precision would pick other entries."""
+        varied = self.fraction < VARIED
+        if self.still or not varied:
+            return self.maps[(batch.mirrored & varied).long(), batch.rows].long()
+        with torch.autocast(self.device.type, enabled=False):
+            return self.vqvae.encode(in_channels(batch.images, self.vqvae))
+
+    def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Level and rating, each left open now and then."""
+        draws = torch.rand(2, len(batch.rows), generator=seeded(self.seed, 5, step)).to(self.device)
+        return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.level, batch.rating), draws))
+
+    def begin(self, batch: Batch) -> None:
+        """Show the model some training maps, also as training varies them; forget an earlier run's samples."""
+        (self.out / SNAPSHOTS).unlink(missing_ok=True)
+        if self.learnt:
+            return
+        train = self.cohort["train"]
+        rows = evenly(len(train), COUNTED)
+        level = torch.from_numpy(train.levels[rows].astype(np.int64)).to(self.device)
+        varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
+        self.model.start(self.maps[0, rows].long(), level, varied)
+
+    def _shifted(self) -> Tensor:
+        """A few heads at the corners of where training shifts them, on either side; none where it doesn't."""
+        train = self.cohort["train"].images
+        images = train[evenly(len(train), SHIFTED)] if self.shift else train[:0]
+        if self.flips:
+            images = np.concatenate([images, swapped(images, ends(train[evenly(len(train), 256)]))])
+        corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
+        moved = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
+        codes = encode_images(self.vqvae, moved, self.device) if len(moved) else np.zeros((0, *self.codes.shape[1:]))
+        return torch.from_numpy(codes).long().to(self.device)
+
+    def after_step(self, step: int) -> None:
+        self.step = step + 1
+
+    def measure(self, model: Prior) -> dict[str, float]:
+        raise TypeError(f"{type(self).__name__} has no validation")
+
+    @torch.no_grad()
+    def validate(self, model: Prior) -> dict[str, float]:
+        measured = self.measure(model)
+        if PartialState().is_main_process:
+            keep_snapshot(self.out / SNAPSHOTS, model, self.step)
+        return measured
+
+
+class LikelihoodTask(PriorTask):
+    """Autoregressive priors: the bits of an image, and nothing else."""
+
+    def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        codes = self.encode(batch)
+        logits = self.parts[part](codes, *self.labels(batch, step))
+        targets = self.model.targets(codes)
+        loss = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+        return loss, {"bits": loss * targets[0].numel() / math.log(2)}
+
+    def measure(self, model: Autoregressive) -> dict[str, float]:
+        nats = model.nll(self.codes, self.level, self.rating, batch=BATCH)
+        bits = float(nats.mean()) / math.log(2)
+        return {"validate_bits": bits, "validate_nats_a_code": float(nats.mean()) / self.codes[0].numel(), "score": -bits}
+
+
+def keep_snapshot(path: Path, model: Prior, step: int) -> None:
+    """Add maps of this moment's weights to the file, if the steps have doubled since the last: the seed is always the same."""
+    before = dict(np.load(path)) if path.is_file() else {}
+    steps = before.get("steps", np.zeros(0, np.int64))
+    steps, maps = steps[steps < step], before.get("codes", np.zeros((0, SHOWN, *model.grid), np.int16))
+    if len(steps) and step < 2 * steps[-1]:
+        return
+    level = torch.from_numpy(even_levels(SHOWN, model.levels))
+    drawn = model.sample(SHOWN, level=level, generator=seeded(0)).cpu().numpy().astype(np.int16)
+    with atomic(path) as beside, beside.open("wb") as file:
+        np.savez(file, steps=np.append(steps, step), codes=np.concatenate([maps[: len(steps)], drawn[None]]))
