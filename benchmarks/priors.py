@@ -80,7 +80,7 @@ def of_latents(prior: torch.nn.Module) -> bool:
 @torch.no_grad()
 def unsnapped(prior: torch.nn.Module, vqvae: torch.nn.Module, levels: np.ndarray, seed: int) -> samples.Samples:
     """What the decoder makes of a generator's vectors as they are, before they become the nearest entries."""
-    entries, generator = vqvae.to(prior.device).quantizer.vectors(), torch.Generator().manual_seed(seed)
+    entries, generator = vqvae.to(prior.device).quantizer.codebook, torch.Generator().manual_seed(seed)
     seeds, labels = image_seeds(len(levels), generator, prior.device), prior.labels(len(levels), torch.as_tensor(levels))
     images = []
     for own, *label in zip(seeds.split(16), *(label.split(16) for label in labels)):

@@ -28,7 +28,7 @@ class Reading:
 
     @cached_property
     def codebook(self) -> np.ndarray:  # (K, D)
-        return self.model.quantizer.vectors().detach().float().numpy()
+        return self.model.quantizer.codebook.detach().float().numpy()
 
     @cached_property
     def counts(self) -> np.ndarray:  # (K,) how often training people use each entry

@@ -160,7 +160,7 @@ def probes(split: Split, lesion: Split | None = None, seed: int = 0) -> dict[str
 def gradients(model: VQVAE, images: Tensor) -> pd.DataFrame:
     """Which loss term moves which part: lengths of the gradients, with the codebook as if it learned by gradient."""
     model = copy.deepcopy(model).cpu().train()  # as the loss sees it: not clamped
-    vectors = model.quantizer.vectors().detach().clone().requires_grad_()
+    vectors = model.quantizer.codebook.detach().clone().requires_grad_()
     target = in_channels(images, model)
     latents = model.latents(target)
     codes = model.quantizer.nearest(flatten(latents.detach())).view(latents.shape[0], *latents.shape[2:])

@@ -32,22 +32,18 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("sums", codebook.detach().clone())
         self.register_buffer("started", torch.tensor(0.0))  # 1 once k-means has placed the entries
 
-    def vectors(self) -> Tensor:
-        """The entries as they are compared and decoded: (K, D)."""
-        return self.codebook
-
     def nearest(self, flat: Tensor) -> Tensor:
         """(N, D) -> (N,) int64. Full precision: half of it picks other entries."""
         with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
-            vectors = self.vectors().float()
-            offset, doubled = vectors.square().sum(1), -2 * vectors.T
+            entries = self.codebook.float()
+            offset, doubled = entries.square().sum(1), -2 * entries.T
             return torch.cat([least(torch.addmm(offset, part, doubled)) for part in flat.float().split(CHUNK)])
 
     def embed(self, codes: Tensor) -> Tensor:
         """(B, h, w) -> (B, D, h, w)."""
         if codes.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"codes are int64 or int32 indices, not {codes.dtype}")
-        return F.embedding(codes, self.vectors()).movedim(-1, 1)
+        return F.embedding(codes, self.codebook).movedim(-1, 1)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, D, h, w) -> quantized (gradients reach the latents), codes (B, h, w), the loss terms that bind both."""

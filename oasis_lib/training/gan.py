@@ -34,7 +34,7 @@ class GANTask(PriorTask):
         super().__init__(model, vqvae, cohort, device, training, out)
         self.rates = {"discriminator": model.config.patience}
         codes = codes_of(self.vqvae, cohort, "train", device)[evenly(len(cohort["train"]), 512)]
-        prepare(model, self.vqvae.quantizer.vectors().detach(), torch.from_numpy(codes).long().to(device))
+        prepare(model, self.vqvae.quantizer.codebook.detach(), torch.from_numpy(codes).long().to(device))
         self.real, self.now = self.codes[:0], (self.level, self.rating)
         self.made = torch.empty(0, device=device)
 
