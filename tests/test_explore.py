@@ -52,7 +52,7 @@ def test_a_panel_answers_its_controls_and_says_what_went_wrong():
 
 
 def test_the_twin_is_a_wide_picture_and_no_kernel_is_no_audience(capsys):
-    panel = Mirror().ready()
+    panel = Mirror()
     assert Image.open(io.BytesIO(panel.twin_png)).width >= 1000
     assert not live()
     panel._ipython_display_()
@@ -70,7 +70,7 @@ def test_painting():
 
 def test_a_panel_that_draws_nothing_says_so():
     with pytest.raises(TypeError, match="must say what it draws"):
-        Panel().draw()
+        Panel()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("make", [explore.codebook_browser, explore.reconstruction_explorer, explore.code_editor, explore.walk])
+@pytest.mark.parametrize("make", [explore.CodebookBrowser, explore.ReconstructionExplorer, explore.CodeEditor, explore.Walk])
 def test_every_slider_of_every_panel_changes_its_picture_in_time(book, make, one_thread):
     panel = make(book)
     assert Image.open(io.BytesIO(panel.twin_png)).width >= 1000
@@ -102,35 +102,35 @@ def test_every_slider_of_every_panel_changes_its_picture_in_time(book, make, one
 
 
 def test_the_browser_shows_the_entry_that_was_picked(book):
-    panel = explore.codebook_browser(book)
+    panel = explore.CodebookBrowser(book)
     commonest = int(book.counts.argmax())
-    tiles, words = panel.draw(1, "usage")
-    assert words.startswith(f"entry {commonest}: ") and "number 1 of" in words
-    assert [title for title, _ in tiles][:4] == ["decoded", "in test people", "neighbours", "where it fires"]
-    assert panel.draw(5, "number")[1].startswith("entry 4: ")
+    tiles, words = panel.draw(0, "use")
+    assert words.startswith(f"token {commonest}: ") and "rank 1 of" in words
+    assert [title for title, _ in tiles][:4] == ["decoded", "in test subjects", "neighbours", "where it occurs"]
+    assert panel.draw(4, "index")[1].startswith("token 4: ")
 
 
 def test_the_editor_changes_one_code_keeps_it_and_lets_go(book):
-    panel = explore.code_editor(book)
-    where = {"person": book.people[0], "level": 1, "row": 2, "column": 3}
-    index, edited = panel.edit(**where, place=1)
+    panel = explore.CodeEditor(book)
+    where = {"person": book.people[0], "level": 0, "row": 1, "column": 2}
+    index, edited = panel.edit(**where, place=0)
     original = book.codes["test"][index]
     assert (edited != original).sum() <= 1 and edited[1, 2] == panel.by_brightness[0]
-    panel.keep(**where, place=1)
-    panel.keep(**where | {"row": 5}, place=2)
+    panel.keep(**where, place=0)
+    panel.keep(**where | {"row": 4}, place=1)
     assert panel.kept[index][1, 2] == panel.by_brightness[0] and panel.kept[index][4, 2] == panel.by_brightness[1]
-    panel.undo()
-    assert panel.draw(**where, place=int(np.argsort(panel.by_brightness)[original[1, 2]]) + 1)[1].startswith("0 of ")
+    panel.actions()["Undo all"]()
+    assert panel.draw(**where, place=int(np.argsort(panel.by_brightness)[original[1, 2]]))[1].startswith("0 of ")
 
 
 def test_a_walk_starts_at_one_person_and_ends_at_the_other(book):
-    panel = explore.walk(book)
+    panel = explore.Walk(book)
     first, last = book.people[0], book.people[1]
-    assert panel.draw(first, last, 2, 3)[1].startswith("press Walk")
-    panel.walk(first, last, 2)
+    assert panel.draw(first, last, 1, 3)[1].startswith("press Walk")
+    panel.walk(first, last, 1)
     ends = [book.slice_of(person, 1) for person in (first, last)]
-    frames = panel.walks[first, last, 2]
+    frames = panel.done[first, last, 1]
     for step, row in ((0, ends[0]), (-1, ends[1])):
-        assert (frames["codes"][step] == book.codes["test"][row]).all()
-        for name in ("latents mixed", "mixed, then snapped", "codes exchanged"):
+        assert (frames["tokens"][step] == book.codes["test"][row]).all()
+        for name in ("latents mixed", "mixed and quantised", "tokens exchanged"):
             assert frames[name][step] == pytest.approx(book.decode(book.codes["test"][row]), abs=1e-4)

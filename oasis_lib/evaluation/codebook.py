@@ -1,8 +1,8 @@
-"""What a codebook has learned to say: how often, where and next to what each entry is used, and what it looks like decoded."""
+"""Codebook statistics: how often, where and next to what each token is used, and what it looks like decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reading:
-    """A trained model, the code maps of its cohort, and what both say of the codebook. Made by `read`."""
+    """A trained model, the token maps of its cohort, and the statistics of both. Made by `read`."""
 
     model: torch.nn.Module
     cohort: Cohort
@@ -28,69 +28,67 @@ class Reading:
 
     @cached_property
     def codebook(self) -> np.ndarray:  # (K, D)
-        return self.model.quantizer.codebook.detach().float().numpy()
+        return self.model.quantizer.codebook.detach().float().cpu().numpy()
 
     @cached_property
-    def counts(self) -> np.ndarray:  # (K,) how often training people use each entry
+    def counts(self) -> np.ndarray:  # (K,) uses by training subjects
         return usage(self.codes["train"], len(self.codebook))
 
     @cached_property
-    def patches(self) -> np.ndarray:  # (K, p, p) in [0, 1]
+    def patches(self) -> np.ndarray:  # (K, 2 factor, 2 factor) in [0, 1]
         rows = np.linspace(0, len(self.codes["train"]) - 1, min(96, len(self.codes["train"]))).astype(int)
         return decoded_patches(self, np.asarray(self.codes["train"][rows]))
 
     @cached_property
-    def brightness(self) -> np.ndarray:  # (K,) of the pixels that are the entry's own
-        margin = self.factor // 2
-        return self.patches[:, margin : margin + self.factor, margin : margin + self.factor].mean((1, 2))
-
-    @cached_property
     def shades(self) -> np.ndarray:
-        """(K,) in [0, 1]: entries ranked by brightness, for colouring code maps; indices themselves have no order."""
-        return np.argsort(np.argsort(self.brightness, kind="stable")) / max(1, len(self.codebook) - 1)
+        """(K,) in [0, 1]: mean brightness of each token's own decoded pixels, for colouring; indices have no order."""
+        margin = self.factor // 2
+        own = slice(margin, margin + self.factor)
+        return self.patches[:, own, own].mean((1, 2)).clip(0, 1)
 
     @property
-    def factor(self) -> int:  # pixels a code covers, each way
+    def factor(self) -> int:  # pixels a token covers, each way
         return self.cohort.size // self.codes["train"].shape[-1]
 
     @property
     def shown(self) -> Split:
-        """People the model never saw are the ones to look at."""
+        """Test subjects: what the figures show was never trained on."""
         return self.cohort["test"]
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """(h, w) or (B, h, w) codes to (H, W) or (B, H, W) in [0, 1]."""
+        """(h, w) or (B, h, w) tokens to (H, W) or (B, H, W) in [0, 1]."""
         codes = np.asarray(codes)
-        with torch.inference_mode():
-            images = self.model.decode(torch.from_numpy(codes.reshape(-1, *codes.shape[-2:]).astype(np.int64))).mean(1)
-        return images.float().numpy().reshape(*codes.shape[:-2], *images.shape[-2:])
+        images = self._apply(self.model.decode, codes.reshape(-1, *codes.shape[-2:]), np.int64).mean(1)
+        return images.reshape(*codes.shape[:-2], *images.shape[-2:])
 
     def decode_latents(self, latents: np.ndarray) -> np.ndarray:
         """(B, D, h, w), quantised or not, to (B, H, W)."""
-        with torch.inference_mode():
-            return self.model.decode_latents(torch.from_numpy(np.asarray(latents, dtype=np.float32))).mean(1).float().numpy()
+        return self._apply(self.model.decode_latents, latents).mean(1)
 
     def snap(self, latents: np.ndarray) -> np.ndarray:
-        """(B, D, h, w) to the nearest entries' codes (B, h, w)."""
-        with torch.inference_mode():
-            return self.model.quantizer(torch.from_numpy(np.asarray(latents, dtype=np.float32)))[1].numpy()
+        """(B, D, h, w) to the tokens (B, h, w) of the nearest codebook vectors."""
+        return self._apply(lambda z: self.model.quantizer(z)[1], latents).astype(np.int64)
 
     def latents(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W) uint8 to (B, D, h, w), as they are compared with the codebook."""
-        pixels = torch.from_numpy(np.asarray(images)[:, None]).float() / 255
+        pixels = np.repeat(np.asarray(images)[:, None] / np.float32(255), self.model.config.channels, 1)
+        return self._apply(self.model.latents, pixels)
+
+    def _apply(self, function: Callable, array: np.ndarray, kind: type = np.float32) -> np.ndarray:
         with torch.inference_mode():
-            return self.model.latents(pixels.expand(-1, self.model.config.channels, -1, -1)).float().numpy()
+            given = torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(next(self.model.parameters()).device)
+            return function(given).float().cpu().numpy()
 
     def slice_of(self, person: str, level: int) -> int:
-        """The row of `shown` that is this person's slice at this level, or nearest to it."""
+        """The row of `shown` that is this subject's slice at this slice index, or nearest to it."""
         rows = np.flatnonzero(self.shown.subjects == person)
         if not len(rows):
-            raise ValueError(f"no person {person!r} among the test people, e.g. {self.shown.subjects[0]!r}")
+            raise ValueError(f"no subject {person!r} among the test subjects, e.g. {self.shown.subjects[0]!r}")
         return int(rows[np.abs(self.levels[rows] - level).argmin()])
 
     @cached_property
     def levels(self) -> np.ndarray:
-        """Of the slices shown; where levels are not known, the slices of each person count."""
+        """Slice indices of the slices shown; where they are not known, the slices of each subject count."""
         known = self.shown.levels
         return known if (known >= 0).all() else self.shown.table.groupby("subject").cumcount().to_numpy()
 
@@ -100,7 +98,7 @@ class Reading:
 
     @cached_property
     def middle(self) -> int:
-        """A level in the middle of the head."""
+        """The median slice index."""
         return int(np.median(self.levels))
 
 
@@ -112,18 +110,18 @@ def read(run: Run) -> Reading:
 
 
 def usage(codes: np.ndarray, entries: int) -> np.ndarray:
-    """(K,) how often each entry occurs."""
+    """(K,) how often each token occurs."""
     return np.bincount(np.asarray(codes).ravel(), minlength=entries)
 
 
 def entropy(counts: np.ndarray) -> float:
-    """Bits a code, were codes drawn independently with these frequencies."""
+    """Bits a token, were tokens drawn independently with these frequencies."""
     share = counts[counts > 0] / max(1, counts.sum())
     return float(-(share * np.log2(share)).sum())
 
 
 def usage_by_level(codes: np.ndarray, levels: np.ndarray, entries: int) -> pd.DataFrame:
-    """One row a level: its slices, the entries that it uses, and their perplexity."""
+    """One row a slice index: its slices, the tokens in use, and their perplexity."""
     rows = []
     for level in np.unique(levels):
         chosen = np.flatnonzero(levels == level)
@@ -140,12 +138,12 @@ def summary(counts: np.ndarray, by_level: pd.DataFrame) -> dict:
 
 
 def firing(codes: np.ndarray, entries: Sequence[int]) -> np.ndarray:
-    """(len(entries), h, w): in what share of the slices an entry stands at each position."""
+    """(len(entries), h, w): the share of slices that have a token at each position."""
     return np.stack([(np.asarray(codes) == entry).mean(0) for entry in entries])
 
 
 def adjacency(codes: np.ndarray, entries: int) -> np.ndarray:
-    """(K, K) how often one entry stands left of or above another: what a prior has to learn first."""
+    """(K, K) bigrams: how often one token is left of or above another."""
     codes = np.asarray(codes).astype(np.int64)
     pairs = np.zeros(entries * entries, dtype=np.int64)
     for first, second in ((codes[:, :, :-1], codes[:, :, 1:]), (codes[:, :-1], codes[:, 1:])):
@@ -154,146 +152,107 @@ def adjacency(codes: np.ndarray, entries: int) -> np.ndarray:
 
 
 def neighbour_bits(pairs: np.ndarray) -> float:
-    """Mutual information: how many bits of a code its neighbour tells already."""
+    """Mutual information of neighbouring tokens, in bits."""
     return entropy(pairs.sum(0)) + entropy(pairs.sum(1)) - entropy(pairs.ravel())
 
 
 def guess_bits(counts: np.ndarray, pairs: np.ndarray) -> dict[str, float]:
-    """What guessing a code costs: blindly, by its frequency, and beside one known neighbour."""
+    """Bits a token: uniform over the codebook, by frequency, and given one neighbour."""
     alone = entropy(counts)
-    return {
-        "all alike": float(np.log2(len(counts))),
-        "by frequency": alone,
-        "knowing one neighbour": alone - neighbour_bits(pairs),
-    }
+    return {"uniform": float(np.log2(len(counts))), "by frequency": alone, "given one neighbour": alone - neighbour_bits(pairs)}
+
+
+def steps(pairs: np.ndarray, shades: np.ndarray) -> tuple[float, float]:
+    """Mean difference in brightness between neighbouring tokens, and between tokens drawn independently."""
+    apart, alone = np.abs(shades[:, None] - shades[None]), pairs.sum(1) / pairs.sum()
+    return float((apart * pairs).sum() / pairs.sum()), float(alone @ apart @ alone)
+
+
+def windows(images: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
+    """(B, H, W) to a view (B, h, w, s, s): the pixels that each token covers and `margin` more on every side."""
+    framed = np.pad(images, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+    side = factor + 2 * margin
+    return np.lib.stride_tricks.sliding_window_view(framed, (side, side), axis=(1, 2))[:, ::factor, ::factor]
 
 
 def decoded_patches(reading: Reading, codes: np.ndarray) -> np.ndarray:
-    """(K, 2 factor, 2 factor): what the decoder draws around each entry, on average over real maps (n, h, w).
+    """(K, 2 factor, 2 factor): each token decoded with half a cell of surroundings, on average over maps (n, h, w).
 
-    An entry that these maps lack is decoded in a map of nothing else: the decoder never saw such a map, so that is the second best.
+    A token that these maps lack is decoded in a map of nothing else, which the decoder never saw: second best.
     """
     entries, factor = len(reading.codebook), reading.factor
     alone = reading.decode(np.broadcast_to(np.arange(entries)[:, None, None], (entries, 5, 5)))
-    start = 2 * factor - factor // 2
-    patches = alone[:, start : start + 2 * factor, start : start + 2 * factor].copy()
+    patches = windows(alone, factor, factor // 2)[:, 2, 2].copy()
     images = np.concatenate([reading.decode(some) for some in np.array_split(codes, -(-len(codes) // 16))])
-    framed = np.pad(images, ((0, 0), (factor // 2, factor), (factor // 2, factor)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(framed, (2 * factor, 2 * factor), axis=(1, 2))[:, ::factor, ::factor]
-    windows = windows[:, : codes.shape[1], : codes.shape[2]].reshape(-1, 2 * factor, 2 * factor)  # (n * h * w, 2f, 2f)
+    cells = windows(images, factor, factor // 2).reshape(-1, *patches.shape[1:])
     flat = torch.from_numpy(codes.astype(np.int64).ravel())
-    sums = torch.zeros(entries, *windows.shape[1:]).index_add_(0, flat, torch.from_numpy(windows)).numpy()
+    sums = torch.zeros(patches.shape).index_add_(0, flat, torch.from_numpy(cells)).numpy()
     counts = usage(codes, entries)
     patches[counts > 0] = sums[counts > 0] / counts[counts > 0, None, None]
     return patches
 
 
-def page_order(points: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Lay points (K, 2) out on a full grid so that neighbours stay neighbours: the entry of each cell, row by row (-1 is empty)."""
+def page_order(points: np.ndarray) -> tuple[np.ndarray, int]:
+    """Points (K, 2) on a full grid, neighbours kept: the token of each cell, row by row (-1 is empty), and its columns."""
     from scipy.optimize import linear_sum_assignment
     from scipy.stats import rankdata
 
-    count = len(points)
-    columns = int(np.ceil(np.sqrt(count * 2)))
-    rows = -(-count // columns)
-    flat = np.stack([rankdata(points[:, axis]) / count for axis in (0, 1)], 1)  # ranks fill the page evenly
+    columns = int(np.ceil(np.sqrt(len(points) * 2)))
+    rows = -(-len(points) // columns)
+    flat = rankdata(points, axis=0) / len(points)  # ranks fill the page evenly
     cells = np.stack(np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, rows)), -1).reshape(-1, 2)
-    cost = ((flat[:, None] - cells[None]) ** 2).sum(-1)
-    entry, cell = linear_sum_assignment(cost)
+    entry, cell = linear_sum_assignment(((flat[:, None] - cells[None]) ** 2).sum(-1))
     order = np.full(rows * columns, -1)
     order[cell] = entry
-    return order, (rows, columns)
-
-
-def alike_order(codebook: np.ndarray) -> np.ndarray:
-    """Entries in one line, neighbours alike as far as a line allows: the leaves of a tree of their vectors."""
-    from scipy.cluster.hierarchy import leaves_list, linkage
-
-    return (
-        leaves_list(linkage(codebook, "average", optimal_ordering=len(codebook) <= 512))
-        if len(codebook) > 2
-        else np.arange(len(codebook))
-    )
+    return order, columns
 
 
 def commonest(reading: Reading, count: int = 18) -> np.ndarray:
-    """The most used entries that draw something: the commonest of all draw air."""
+    """The most used tokens that are not background."""
     ranked = np.argsort(-reading.counts, kind="stable")
-    bright = ranked[(reading.brightness[ranked] > 0.08) & (reading.counts[ranked] > 0)]
+    bright = ranked[(reading.shades[ranked] > 0.08) & (reading.counts[ranked] > 0)]
     return (bright if len(bright) >= 2 else ranked)[:count]
 
 
 def through(reading: Reading, rows: Sequence[int]) -> dict[str, np.ndarray]:
-    """Test slices on their way through the model, as `figures.codebook.slices` draws them, in the channel that varies most."""
+    """Test slices at each stage of the model; latents in the channel that varies most."""
     images, codes = np.asarray(reading.shown.images[rows]), np.asarray(reading.codes["test"][rows])
     before = reading.latents(images)
     after = reading.codebook[codes].transpose(0, 3, 1, 2)  # (B, h, w, D) -> (B, D, h, w)
     channel = int(before.var((0, 2, 3)).argmax())
-    parts = {"images": images / 255, "before": before[:, channel], "after": after[:, channel]}
-    return parts | {"shades": reading.shades[codes], "decoded": reading.decode(codes)}
+    parts = {"input": images, "latent": before[:, channel], "quantised": after[:, channel]}
+    return parts | {"tokens": reading.shades[codes], "reconstruction": reading.decode(codes)}
 
 
-def outputs(reading: Reading, count: int = 0, seed: int = 0) -> pd.DataFrame:
-    """Encoder outputs of training people, rare codes favoured (air would drown the rest): z0.., code, brightness and tissue of the
-    pixels that each covers (-1 where tissue is not known). `count` 0 is twenty an entry, 20,000 at most."""
-    count = count or min(20_000, 20 * len(reading.codebook))
-    split, codes, factor = reading.cohort["train"], reading.codes["train"], reading.factor
-    dice = np.random.default_rng(seed)
-    per_slice = codes.shape[1] * codes.shape[2]
-    rows = np.sort(dice.permutation(len(codes))[: max(8, -(-4 * count // per_slice))])
-    latents = np.concatenate([reading.latents(split.images[some]) for some in np.array_split(rows, -(-len(rows) // 16))])
-    flat = latents.transpose(0, 2, 3, 1).reshape(-1, latents.shape[1])  # (slices * h * w, D)
-    chosen_codes = np.asarray(codes[rows]).ravel().astype(np.int64)
-    weight = 1 / np.sqrt(reading.counts[chosen_codes] + 1.0)
-    chosen = dice.choice(len(flat), min(count, len(flat)), replace=False, p=weight / weight.sum())
-    table = pd.DataFrame(flat[chosen], columns=[f"z{i}" for i in range(flat.shape[1])])
-    cells = _cells(split.images[rows], factor)[chosen]  # (n, factor * factor)
-    table["code"], table["brightness"] = chosen_codes[chosen], cells.mean(1) / 255
-    table["tissue"] = -1
+def tissues(reading: Reading, most: int = 400) -> np.ndarray:
+    """(K,) the tissue (0 background, 1 CSF, 2 grey, 3 white matter) that a token covers most; -1 where that is not known."""
+    split, codes = reading.cohort["train"], reading.codes["train"]
+    found = np.full(len(reading.codebook), -1)
     if split.tissue is not None:
-        kinds = _cells(split.tissue[rows], factor)[chosen]
-        table["tissue"] = np.stack([(kinds == kind).sum(1) for kind in range(4)]).argmax(0)
-    return table
-
-
-def farthest(codebook: np.ndarray, entry: int, counts: np.ndarray) -> int:
-    """The used entry that is least like this one: the swap that should show most."""
-    apart = ((codebook - codebook[entry]) ** 2).sum(1)
-    return int(np.where(counts > 0, apart, -1).argmax())
-
-
-def nearest(codebook: np.ndarray, entry: int, count: int = 5) -> np.ndarray:
-    """An entry's neighbours in the codebook, the nearest first."""
-    apart = ((codebook - codebook[entry]) ** 2).sum(1)
-    apart[entry] = np.inf
-    return np.argsort(apart, kind="stable")[: min(count, len(codebook) - 1)]
-
-
-def first(parts: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """The same for the first few slices only."""
-    return {name: part[:count] for name, part in parts.items()}
-
-
-def all_points(reading: Reading, table: pd.DataFrame) -> np.ndarray:
-    """(K + n, D): the codebook's entries, then the encoder outputs of a table from `outputs`."""
-    return np.concatenate([reading.codebook, table.filter(regex=r"^z\d+$").to_numpy(dtype=np.float32)])
-
-
-def examples(reading: Reading, entries: Sequence[int], count: int = 8, seed: int = 0) -> list[np.ndarray]:
-    """For each entry up to `count` windows (2 factor x 2 factor) of test people whose middle was given this code."""
-    codes, images, factor = np.asarray(reading.codes["test"]), reading.shown.images, reading.factor
-    framed = np.pad(images, ((0, 0), (factor // 2, factor), (factor // 2, factor)), mode="edge")
-    dice, found = np.random.default_rng(seed), []
-    for entry in entries:
-        places = np.argwhere(codes == entry)
-        places = places[np.sort(dice.permutation(len(places))[:count])]
-        cut = [framed[n, r * factor : (r + 2) * factor, c * factor : (c + 2) * factor] for n, r, c in places]
-        found.append(np.stack(cut) / 255 if cut else np.zeros((0, 2 * factor, 2 * factor)))
+        rows = np.unique(np.linspace(0, len(codes) - 1, min(most, len(codes))).astype(int))
+        flat = np.asarray(codes[rows]).ravel().astype(np.int64).repeat(reading.factor**2)
+        table = np.bincount(flat * 4 + windows(split.tissue[rows], reading.factor).ravel(), minlength=4 * len(found)).reshape(-1, 4)
+        found = np.where(table.sum(1) > 0, table.argmax(1), -1)
     return found
 
 
-def _cells(images: np.ndarray, factor: int) -> np.ndarray:
-    """(B, H, W) to one row a code position: the pixels that it covers."""
-    batch, height, width = images.shape
-    cut = images.reshape(batch, height // factor, factor, width // factor, factor).transpose(0, 1, 3, 2, 4)
-    return cut.reshape(-1, factor * factor)
+def farthest(codebook: np.ndarray, entry: int, counts: np.ndarray) -> int:
+    """The used token whose vector is farthest from this one's: the swap that should show most."""
+    return int(np.where(counts > 0, ((codebook - codebook[entry]) ** 2).sum(1), -1).argmax())
+
+
+def nearest(codebook: np.ndarray, entry: int, count: int = 5) -> np.ndarray:
+    """A token's neighbours in the codebook, the nearest first."""
+    order = np.argsort(((codebook - codebook[entry]) ** 2).sum(1), kind="stable")
+    return order[order != entry][:count]
+
+
+def examples(reading: Reading, entries: Sequence[int], count: int = 6, margin: int = 0, seed: int = 0) -> list[np.ndarray]:
+    """For each token up to `count` windows of test slices where it was assigned, with `margin` pixels around it."""
+    codes, dice, found = np.asarray(reading.codes["test"]), np.random.default_rng(seed), []
+    cells = windows(reading.shown.images, reading.factor, margin)
+    for entry in entries:
+        places = np.argwhere(codes == entry)
+        places = places[np.sort(dice.permutation(len(places))[:count])]
+        found.append(cells[tuple(places.T)] / 255)
+    return found

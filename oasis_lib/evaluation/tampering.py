@@ -1,4 +1,4 @@
-"""What happens when codes are tampered with: one swapped, all but the commonest taken away, all put at other places."""
+"""Perturbed tokens: one replaced, all but the most used removed, all shuffled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oasis_lib.metrics import bootstrap_by_person, brain_mask, ssim
 
 
 def swapped(reading: Reading, codes: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """A map (h, w) whose middle code is made the least alike one, and the pixels (row, column, height, width) that it covers."""
+    """A map (h, w) with the least similar token in the middle, and the pixels (row, column, height, width) it covers."""
     edited, factor = np.array(codes), reading.factor
     row, column = (side // 2 for side in edited.shape)
     edited[row, column] = farthest(reading.codebook, int(edited[row, column]), reading.counts)
@@ -21,21 +21,21 @@ def swapped(reading: Reading, codes: np.ndarray) -> tuple[np.ndarray, tuple[int,
 
 
 def variants(reading: Reading, codes: np.ndarray, keep: int = 0) -> tuple[dict[str, np.ndarray], tuple[int, int, int, int]]:
-    """One map (h, w) decoded whole, with one code swapped, from the commonest codes alone, and shuffled; and where the swap is."""
+    """A map (h, w) decoded as it is and perturbed three ways, and the pixels of the replaced token."""
     edited, box = swapped(reading, codes)
     keep = keep or few(reading)
-    maps = {"decoded": codes, "one code swapped": edited, f"{keep} commonest": keep_commonest(reading, codes, keep)}
+    maps = {"decoded": codes, "one token replaced": edited, f"{keep} most used": keep_commonest(reading, codes, keep)}
     maps["shuffled"] = shuffled(codes)
     return dict(zip(maps, reading.decode(np.stack(list(maps.values()))))), box
 
 
 def few(reading: Reading) -> int:
-    """How many entries are kept when only the commonest are: 64, or a quarter of a small codebook."""
+    """How many tokens are kept when only the commonest are: 64, or a quarter of a small codebook."""
     return max(1, min(64, len(reading.codebook) // 4))
 
 
 def keep_commonest(reading: Reading, codes: np.ndarray, keep: int) -> np.ndarray:
-    """The same maps with only the `keep` commonest entries: each other code gives way to the nearest kept one."""
+    """The same maps with only the `keep` most used tokens: any other becomes the nearest of these."""
     kept = np.argsort(-reading.counts, kind="stable")[:keep]
     apart = ((reading.codebook[:, None] - reading.codebook[kept][None]) ** 2).sum(-1)  # (K, keep)
     instead = kept[apart.argmin(1)]
@@ -44,19 +44,19 @@ def keep_commonest(reading: Reading, codes: np.ndarray, keep: int) -> np.ndarray
 
 
 def shuffled(codes: np.ndarray, seed: int = 0) -> np.ndarray:
-    """One map's own codes, at other places."""
+    """One map's own tokens, permuted."""
     return np.random.default_rng(seed).permutation(np.asarray(codes).ravel()).reshape(np.shape(codes))
 
 
 def tamper(reading: Reading, rows: Sequence[int], keep: int = 0) -> pd.DataFrame:
-    """SSIM inside the brain (by person, with its interval) from all codes, from the `keep` commonest, and from shuffled ones."""
+    """SSIM inside the brain (by subject, with its interval): all tokens, the `keep` most used, shuffled."""
     rows, keep = np.sort(np.asarray(rows)), keep or few(reading)
     images, codes = np.asarray(reading.shown.images[rows]), np.asarray(reading.codes["test"][rows])
     mask = torch.from_numpy(brain_mask(images))[:, None]
     real = torch.from_numpy(images)[:, None].float() / 255
     variants = {
-        "all entries": codes,
-        f"{keep} commonest": keep_commonest(reading, codes, keep),
+        "all tokens": codes,
+        f"{keep} most used": keep_commonest(reading, codes, keep),
         "shuffled": np.stack([shuffled(one, seed) for seed, one in enumerate(codes)]),
     }
     people, scores = reading.shown.subjects[rows], {}

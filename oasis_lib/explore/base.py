@@ -1,25 +1,22 @@
-"""What every panel is: controls, a picture that answers them, words under it, and a static twin where no kernel lives.
+"""The base of every panel: controls, an image that answers them, text below, and a static twin for pages without a kernel.
 
-A subclass says which controls there are and what they draw; the rest is here:
+class Mirror(Panel):
+    title = "A mirror"
 
-    class Mirror(Panel):
-        title = "A mirror"
+    def controls(self):
+        return {"turn": slider("turn", 0, 3)}
 
-        def controls(self):
-            return {"turn": slider("turn", 0, 3)}
+    def actions(self):  # long work: each gets a button that shows when it is busy
+        return {"Train": self.train}
 
-        def actions(self):  # long work: each gets a button that shows when it is busy
-            return {"Train": self.train}
-
-        def draw(self, turn):
-            return [("turned", np.rot90(self.image, turn))], "words under the picture"
+    def draw(self, turn):
+        return [("turned", np.rot90(self.image, turn))], "text below the image"
 """
 
 from __future__ import annotations
 
 import html
 import io
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -33,28 +30,38 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from oasis_lib.figures.style import new_figure, show_image, synthetic
+from oasis_lib.evaluation.codebook import Reading, read
+from oasis_lib.figures.grid import Row, content_box, cut, image_grid
+from oasis_lib.figures.style import synthetic
+from oasis_lib.run import Run
 
 Tile = tuple[str, np.ndarray]  # a title, and grey (h, w) or colour (h, w, 3), uint8
 TILE, TITLE, GAP = 256, 22, 6  # pixels of a painted panel
 
 
 class Panel:
-    """`ready()` makes the twin (so that a batch run stops where it can't); showing the panel shows both."""
+    """Making one makes its twin (a batch run stops where it can't); displaying it displays both."""
 
-    title = ""
-    is_synthetic = False
+    title, is_synthetic = "", False
+
+    def __init__(self, run: Any = None):
+        self.done: dict[tuple, Any] = {}  # results of actions, by the controls' values
+        self.open(run)
+        assert self.twin_png
+
+    def open(self, run: Any) -> None:
+        """Load what is shown."""
 
     def controls(self) -> dict[str, widgets.Widget]:
         """Named as `draw` takes them."""
         return {}
 
     def actions(self) -> dict[str, Callable[..., None]]:
-        """Button labels, and what they run with the controls' values; the picture is drawn anew afterwards."""
+        """Button labels, and what they run with the controls' values; the image is drawn anew afterwards."""
         return {}
 
     def draw(self, **values: Any) -> tuple[Sequence[Tile], str]:
-        """Tiles side by side, and the words under them. Has a fifth of a second."""
+        """Tiles side by side, and the text below them, in a fifth of a second."""
         raise TypeError(f"{type(self).__name__} must say what it draws")
 
     def examples(self) -> list[dict[str, Any]]:
@@ -62,30 +69,20 @@ class Panel:
         return [{name: control.value for name, control in self.controls().items()}]
 
     def twin(self) -> Figure:
-        """The same pictures at the settings of `examples`, for pages without a kernel."""
-        drawn = [self.draw(**values) for values in self.examples()]
-        columns = max(len(tiles) for tiles, _ in drawn)
-        figure, axes = new_figure(len(drawn), columns, width=2.1 * columns + 1.6, height=2.2 * len(drawn) + 0.5, title=self.title)
-        above = [None] * columns
-        for row, (tiles, words) in zip(axes, drawn):
-            for axis in row[len(tiles) :]:
-                axis.set_visible(False)
-            for axis, (title, tile), same in zip(row, tiles, above):
-                show_image(axis, tile, "" if title == same else title, low=0, high=255)
+        """The same images at the settings of `examples`."""
+        rows, above = {}, []  # a title is not repeated below itself
+        for number, values in enumerate(self.examples()):
+            tiles, words = self.draw(**values)
+            names = ["" if title in above[place : place + 1] else title for place, (title, _) in enumerate(tiles)]
+            rows[words + " " * number] = Row([tile for _, tile in tiles], names)
             above = [title for title, _ in tiles]
-            words = "\n".join(textwrap.fill(line, 24) for line in words.splitlines())
-            row[0].set_ylabel(words, rotation=0, ha="right", va="center", ma="left", fontsize=8)
-        return synthetic(figure, self.is_synthetic)
+        return synthetic(image_grid(rows, title=self.title, crop=False), self.is_synthetic)
 
     @cached_property
     def twin_png(self) -> bytes:
         stream = io.BytesIO()
         self.twin().savefig(stream, format="png")
         return stream.getvalue()
-
-    def ready(self) -> Panel:
-        assert self.twin_png
-        return self
 
     def _ipython_display_(self) -> None:
         display(Picture(self.twin_png, format="png"))
@@ -94,22 +91,19 @@ class Panel:
 
     @cached_property
     def widget(self) -> widgets.VBox:
-        """Made when somebody sits at the kernel, never in a batch: saved widgets need a network to be shown again."""
+        """Made in a live kernel only, never in a batch: saved widgets need a network to be shown again."""
         self.inputs = self.controls()
         self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", object_fit="contain"))
         self.picture.add_class("oasis-picture")
         self.words, self.trouble = widgets.HTML(), widgets.HTML()
-        buttons = []
-        for label, work in self.actions().items():
-            button = widgets.Button(description=label, tooltip=label, button_style="primary")
+        buttons = [widgets.Button(description=label, tooltip=label, button_style="primary") for label in self.actions()]
+        for button, work in zip(buttons, self.actions().values()):
             button.on_click(partial(self.run, work=work))
-            buttons.append(button)
         for control in self.inputs.values():
             control.observe(lambda _: self.redraw(), names="value")
         self.redraw()
         row = widgets.HBox([*self.inputs.values(), *buttons], layout=widgets.Layout(flex_flow="row wrap"))
-        title = widgets.HTML(f"<b>{html.escape(self.title)}</b>")
-        panel = widgets.VBox([title, row, self.picture, self.words, self.trouble])
+        panel = widgets.VBox([widgets.HTML(f"<b>{html.escape(self.title)}</b>"), row, self.picture, self.words, self.trouble])
         panel.add_class("oasis-panel")
         return panel
 
@@ -117,33 +111,60 @@ class Panel:
     def values(self) -> dict[str, Any]:
         return {name: control.value for name, control in self.inputs.items()}
 
-    def redraw(self) -> None:
-        """Paint what the controls say; an error is for the reader of the panel, not for a log."""
+    def redraw(self, work: Callable[..., None] | None = None) -> None:
+        """Do the work, if any, and paint what the controls say; an error is shown in the panel, not in a log."""
         try:
+            if work:
+                work(**self.values)
             tiles, words = self.draw(**self.values)
             self.picture.value = paint(tiles, self.is_synthetic)
             self.words.value, self.trouble.value = html.escape(words).replace("\n", "<br>"), ""
         except Exception as error:
-            self.complain(error)
+            text = html.escape(f"{type(error).__name__}: {error}")
+            self.trouble.value = f'<span class="oasis-trouble" style="color:#D55E00">{text}</span>'
 
     def run(self, button: widgets.Button, work: Callable[..., None]) -> None:
         """Long work behind its button, which can't be pressed again meanwhile."""
         label, button.disabled, button.description = button.description, True, "working …"
-        try:
-            work(**self.values)
-            self.redraw()
-        except Exception as error:
-            self.complain(error)
-        finally:
-            button.disabled, button.description = False, label
+        self.redraw(work)
+        button.disabled, button.description = False, label
 
-    def complain(self, error: Exception) -> None:
-        text = html.escape(f"{type(error).__name__}: {error}")
-        self.trouble.value = f'<span class="oasis-trouble" style="color:#D55E00">{text}</span>'
+
+class RunPanel(Panel):
+    """A panel over a run: its codebook, test slices and their tokens."""
+
+    def open(self, run: Run | Reading) -> None:
+        """A run, or a reading of it that is at hand already: reading once is enough for all panels."""
+        self.book = run if isinstance(run, Reading) else read(run)
+        self.is_synthetic = self.book.cohort.synthetic
+        self.codes = np.asarray(self.book.codes["test"]).astype(np.int64)  # in memory: a slider should not wait for a disk
+        self.box = content_box(list(self.book.shown.images[:: max(1, len(self.codes) // 40)]), self.codes.shape[-1])
+        self.last: tuple[int, np.ndarray] | None = None
+
+    def subject_and_slice(self) -> dict[str, widgets.Widget]:
+        levels = self.book.levels
+        index = slider("slice index", int(levels.min()), int(levels.max()), self.book.middle)
+        return {"person": choice("subject", self.book.people), "level": index}
+
+    def decoded(self, row: int) -> np.ndarray:
+        """A test slice from its own tokens; the last one is remembered, half of what a slider costs."""
+        if self.last is None or self.last[0] != row:
+            self.last = row, self.book.decode(self.codes[row])
+        return self.last[1]
+
+    def cropped(self, tiles: Iterable[Tile]) -> list[Tile]:
+        """Tiles of whole slices or maps, without the margin around brains."""
+        return [
+            (title, cut(tile.T, self.box[2:] + self.box[:2]).T if tile.ndim == 3 else cut(tile, self.box)) for title, tile in tiles
+        ]
+
+    def token_map(self, codes: np.ndarray) -> np.ndarray:
+        """Tokens coloured by the mean brightness of their patch."""
+        return colours(self.book.shades[codes], 0, 1)
 
 
 def live() -> bool:
-    """Whether somebody sits at this kernel: a browser can be asked for input, papermill and nbconvert can't."""
+    """Whether this kernel has a reader: a browser can be asked for input, papermill and nbconvert can't."""
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin"))
 
@@ -171,12 +192,12 @@ def colours(values: np.ndarray, low: float, high: float, name: str = "viridis") 
 
 
 def difference(image: np.ndarray, other: np.ndarray, reach: float = 0.2) -> np.ndarray:
-    """What `image` has more than `other` in red, what it has less in blue; full colour at `reach` of the range."""
+    """`image` less `other`: more is red, less is blue; full colour at `reach` of the range."""
     return colours(np.asarray(image) - np.asarray(other), -reach, reach, "RdBu_r")
 
 
 def boxed(tile: np.ndarray, row: int, column: int, height: int, width: int) -> np.ndarray:
-    """A tile, enlarged so that a thin orange frame around one of its regions (in the tile's own pixels) can be seen."""
+    """A tile, enlarged, with a thin orange frame around one of its regions (in the tile's own pixels)."""
     colour = np.stack([tile] * 3, -1) if tile.ndim == 2 else tile
     scale = max(1, round(TILE / max(colour.shape[:2])))
     big = Image.fromarray(np.ascontiguousarray(colour.repeat(scale, 0).repeat(scale, 1)))
@@ -191,13 +212,10 @@ def paint(tiles: Sequence[Tile], is_synthetic: bool = False) -> bytes:
     canvas = Image.new("RGB", (len(tiles) * (TILE + GAP) - GAP, TILE + 2 * TITLE), "white")
     pen = ImageDraw.Draw(canvas)
     for index, (title, tile) in enumerate(tiles):
-        height, width = tile.shape[:2]
-        scale = TILE / max(height, width)
-        picture = Image.fromarray(np.ascontiguousarray(tile)).resize(
-            (round(width * scale), round(height * scale)), Image.Resampling.NEAREST
-        )
-        left = index * (TILE + GAP)
-        canvas.paste(picture.convert("RGB"), (left + (TILE - picture.width) // 2, TITLE))
+        scale, left = TILE / max(tile.shape[:2]), index * (TILE + GAP)
+        size = round(tile.shape[1] * scale), round(tile.shape[0] * scale)
+        picture = Image.fromarray(np.ascontiguousarray(tile)).convert("RGB").resize(size, Image.Resampling.NEAREST)
+        canvas.paste(picture, (left + (TILE - picture.width) // 2, TITLE))
         pen.text((left, 3), title, fill="black", font=font)
     if is_synthetic:
         pen.text((canvas.width - 4, TILE + TITLE + 3), "SYNTHETIC", fill="#D55E00", font=font, anchor="ra")

@@ -1,89 +1,128 @@
-"""The generator: a new brain of the prior, level, rating and settings that are asked for."""
+"""Two panels over a run's priors: generate slices, and fill in a box of a test slice."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from ipywidgets import FloatSlider, IntText
+from ipywidgets import FloatSlider, IntRangeSlider, IntText
 
-from oasis_lib.config import PRIORS
-from oasis_lib.explore.base import Panel, Tile, choice, colours, slider
-from oasis_lib.models import load
-from oasis_lib.run import Run
-from oasis_lib.sampling import draw
+from oasis_lib import sampling
+from oasis_lib.explore.base import RunPanel, Tile, boxed, choice, grey, slider
+from oasis_lib.models.prior import Inpainting
 
 SHOWN = 4  # samples at a time
 
 
-class PriorPanel(Panel):
-    """What generator and painter share: the run's VQ-VAE and those of its priors that are trained."""
+class PriorPanel(RunPanel):
+    """What both share: the priors that are trained, and how tokens are drawn from them."""
 
-    def __init__(self, run: Run):
-        self.run_folder, self.cohort, self.is_synthetic = run, run.cohort, run.cohort.synthetic
-        self.vqvae = load(run.path("vqvae"))
-        self.names = [name for name in PRIORS if run.path(name, "model.safetensors").is_file()]
-        if not self.names:
-            raise FileNotFoundError(f"{run.folder} has no trained prior: run notebook 04 first")
-        self.loaded: dict[str, torch.nn.Module] = {}
-
-    def prior(self, name: str) -> torch.nn.Module:
-        if name not in self.loaded:
-            self.loaded[name] = load(self.run_folder.path(name))
-        return self.loaded[name]
+    def open(self, run):
+        super().open(run)
+        self.cohort = self.book.cohort
+        self.priors = sampling.trained_priors(run)
 
     def common(self) -> dict:
+        levels = max(1, self.cohort.levels)
+        shares = {"min": 0.1, "step": 0.05, "value": 1.0, "continuous_update": False}
         return {
-            "prior": choice("prior", self.names, self.names[0]),
-            "level": slider("level", 1, max(1, self.cohort.levels), max(1, self.cohort.levels // 2)),
-            "temperature": FloatSlider(description="temperature", min=0.1, max=1.5, step=0.05, value=1.0, continuous_update=False),
-            "top_p": FloatSlider(description="top-p", min=0.1, max=1.0, step=0.01, value=1.0, continuous_update=False),
+            "prior": choice("prior", self.priors),
+            "level": slider("slice index", 0, levels - 1, levels // 2),
+            "temperature": FloatSlider(description="temperature", max=1.5, **shares),
+            "top_p": FloatSlider(description="top-p", max=1.0, **shares),
             "seed": IntText(description="seed", value=0),
         }
 
-    def code_map(self, codes: np.ndarray) -> np.ndarray:
-        return colours(codes, 0, self.vqvae.config.entries - 1)
+    def defaults(self) -> dict:
+        return {name: control.value for name, control in self.common().items()}
 
 
 class Generator(PriorPanel):
-    title = "Generator: new brains from a prior"
+    """Samples of any of the run's priors, at a slice index, CDR and sampling settings."""
 
-    def __init__(self, run: Run):
-        super().__init__(run)
-        self.drawn: dict[tuple, dict] = {}
+    title = "Generator: draw slices from a prior"
 
     def controls(self):
-        ratings = [("open", -1)] + [(f"{rating:g}", index) for index, rating in enumerate(self.cohort.ratings)]
-        return self.common() | {"rating": choice("rating", ratings, -1)}
+        ratings = [("any", -1)] + [(f"{rating:g}", index) for index, rating in enumerate(self.cohort.ratings)]
+        return self.common() | {"rating": choice("CDR", ratings, -1)}
 
     def actions(self):
         return {"Draw": self.sample}
 
     def examples(self):
-        """Each prior once, at the middle level."""
-        base = {"level": max(1, self.cohort.levels // 2), "temperature": 1.0, "top_p": 1.0, "seed": 0, "rating": -1}
-        settings = [{"prior": name} | base for name in self.names]
+        """Each prior once, at the middle slice index."""
+        settings = [self.defaults() | {"prior": name, "rating": -1} for name in self.priors]
         for values in settings:
             self.sample(**values)
         return settings
 
     def sample(self, prior: str, level: int, temperature: float, top_p: float, seed: int, rating: int) -> None:
-        """Draws what the controls ask for, one after the other, telling how far it is, and keeps it."""
-        levels = np.array([level - 1 if self.cohort.levels else -1])
         options = {"temperature": temperature, "top_p": top_p if top_p < 1 else None}
-        options["rating"] = rating if rating >= 0 and self.prior(prior).ratings else None
-        found = []
-        for number in range(SHOWN):
-            if "widget" in self.__dict__:
-                self.words.value = f"drawing {number + 1} of {SHOWN} …"
-            found.append(draw(self.prior(prior), self.vqvae, levels, seed=seed * SHOWN + number, **options))
-        key = (prior, level, temperature, top_p, seed, rating)
-        self.drawn[key] = {name: np.concatenate([one[name] for one in found]) for name in ("codes", "images")}
+        options["rating"] = rating if rating >= 0 and self.priors[prior].ratings else None
+        levels = np.full(SHOWN, level if self.cohort.levels else -1)
+        drawn = sampling.draw(self.priors[prior], self.book.model, levels, seed=seed, **options)
+        self.done[prior, level, temperature, top_p, seed, rating] = drawn
 
     def draw(self, prior: str, level: int, temperature: float, top_p: float, seed: int, rating: int) -> tuple[list[Tile], str]:
-        found = self.drawn.get((prior, level, temperature, top_p, seed, rating))
-        asked = f"{prior}, level {level}\ntemperature {temperature:g}, top-p {top_p:g}, seed {seed}"
-        if found is None:
-            blank = np.zeros((self.cohort.size,) * 2, np.uint8)
-            return [("press Draw", blank)] * (SHOWN + 1), f"{asked}\nnot drawn yet: press Draw"
-        tiles = [(f"sample {i + 1}", image) for i, image in enumerate(found["images"])]
-        return [("codes of sample 1", self.code_map(found["codes"][0])), *tiles], asked
+        drawn = self.done.get((prior, level, temperature, top_p, seed, rating))
+        words = f"{prior}, slice index {level}\ntemperature {temperature:g}, top-p {top_p:g}, seed {seed}"
+        if drawn is None:
+            return [("press Draw", np.zeros((8, 8), np.uint8))] * (SHOWN + 1), f"{words}\nnot drawn yet: press Draw"
+        tiles = [(f"sample {number}", image) for number, image in enumerate(drawn["images"])]
+        return self.cropped([("tokens of sample 0", self.token_map(drawn["codes"][0])), *tiles]), words
+
+
+class Painter(PriorPanel):
+    """A box over a test slice, and what a prior fills it with."""
+
+    title = "Painter: choose a box, and fill it in"
+
+    def open(self, run):
+        super().open(run)
+        self.priors = {name: prior for name, prior in self.priors.items() if isinstance(prior, Inpainting)}
+        if not self.priors:
+            raise FileNotFoundError(f"{run.folder} has no prior that can fill in: train the transformer in notebook 04")
+
+    def controls(self):
+        boxes = {f"box, {way}": side for way, side in zip(("down", "across"), self.codes.shape[1:])}
+        sliders = {
+            name.removeprefix("box, "): IntRangeSlider(
+                description=name, max=side - 1, value=(side // 3, side - side // 3 - 1), continuous_update=False
+            )
+            for name, side in boxes.items()
+        }
+        return {"person": choice("subject", self.book.people)} | self.common() | sliders
+
+    def actions(self):
+        return {"Fill in": self.fill}
+
+    def examples(self):
+        """The middle of two subjects' slices, by the first prior."""
+        usual = {name: control.value for name, control in self.controls().items()}
+        settings = [usual | {"person": person} for person in self.book.people[:2]]
+        for values in settings:
+            self.fill(**values)
+        return settings
+
+    def mask(self, down: tuple[int, int], across: tuple[int, int]) -> np.ndarray:
+        mask = np.zeros(self.codes.shape[1:], bool)
+        mask[down[0] : down[1] + 1, across[0] : across[1] + 1] = True
+        return mask
+
+    def fill(self, prior: str, temperature: float, top_p: float, seed: int, **where) -> None:
+        """Draws the tokens inside the box anew; all others stay as they are."""
+        codes = self.codes[self.book.slice_of(where["person"], where["level"])][None]
+        options = {"temperature": temperature, "top_p": top_p if top_p < 1 else None, "seed": seed}
+        new = sampling.inpaint(self.priors[prior], codes, self.mask(where["down"], where["across"]), where["level"], **options)[0]
+        self.done[(prior, temperature, top_p, seed, *where.values())] = new
+
+    def draw(self, prior: str, temperature: float, top_p: float, seed: int, **where) -> tuple[list[Tile], str]:
+        codes, mask = self.codes[self.book.slice_of(where["person"], where["level"])], self.mask(where["down"], where["across"])
+        new = self.done.get((prior, temperature, top_p, seed, *where.values()))
+        shown = codes if new is None else new
+        before, after = map(grey, self.book.decode(np.stack([codes, shown])))
+        (top, bottom), (left, right), factor = where["down"], where["across"], self.book.factor
+        corner = [edge * factor for edge in (top, left, bottom - top + 1, right - left + 1)]
+        tiles = [("decoded", boxed(before, *corner)), ("press Fill in" if new is None else "filled in", boxed(after, *corner))]
+        tiles += [("its tokens", self.token_map(codes)), ("new tokens", self.token_map(shown))]
+        changed, outside = (shown != codes).sum(), ((shown != codes) & ~mask).sum()
+        words = f"{where['person']}, slice index {where['level']}\n{changed} of {mask.sum()} tokens in the box changed"
+        return self.cropped(tiles), f"{words}, {outside} outside it"

@@ -1,4 +1,4 @@
-"""A codebook on paper: its entries, where they fire, how they follow each other, and what tampering does."""
+"""Charts of a codebook: use, layout in the plane, decoded patches, places, bigrams, and what perturbed tokens decode to."""
 
 from __future__ import annotations
 
@@ -10,175 +10,167 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, REAL, SEQUENTIAL, new_figure, show_image
+from oasis_lib.figures.cohort import TISSUES
+from oasis_lib.figures.grid import Row, content_box, frame, image_grid, sheet
+from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, REAL, SEQUENTIAL, WIDTH, new_figure, show_image
 
-
-def slices(
-    images: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
-    shades: np.ndarray,
-    decoded: np.ndarray,
-    names: Sequence[str],
-    mm: float | None = None,
-) -> Figure:
-    """One row a person: the slice, a latent channel before and after quantising, what rounding moved, codes, the decoded slice."""
-    figure, axes = new_figure(len(images), 6, width=12, height=2.1 * len(images) + 0.6, title="Slices of the embedding")
-    reach = float(np.abs(np.concatenate([before, after])).max()) or 1.0
-    for row, image, first, second, shade, back, name in zip(axes, images, before, after, shades, decoded, names):
-        show_image(row[0], image)
-        scale_bar(row[0], mm)
-        row[0].set_ylabel(name)
-        show_image(row[1], first, low=-reach, high=reach, cmap=DIVERGING)
-        latent = show_image(row[2], second, low=-reach, high=reach, cmap=DIVERGING)
-        show_image(row[3], second - first, low=-reach, high=reach, cmap=DIVERGING)
-        show_image(row[4], shade, cmap=SEQUENTIAL)
-        show_image(row[5], back)
-    for axis, title in zip(axes[0], ("input", "latent channel", "after quantising", "moved by rounding", "code map", "decoded")):
-        axis.set_title(title)
-    figure.colorbar(latent, ax=list(axes[:, 1:4].ravel()), label="latent value", location="bottom", shrink=0.5, aspect=40)
-    return figure
-
-
-def code_maps(images: np.ndarray, shades: np.ndarray, names: Sequence[str], level: int, mm: float | None = None) -> Figure:
-    """Several people at one level, and their code maps below; a colour is an entry's rank in brightness."""
-    count = len(images)
-    side, title = max(1.9, 7.5 / count), f"{count} people at level {level + 1}, in pixels and in codes"
-    figure, axes = new_figure(2, count, width=side * count, height=2 * side + 0.6, title=title)
-    for column, (image, shade, name) in enumerate(zip(images, shades, names)):
-        show_image(axes[0, column], image, name)
-        drawn = show_image(axes[1, column], shade, cmap=SEQUENTIAL)
-    scale_bar(axes[0, 0], mm)
-    figure.colorbar(drawn, ax=list(axes.ravel()), label="entry, by rank in brightness", shrink=0.7)
-    return figure
+BRIGHTNESS = "mean brightness of the token's patch"
 
 
 def usage(history: pd.DataFrame, by_level: pd.DataFrame, counts: np.ndarray) -> Figure:
-    """Is the codebook used? Over training, per level, and entry by entry."""
+    """Tokens in use and perplexity over training and by slice index; frequency by rank."""
     entries = len(counts)
-    figure, (axes,) = new_figure(1, 3, width=12, height=3.6, title=f"How much of {entries} entries is in use")
-    for column, colour in zip([c for c in history if c.endswith(("perplexity", "used"))], COLOURS):
+    figure, ((over, levels, ranks),) = new_figure(1, 3, height=3.2, title=f"Use of a codebook of {entries} tokens")
+    for column, colour in zip([c for c in history if c.endswith(("perplexity", "used"))], (REAL, MODEL)):
         kept = history[["step", column]].dropna()
-        axes[0].plot(kept["step"], kept[column], color=colour, marker=".", label=column.replace("_", " "))
-    axes[0].axhline(entries, color=BAD, ls=":", label="entries there are")
-    axes[0].set(xlabel="training step", ylabel="entries", title="over training (held-out people)", ylim=(0, None))
-    axes[0].legend(fontsize=8)
-    axes[1].plot(by_level["level"] + 1, by_level["used"], color=REAL, marker=".", label="used at all")
-    axes[1].plot(by_level["level"] + 1, by_level["perplexity"], color=MODEL, marker=".", label="perplexity")
-    axes[1].set(xlabel="level (low to high in the head)", ylabel="entries", title="per level", ylim=(0, None))
-    axes[1].legend(fontsize=8)
-    ranked = np.sort(counts)[::-1]
-    ranked = ranked[ranked > 0]
-    axes[2].loglog(np.arange(1, len(ranked) + 1), ranked / ranked.sum(), color=REAL)
-    axes[2].axhline(1 / entries, color=BAD, ls=":", label="all alike")
-    axes[2].set(xlabel="entry, commonest first", ylabel="share of all codes", title="commonest to rarest")
-    axes[2].legend(fontsize=8)
+        over.plot(kept["step"], kept[column], color=colour, marker=".", label="perplexity" if "perplexity" in column else "used")
+    over.axhline(entries, color=BAD, ls=":", label="codebook size")
+    over.set(xlabel="training step", ylabel="tokens", title="over training (validation)", ylim=(0, None))
+    for column, colour in (("used", REAL), ("perplexity", MODEL)):
+        levels.plot(by_level["level"], by_level[column], color=colour, marker=".", label=column)
+    levels.set(xlabel="slice index", ylabel="tokens", title="by slice index (training)", ylim=(0, 1.05 * entries))
+    ranked = np.sort(counts[counts > 0])[::-1]
+    ranks.loglog(np.arange(1, len(ranked) + 1), ranked / ranked.sum(), color=REAL)
+    ranks.axhline(1 / entries, color=BAD, ls=":", label="uniform")
+    ranks.set(xlabel="rank of the token", ylabel="share of all tokens", title="by rank (training)")
+    for axis in (over, ranks):
+        axis.legend(fontsize=8)
     return figure
 
 
-def firing(maps: np.ndarray, entries: Sequence[int], patches: np.ndarray, counts: np.ndarray, head: np.ndarray) -> Figure:
-    """One map an entry: in what share of slices it stands where, inside the outline of the mean head; its patch in the corner."""
-    columns = 6
-    rows = -(-len(entries) // columns)
-    figure, axes = new_figure(
-        rows, columns, width=11, height=2.0 * rows + 0.5, title="Where in the head each of the most used entries fires"
+def embedding(
+    points: np.ndarray, counts: np.ndarray, shades: np.ndarray, tissue: np.ndarray, patches: np.ndarray, how: str
+) -> Figure:
+    """The codebook in the plane, four times: by use, by brightness, by tissue, and as patches that do not overlap."""
+    figure, axes = new_figure(2, 2, height=7.2, title=f"{how} of {len(points)} codebook vectors")
+    use, bright, kinds, pictures = axes.ravel()
+    used = counts > 0
+    drawn = use.scatter(*points[used].T, s=16, c=counts[used], cmap=SEQUENTIAL, norm=LogNorm(1, max(2, counts.max())))
+    use.scatter(*points[~used].T, s=20, marker="x", c=COLOURS[3], label=f"never used ({(~used).sum()})")
+    figure.colorbar(drawn, ax=use, label="uses by training subjects", shrink=0.8)
+    drawn = bright.scatter(*points.T, s=16, c=shades, cmap="cividis", vmin=0, vmax=1)
+    figure.colorbar(drawn, ax=bright, label=BRIGHTNESS, shrink=0.8)
+    for number, (name, colour) in enumerate(TISSUES.items()):
+        kinds.scatter(*points[tissue == number].T, s=16, color=colour, label=f"{name} ({(tissue == number).sum()})")
+    if (~used).any():
+        use.legend(fontsize=8)
+    known = (tissue >= 0).any()
+    if known:
+        kinds.legend(fontsize=8)
+    titles = (
+        "by use",
+        "by brightness",
+        "by the tissue it covers most" if known else "tissue is not known here",
+        "as decoded patches",
     )
-    height, width = maps.shape[1:]
-    for axis in axes.ravel()[len(entries) :]:
-        axis.set_visible(False)
-    for axis, entry, share in zip(axes.ravel(), entries, maps):
-        peak = max(float(share.max()), 1e-9)
-        show_image(
-            axis,
-            share / peak,
-            f"{entry}: {counts[entry] / counts.sum():.1%}, peak {peak:.0%}",
-            cmap="magma",
-            extent=(0, width, height, 0),
-        )
-        across, down = (np.linspace(0, n, m) for n, m in ((width, head.shape[1]), (height, head.shape[0])))
-        axis.contour(across, down, head, levels=[0.15 * head.max()], colors="white", linewidths=0.5)
-        corner = axis.inset_axes((0.0, 0.0, 0.24, 0.24))
-        corner.imshow(patches[entry], cmap="gray", vmin=0, vmax=1)
-        corner.set(xticks=[], yticks=[])
-        for spine in corner.spines.values():
-            spine.set(visible=True, color=MODEL)
+    for axis, title in zip(axes.ravel(), titles):
+        axis.set(title=title, xticks=[], yticks=[], xlabel=f"{how} 1", ylabel=f"{how} 2")
+        axis.margins(0.06)
+    _patches_apart(pictures, points, patches, counts)
     return figure
 
 
-def gallery(patches: np.ndarray, real: Sequence[np.ndarray], entries: Sequence[int]) -> Figure:
-    """One column an entry: its decoded patch above, then patches of people that were given this code."""
-    rows = 1 + max(len(found) for found in real)
-    figure, axes = new_figure(
-        rows, len(entries), width=11, height=0.8 * rows + 0.7, title="One code, many patches: what each entry stands for"
-    )
-    for axis in axes.ravel():
-        axis.set_axis_off()
-    for column, (entry, found) in enumerate(zip(entries, real)):
-        axes[0, column].set_title(f"{entry}", color=MODEL)
-        for axis, patch in zip(axes[:, column], [patches[entry], *found]):
-            axis.imshow(patch, cmap="gray", vmin=0, vmax=1)
-    for row, words in ((0, "decoded"), (1, "in test\npeople")):
-        axes[row, 0].text(-0.25, 0.5, words, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=8)
+def _patches_apart(axis: Axes, points: np.ndarray, patches: np.ndarray, counts: np.ndarray, side: float = 0.065) -> None:
+    """Patches at their places, the most used first, each only where no other is."""
+    low, high = points.min(0), points.max(0)
+    flat = (points - low) / np.maximum(high - low, 1e-9)
+    placed: list[int] = []
+    for token in np.argsort(-counts, kind="stable"):
+        if all(np.abs(flat[token] - flat[other]).max() > 1.1 * side for other in placed):
+            placed.append(token)
+            x, y = flat[token]
+            axis.imshow(
+                patches[token], cmap="gray", vmin=0, vmax=1, extent=(x - side / 2, x + side / 2, y - side / 2, y + side / 2)
+            )
+            frame(axis, y - side / 2 + 0.5, x - side / 2 + 0.5, side, side, BAD)
+    axis.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06), aspect="auto")
+
+
+def page(patches: np.ndarray, order: np.ndarray, columns: int, counts: np.ndarray) -> Figure:
+    """The whole codebook as decoded patches, neighbours alike. A token that was never used is framed in orange."""
+    grey, orange = np.array([0.7] * 3, np.float32), np.array([0.835, 0.369, 0.0], np.float32)
+    side = patches.shape[1]
+    cells = np.ones((len(order), side + 2, side + 2, 3), np.float32)
+    for cell, token in zip(cells, order):
+        if token >= 0:
+            cell[:] = grey if counts[token] else orange
+            cell[1:-1, 1:-1] = patches[token][..., None]
+    whole, unused = sheet(cells, columns), int((counts == 0).sum())
+    title = f"The codebook: {len(patches)} tokens as decoded patches" + (f" ({unused} never used, framed)" if unused else "")
+    figure, ((axis,),) = new_figure(height=WIDTH * whole.shape[0] / whole.shape[1] + 0.4, title=title)
+    show_image(axis, whole)
     return figure
 
 
-def page(patches: np.ndarray, order: np.ndarray, shape: tuple[int, int], counts: np.ndarray) -> Figure:
-    """The whole codebook, neighbours alike. An entry that was never used is framed in orange."""
-    rows, columns = shape
-    side = patches.shape[1] + 2
-    sheet = np.ones((rows * side, columns * side, 3), dtype=np.float32)
-    for cell, entry in enumerate(order):
-        if entry >= 0:
-            top, left = (cell // columns) * side, (cell % columns) * side
-            sheet[top : top + side, left : left + side] = 0.7 if counts[entry] else (0.835, 0.369, 0.0)
-            sheet[top + 1 : top + side - 1, left + 1 : left + side - 1] = patches[entry][..., None]
-    unused = int((counts == 0).sum())
-    title = f"The codebook: {len(patches)} entries as the decoder draws them" + (
-        f" ({unused} never used, framed)" if unused else ""
-    )
-    figure, ((axis,),) = new_figure(width=11, height=11 * rows / columns + 0.5, title=title)
-    show_image(axis, sheet)
+def gallery(found: Sequence[np.ndarray], tokens: Sequence[int], factor: int, shown: int = 5) -> Figure:
+    """A column a token: the mean of its windows in test subjects, then some of them; the token's own pixels are framed."""
+    rows = {f"mean of {max(map(len, found))}": [each.mean(0) if len(each) else None for each in found]}
+    for number in range(shown):
+        rows[" " * number or "examples"] = [each[number * len(each) // shown] if len(each) >= shown else None for each in found]
+    figure = image_grid(rows, [f"token {token}" for token in tokens], "Windows of test slices, by token", crop=False)
+    for axis in figure.axes:
+        if axis.images:
+            margin = (axis.images[0].get_array().shape[0] - factor) // 2
+            frame(axis, margin, margin, factor, factor)
     return figure
 
 
-def followers(pairs: np.ndarray, order: np.ndarray, bits: dict[str, float]) -> Figure:
-    """Which entry stands beside which, alike entries next to each other; and how many bits a neighbour saves."""
-    figure, axes = new_figure(1, 2, width=9.5, height=5.2, title="Which codes go together", width_ratios=[2, 1])
-    matrix, bars = axes[0]
+def stages(parts: dict[str, np.ndarray], names: Sequence[str], mm: float | None = None) -> Figure:
+    """Slices (columns) at each stage of the model (rows): see `evaluation.codebook.through`."""
+    reach = float(np.abs([parts["latent"], parts["quantised"]]).max()) or 1.0
+    look = {"cmap": DIVERGING, "low": -reach, "high": reach, "bar": "latent value"}
+    rows = {
+        "input": Row(parts["input"]),
+        "latent channel": Row(parts["latent"], **look),
+        "moved by quantisation": Row(parts["quantised"] - parts["latent"], **look),
+        "tokens": Row(parts["tokens"], cmap=SEQUENTIAL, bar="brightness"),
+        "reconstruction": Row(parts["reconstruction"]),
+    }
+    return image_grid(rows, names, mm=mm)
+
+
+def firing(maps: np.ndarray, tokens: Sequence[int], patches: np.ndarray, counts: np.ndarray, mean: np.ndarray) -> Figure:
+    """One map a token: the share of slices that have it there, over the outline of the mean slice; its patch in the corner."""
+    across, peaks = 6, np.maximum(maps.max((1, 2)), 1e-9)
+    names = [f"{token}: {counts[token] / counts.sum():.1%}\npeak {peak:.0%}" for token, peak in zip(tokens, peaks)]
+    scaled = list(maps / peaks[:, None, None])
+    rows = {" " * at: Row(scaled[at : at + across], names[at : at + across], "magma", bar="share of the peak")
+            for at in range(0, len(scaled), across)}  # fmt: skip
+    figure = image_grid(rows, title="Where the most used tokens occur", crop=content_box([mean], maps.shape[1]))
+    (height, width), (down, right) = maps.shape[1:], mean.shape
+    x, y = np.linspace(-0.5, width - 0.5, right), np.linspace(-0.5, height - 0.5, down)
+    for axis, token in zip([a for a in figure.axes if a.images], tokens):
+        axis.contour(x, y, mean, levels=[0.15 * mean.max()], colors="white", linewidths=0.6)
+        corner = axis.inset_axes((0.0, 0.0, 0.25, 0.25))
+        show_image(corner, patches[token])
+        corner.spines[:].set(visible=True, color=MODEL)
+    return figure
+
+
+def bigrams(pairs: np.ndarray, shades: np.ndarray, bits: dict[str, float]) -> Figure:
+    """How often each token is left of or above each other, in order of brightness; and the bits of a guess."""
+    figure, ((matrix, bars),) = new_figure(1, 2, height=4.2, title="Which tokens are neighbours", width_ratios=[2, 1])
+    order = np.argsort(shades, kind="stable")
     ordered = np.ma.masked_equal(pairs[np.ix_(order, order)], 0)
     drawn = matrix.imshow(ordered, cmap=SEQUENTIAL, norm=LogNorm(1, max(2, pairs.max())), interpolation="none")
     matrix.set(
-        xlabel="code to the right or below (alike ones side by side)",
-        ylabel="code",
-        title="white: never neighbours in training people",
+        xlabel="right or lower token, by brightness", ylabel="left or upper token, by brightness", title="pairs (white: never)"
     )
-    figure.colorbar(drawn, ax=matrix, label="times neighbours", shrink=0.8)
+    figure.colorbar(drawn, ax=matrix, label="count in training subjects", shrink=0.8)
     drawn = bars.bar([name.replace(" ", "\n") for name in bits], list(bits.values()), color=[BAD, REAL, MODEL])
     bars.bar_label(drawn, fmt="%.2f")
-    bars.set(ylabel="bits a code", title="what a guess costs")
+    bars.set(ylabel="bits/token", title="cost of a guess")
     return figure
 
 
 def tampering(images: dict[str, np.ndarray], box: tuple[int, int, int, int]) -> Figure:
-    """Above the pictures, below how each differs from the first. `box` (row, column, height, width) frames the swapped code."""
-    reach, names = 0.3, list(images)
-    figure, axes = new_figure(2, len(names), width=2.3 * len(names), height=5.0, title="Tampering with the codes")
-    for (above, below), (name, image) in zip(axes.T, images.items()):
-        show_image(above, image, name)
-        change = image - images[names[0]]
-        title = f"mean change {np.abs(change).mean():.1%}"
-        drawn = show_image(below, change, title, low=-reach, high=reach, cmap=DIVERGING)
-    row, left, height, width = box
-    for axis in axes[:, 1]:
-        across, down = np.array([0, width, width, 0, 0]) + left - 0.5, np.array([0, 0, height, height, 0]) + row - 0.5
-        axis.plot(across, down, color=MODEL, lw=1)
-    figure.colorbar(drawn, ax=list(axes[1]), label=f"change from “{names[0]}”", shrink=0.8)
+    """Decoded images above, their difference from the first below. `box` (row, column, height, width) frames the swapped token."""
+    first = next(iter(images.values()))
+    changes = [image - first for image in images.values()]
+    names = [f"mean change {np.abs(change).mean():.1%}" for change in changes]
+    rows = {"decoded": Row(list(images.values()))}
+    rows["difference"] = Row(changes, names, DIVERGING, -0.3, 0.3, "difference")
+    figure = image_grid(rows, list(images), "What perturbed tokens decode to", crop=content_box([first]))
+    for axis in (figure.axes[1], figure.axes[len(images) + 1]):
+        frame(axis, *box)
     return figure
-
-
-def scale_bar(axis: Axes, mm: float | None, length: int = 50) -> None:
-    """Five centimetres, where the size of a pixel is known."""
-    if mm:
-        bottom, left = axis.get_ylim()[0] - 5, axis.get_xlim()[0] + 5
-        axis.plot([left, left + length / mm], [bottom, bottom], color="white", lw=2, solid_capstyle="butt")
-        axis.text(left, bottom - 3, f"{length} mm", color="white", fontsize=7, va="bottom")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -34,7 +34,7 @@ def image_grid(
     columns: Sequence[str] = (),
     title: str = "",
     *,
-    crop: bool = True,
+    crop: bool | Box = True,
     mm: float | None = None,
 ) -> Figure:
     """A named row of images each, cut to what is not background; `mm` (a pixel's size) adds a scale bar.
@@ -43,10 +43,12 @@ def image_grid(
     """
     filled = {name: row if isinstance(row, Row) else Row(row) for name, row in rows.items()}
     across = max(len(row.images) for row in filled.values())
-    slices = [i for row in filled.values() if row.cmap == "gray" for i in row.images if i is not None]
-    box = content_box(slices, min(len(i) for i in _images(filled))) if crop else WHOLE
+    box = crop or WHOLE
+    if crop is True:
+        slices = _images([row for row in filled.values() if row.cmap == "gray"])
+        box = content_box(slices, min(map(len, _images(filled.values()))))
     bars = any(row.bar for row in filled.values())
-    side = min(1.8, (WIDTH - 1.0 * any(filled) - 0.9 * bars) / across)
+    side = min(1.8, (WIDTH - 1.0 * any(map(str.strip, filled)) - 0.9 * bars) / across)
     tall = side * (box[1] - box[0]) / (box[3] - box[2]) + 0.05
     words = 0.3 * bool(title) + 0.2 * any(columns) + 0.2 * sum(any(row.names) for row in filled.values())
     figure, axes = new_figure(len(filled), across, height=max(1.5, tall * len(filled) + words), title=title)
@@ -58,13 +60,14 @@ def image_grid(
                 show(axis, image, row, box)
             above = [_at(columns if number == 0 else (), place), _at(row.names, place)]
             axis.set_title("\n".join(filter(None, above)), fontsize=8)
-        label = "\n".join(textwrap.wrap(name, 15))
+        label = "\n".join(textwrap.wrap(name, 15))  # a name of spaces is no name, but keeps rows apart
         line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8.5)
     for bar, group in groupby(zip(axes, filled.values()), key=lambda pair: pair[1].bar):
-        lines = list(group)
-        if bar:
-            drawn = next(axis.images[0] for line, _ in lines for axis in line if axis.images)
-            figure.colorbar(drawn, ax=[axis for line, _ in lines for axis in line], label=bar, shrink=0.9, aspect=15 * len(lines))
+        lines = [line for line, _ in group]
+        if bar:  # beside the last cell of its rows: a bar of its own would shift their columns
+            drawn = next(axis.images[0] for line in lines for axis in line if axis.images)
+            tall = 1 + 1.08 * (len(lines) - 1)
+            figure.colorbar(drawn, cax=lines[0][-1].inset_axes((1.08, 1 - tall, 0.07, tall)), label=bar)
     if mm:
         scale_bar(axes[0, 0], mm)
     return figure
@@ -136,8 +139,8 @@ def scale_bar(axis: Axes, mm: float, length: int = 50) -> None:
     axis.text(left, bottom - 0.02 * abs(top - bottom), f"{length} mm", color="white", fontsize=7, va="bottom")
 
 
-def _images(rows: Mapping[str, Row]) -> list[np.ndarray]:
-    return [image for row in rows.values() for image in row.images if image is not None]
+def _images(rows: Iterable[Row]) -> list[np.ndarray]:
+    return [image for row in rows for image in row.images if image is not None]
 
 
 def _at(names: Sequence[str], place: int) -> str:
