@@ -13,7 +13,7 @@ from oasis_lib.cohort import Split
 from oasis_lib.config import Part
 from oasis_lib.metrics import sharpness
 from oasis_lib.models import load
-from oasis_lib.training import adversarial, loop, to_images, train_vqvae
+from oasis_lib.training import adversarial, decode_codes, loop, to_images, train_vqvae
 from oasis_lib.training.adversarial import train_crisp
 from oasis_lib.training.data import KNOTS, warped
 
@@ -43,6 +43,10 @@ def test_codes_and_the_faithful_decoder_stay_bit_for_bit(cohort, faithful, tmp_p
     assert plain.crisp is None and torch.equal(both.encode(images), codes)
     assert torch.equal(both.decode(codes), plain.decode(codes))
     assert not torch.equal(both.decode(codes, crisp=True), plain.decode(codes))
+    drawn = [decode_codes(model, codes.numpy(), crisp=crisp) for model, crisp in ((both, None), (both, True), (plain, None))]
+    assert np.array_equal(*drawn[:2]) and not np.array_equal(*drawn[1:]), (
+        "samples are drawn by the crisp decoder where there is one"
+    )
     with pytest.raises(ValueError, match=r"no crisp decoder; train it with vqvae\.adversarial"):
         plain.decode(codes, crisp=True)
 

@@ -226,3 +226,19 @@ def test_variety_is_the_share_of_places_that_differ():
     people = SimpleNamespace(subjects=np.repeat(list("abcd"), 2), levels=np.tile([0, 1], 4))
     codes = np.repeat(np.arange(4), 2)[:, None, None] * np.ones((1, 2, 2), int)  # everybody is alike at all levels
     assert likelihood.differing_people(codes, people, levels=2) == 1.0, "a person was compared with himself"
+
+
+def test_tokens_are_decided_in_full_precision(world, monkeypatch):
+    cohort, folder = world
+    vqvae, seen, encode = load(folder), [], VQVAE.encode
+
+    def spied(self, images):
+        seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        return encode(self, images)
+
+    monkeypatch.setattr(VQVAE, "encode", spied)
+    torch.set_float32_matmul_precision("high")  # as the training loop leaves it on a GPU
+    with torch.autocast("cpu", torch.bfloat16):
+        encode_images(vqvae, cohort["test"].images)
+    assert set(seen) == {("highest", False)} and torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")

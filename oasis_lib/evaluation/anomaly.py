@@ -26,7 +26,7 @@ def maps(split: Split, codes: np.ndarray, prior: Any, vqvae: Any, rows: np.ndarr
     surprise = -prior.to(device).log_probs(torch.as_tensor(codes[rows].astype(np.int64)), level=levels).cpu()
     size, reach = images.shape[-1], images.shape[-1] / codes.shape[-1] / 2
     raised = F.interpolate(surprise[:, None], size=(size, size), mode="bilinear", align_corners=False)
-    error = (to_tensor(images) - to_tensor(decode_codes(vqvae, codes[rows], device))).abs()
+    error = (to_tensor(images) - to_tensor(decode_codes(vqvae, codes[rows], device, crisp=False))).abs()
     return {"surprise": raised[:, 0].numpy(), "reconstruction error": blur(error, reach)[:, 0].numpy()}
 
 

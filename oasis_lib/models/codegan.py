@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from oasis_lib.config import CodeGANConfig
-from oasis_lib.models.prior import Label, Labels, Prior, drawing, full_precision
+from oasis_lib.models.prior import Label, Labels, Prior, drawing, exact
 from oasis_lib.models.sampler import Sampler, gumbel, image_seeds, uniform
 
 
@@ -129,7 +129,7 @@ class CodeGAN(Prior):
             raise ValueError(f"n={n} must be at least 1")
         labels, seeds = self.labels(n, level, rating), image_seeds(n, generator, self.device)
         drawn = []
-        with full_precision(self), drawing(n, "map", progress) as bar:
+        with exact(self), drawing(n, "map", progress) as bar:
             for own, *label in zip(seeds.split(batch), *(label.split(batch) for label in labels)):
                 raw = self.generator(self.noise(own), *label)
                 drawn.append(self._codes(raw, own, choose))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from oasis_lib.device import full_precision
 from oasis_lib.models.position_prior import Background
 from oasis_lib.models.sampler import Sampler, gumbel, image_seeds
 
@@ -111,7 +112,8 @@ class Autoregressive(Prior):
         codes = self.check_codes(codes)
         labels = self.labels(len(codes), level, rating)
         parts = zip(codes.split(batch), *(label.split(batch) for label in labels))
-        return torch.cat([-F.cross_entropy(self(*p).movedim(-1, 1).float(), p[0], reduction="none") for p in parts])
+        with full_precision(self.device):
+            return torch.cat([-F.cross_entropy(self(*p).movedim(-1, 1), p[0], reduction="none") for p in parts])
 
     def nll(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
         return -self.log_probs(codes, level, rating, batch).flatten(1).sum(1)
@@ -135,7 +137,7 @@ class Autoregressive(Prior):
         wanted, done = mask.flatten(1), []
         end = int(wanted.any(0).nonzero().max()) + 1 if bool(wanted.any()) else 0
         order = range(end) if self.background is None else [t for t in self.background.positions().tolist() if t < end]
-        with full_precision(self), drawing(-(-len(codes) // batch) * len(order), "token", progress) as bar:
+        with exact(self), drawing(-(-len(codes) // batch) * len(order), "token", progress) as bar:
             for part in torch.arange(len(codes), device=self.device).split(batch):
                 flat, step = codes[part].flatten(1), self._guided(labels[0][part], labels[1][part], guidance)
                 if self.background is not None:
@@ -195,15 +197,12 @@ def drawing(total: int, unit: str, progress: bool | None) -> tqdm:
 
 
 @contextmanager
-def full_precision(model: nn.Module) -> Iterator[None]:
-    """Eval mode and true float32 (no TF32) while codes are drawn; all is put back after."""
-    was_training, matmul, convolution = model.training, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+def exact(model: Prior) -> Iterator[None]:
+    """Eval mode and true float32 while tokens are drawn; all is put back after."""
+    was_training = model.training
     model.eval()
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
     try:
-        yield
+        with full_precision(model.device):
+            yield
     finally:
         model.train(was_training)
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution

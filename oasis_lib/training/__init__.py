@@ -1,9 +1,10 @@
 """Training: one loop, and what each model has to say to it."""
 
+from oasis_lib.device import best_device
 from oasis_lib.training.codes import codes_of, decode_codes, encode_cohort, encode_images
 from oasis_lib.training.data import Batches, even_levels, to_images
 from oasis_lib.training.loop import Task, fit
-from oasis_lib.training.vqvae import best_device, train_vqvae
+from oasis_lib.training.vqvae import train_vqvae
 
 __all__ = [
     "Batches",

@@ -25,10 +25,9 @@ from oasis_lib.models import VQVAE, load
 from oasis_lib.models.blocks import PatchDiscriminator
 from oasis_lib.models.vqvae import CRISP
 from oasis_lib.training.codes import codes_of
-from oasis_lib.training.data import Batch, Batches, content_box, evenly, flips, seeded, to_images
+from oasis_lib.training.data import Batch, Batches, content_box, evenly, flips, in_channels, seeded, to_images
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import fit_once
-from oasis_lib.training.vqvae import in_channels
 
 HINGE, FEATURES, STRUCTURE = 0.02, 0.2, 0.5  # weights beside the L1 distance
 DISCRIMINATOR = 32  # channels of its first layer

@@ -10,10 +10,10 @@ import torch
 from oasis_lib import metrics
 from oasis_lib.checkpoint import fingerprint
 from oasis_lib.cohort import Cohort
+from oasis_lib.device import best_device, full_precision
 from oasis_lib.models import VQVAE, load
 from oasis_lib.paths import atomic, read_json, write_json
-from oasis_lib.training.data import ends, evenly, swapped, to_images
-from oasis_lib.training.vqvae import best_device, in_channels
+from oasis_lib.training.data import ends, evenly, in_channels, swapped, to_images
 
 KEYS = "keys.json"  # beside the token maps: the weights and cohort that each file is of
 
@@ -22,13 +22,15 @@ def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str =
     """(N, H, W) uint8 -> (N, h, w) int16."""
     vqvae = vqvae.to(device)
     few = metrics.at_once(pixels[0].size, device)
-    parts = [vqvae.encode(in_channels(to_images(pixels[i : i + few], device), vqvae)).cpu() for i in range(0, len(pixels), few)]
+    slices = (to_images(pixels[i : i + few], device) for i in range(0, len(pixels), few))
+    with full_precision(device):
+        parts = [vqvae.encode(in_channels(part, vqvae)).cpu() for part in slices]
     return torch.cat(parts).numpy().astype(np.int16)
 
 
-def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu", *, crisp: bool = False) -> np.ndarray:
-    """(N, h, w) -> (N, H, W) uint8, by the faithful decoder or the crisp one."""
-    vqvae = vqvae.to(device)
+def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu", *, crisp: bool | None = None) -> np.ndarray:
+    """(N, h, w) -> (N, H, W) uint8, by the faithful decoder or the crisp one; None is the crisp one where it was trained."""
+    vqvae, crisp = vqvae.to(device), vqvae.crisp is not None if crisp is None else crisp
     parts, few = [], metrics.at_once(codes[0].size * vqvae.config.factor**2, device)
     for start in range(0, len(codes), few):
         part = torch.from_numpy(codes[start : start + few].astype(np.int64)).to(device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
@@ -184,3 +184,8 @@ def seeded(*numbers: int) -> torch.Generator:
     for number in numbers:
         seed = (seed * 1_000_003 + number + 12_345) % (2**63 - 1)
     return torch.Generator().manual_seed(seed)
+
+
+def in_channels(images: Tensor, model: nn.Module) -> Tensor:
+    """Grey slices for a model that wants colour: the same three times."""
+    return images.expand(-1, model.config.channels, -1, -1)

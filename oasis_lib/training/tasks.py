@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
+from oasis_lib.device import full_precision
 from oasis_lib.models import VQVAE
 from oasis_lib.models.prior import Autoregressive, Prior
 from oasis_lib.paths import atomic
 from oasis_lib.training.codes import codes_of, encode_images
-from oasis_lib.training.data import Batch, ends, even_levels, evenly, flips, rating_index, seeded, swapped
+from oasis_lib.training.data import Batch, ends, even_levels, evenly, flips, in_channels, rating_index, seeded, swapped
 from oasis_lib.training.loop import Task
-from oasis_lib.training.vqvae import in_channels
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
@@ -59,7 +59,7 @@ class PriorTask(Task):
         varied = self.fraction < VARIED
         if self.still or not varied:
             return self.maps[(batch.mirrored & varied).long(), batch.rows].long()
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device):
             return self.vqvae.encode(in_channels(batch.images, self.vqvae))
 
     def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:

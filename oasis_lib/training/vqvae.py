@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from oasis_lib import metrics
@@ -19,7 +18,8 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, perplexity
 from oasis_lib.paths import atomic
-from oasis_lib.training.data import Batch, Batches, evenly, seeded, to_images
+from oasis_lib.training.adversarial import train_crisp
+from oasis_lib.training.data import Batch, Batches, evenly, in_channels, seeded, to_images
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import fit_once
 
@@ -129,11 +129,6 @@ def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Te
     return l1 + structure, {"l1": l1, "structure": structure}
 
 
-def in_channels(images: Tensor, model: nn.Module) -> Tensor:
-    """Grey slices for a model that wants colour: the same three times."""
-    return images.expand(-1, model.config.channels, -1, -1)
-
-
 def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool = True) -> pd.DataFrame:
     """Train into a model folder, or go on where an earlier call was stopped; returns the history."""
     model, training = part.model, part.training
@@ -151,16 +146,6 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool =
         make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress
     )
     if model.adversarial:
-        from oasis_lib.training.adversarial import train_crisp  # here, because it builds on this module
-
         train_crisp(cohort, out, part, progress=progress)
     write_cards(out, cohort.info)
     return history
-
-
-def best_device() -> torch.device:
-    if os.environ.get("ACCELERATE_USE_CPU") == "true":  # `--device cpu`, in Accelerate's own word
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
