@@ -1,9 +1,9 @@
 """run.json: how a run was made, and which of its stages still stand.
 
-What reruns a stage: a setting or parameter that it or an earlier stage reads, its inputs (cohort, files of earlier
-stages), a file of its own that was changed or lost, and the notebook's own text. An edit of the library does not: the
-stage is kept, and reported as made by another version of the library; `--overwrite` reruns it. Trained models follow
-the same rule (`training/once.py`), with one more: a finished model of other settings is replaced by `--overwrite` alone.
+What reruns a stage: its notebook's text, a setting or parameter that it or an earlier stage reads, its cohort, and a
+file of its own that is gone. An edit of the library does not: the stage is kept, and reported as made by another
+version of the library; `--overwrite` reruns it. Trained models follow the same rule (`training/once.py`), with one
+more: a finished model of other settings is replaced by `--overwrite` alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 from oasis_lib.paths import library_digest, read_json, write_json
 
 FILE = "run.json"
-SHARED = {FILE, "metrics.json", "report.html", "captions.json"}  # several stages write these
-COMPARED = {".safetensors", ".npy", ".npz"}  # of these the content counts, of other files that they are there
+SHARED = {FILE, "metrics.json", "report.html", "captions.json", "seeds.json"}  # several stages write these
 
 
 class Manifest:
@@ -26,66 +25,36 @@ class Manifest:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        path = folder / FILE
-        self.values: dict[str, Any] = read_json(path) if path.is_file() else {}
-        self.values.setdefault("stages", {})
-        self.values.setdefault("files", {})
+        self.values: dict[str, Any] = {"stages": {}} | (read_json(folder / FILE) if (folder / FILE).is_file() else {})
 
     def describe(self, **values: Any) -> None:
         self.values |= values
-        self._write()
+        write_json(self.folder / FILE, self.values)
 
     def stage(self, name: str) -> dict[str, Any]:
         return self.values["stages"].get(name, {})
 
-    def start(self, name: str, parameters: dict[str, Any]) -> None:
-        self.values["stages"][name] = {"status": "running", "parameters": parameters, "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self._write()
+    def note(self, name: str, status: str, **values: Any) -> None:
+        self.values["stages"][name] = self.stage(name) | {"status": status} | values
+        self.describe()
 
-    def fail(self, name: str, cause: str) -> None:
-        self.values["stages"][name] |= {"status": "failed", "cause": cause}
-        self._write()
+    def finish(self, name: str, key: str, begun: float, **values: Any) -> None:
+        """Note what the stage left: files that are new, and those of an earlier time that it found good."""
+        fresh = [p for p in self.folder.rglob("*") if p.is_file() and p.stat().st_mtime >= begun - 1]
+        files = {str(path.relative_to(self.folder)) for path in fresh if path.name not in SHARED and path.suffix != ".html"}
+        files |= {file for file in self.stage(name).get("files", []) if (self.folder / file).is_file()}
+        values |= {"key": key, "seconds": round(time.time() - begun, 1), "library": library_digest()}
+        self.note(name, "finished", files=sorted(files), **values)
 
-    def finish(self, name: str, key: str, begun: float, peak: int, cohort: str) -> None:
-        """Note what the stage left. A file keeps its first writer: it is that stage which makes it again."""
-        for path in sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name not in SHARED and p.suffix != ".html"):
-            if path.stat().st_mtime >= begun - 1:
-                known = self.values["files"].setdefault(str(path.relative_to(self.folder)), {"stage": name})
-                known["content"] = _content(path)
-        done = {
-            "status": "finished",
-            "key": key,
-            "seconds": round(time.time() - begun, 1),
-            "peak_memory_bytes": peak,
-            "cohort": cohort,
-            "library": library_digest(),
-        }
-        self.values["stages"][name] |= done
-        self._write()
-
-    def is_finished(self, name: str, key: str, cohort: str) -> bool:
+    def stands(self, name: str, key: str, cohort: str) -> bool:
         stage = self.stage(name)
-        if stage.get("status") != "finished" or stage["key"] != key or not cohort or stage["cohort"] != cohort:
-            return False
-        files = {file: known for file, known in self.values["files"].items() if known["stage"] == name}
-        return all(
-            (self.folder / file).is_file() and _content(self.folder / file) == known["content"] for file, known in files.items()
-        )
+        same = stage.get("status") == "finished" and cohort and (stage["key"], stage["cohort"]) == (key, cohort)
+        return bool(same) and all((self.folder / file).is_file() for file in stage["files"])
 
     def is_stale(self, name: str) -> bool:
         """Whether another version of the library finished it."""
         return self.stage(name).get("library") != library_digest()
 
-    def _write(self) -> None:
-        write_json(self.folder / FILE, self.values)
-
 
 def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=12).hexdigest()
-
-
-def _content(path: Path) -> str:
-    if path.suffix not in COMPARED:
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:24]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from oasis_lib.config import Part, Profile, profile
 from oasis_lib.paths import atomic, data_home, project_path, read_json, write_json
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -48,6 +50,12 @@ class Run:
             figure.savefig(beside, format="png")
         self._merge("figures/captions.json", {name: caption})
         return figure
+
+    def table(self, name: str, frame: pd.DataFrame, caption: str) -> pd.DataFrame:
+        """Keep a table as tables/NN_name.json with its caption, and give it back for the notebook to show."""
+        kept = json.loads(frame.to_json(orient="split", double_precision=12))
+        write_json(self.path("tables", f"{name}.json"), {"caption": caption} | kept)
+        return frame
 
     def metrics(self, section: str, values: dict[str, Any]) -> None:
         """Put a stage's numbers into metrics.json, under the stage's own section."""

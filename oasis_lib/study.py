@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import difflib
 import json
+import re
+import resource
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 from oasis_lib import config, report
 from oasis_lib.check import describe_environment, environment_line
 from oasis_lib.config import as_dict, near
+from oasis_lib.kernel import CellFailed, StageFailed, execute
 from oasis_lib.manifest import Manifest, digest
-from oasis_lib.paths import PROJECT, overwriting, project_path, read_json, user_path
+from oasis_lib.paths import PROJECT, data_home, overwriting, project_path, read_json, user_path, write_json
 from oasis_lib.run import Run, open_run
 
 NOTEBOOKS, DRIVER = PROJECT / "notebooks", PROJECT / "driver.ipynb"
+PEAK = ".peak.json"  # what a notebook's kernel leaves: its peak memory in bytes
 # The part of a profile that a stage is the first to read. A change in it reruns the stage, and all that follow.
 SECTIONS = {
     "01_cohort": ("cohort",),
@@ -30,27 +33,25 @@ SECTIONS = {
 KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": (list, tuple), "dict": dict}
 
 
-class StageFailed(RuntimeError):
-    """What stopped a study, in words: notebook, cell and cause."""
-
-    def _render_traceback_(self) -> list[str]:  # in the driver's kernel the message says it all
-        return [f"StageFailed: {self}"]
-
-
 def begin(name: str, namespace: dict[str, Any]) -> Run:
     """A notebook's first line: its parameters checked, its run opened, its cohort at hand, its environment told."""
-    names = declared(NOTEBOOKS / f"{name}.ipynb")
-    given = {n: namespace.get(n) for n in _injected(namespace)} | {n: namespace[n] for n in names if n in namespace}
-    check_parameters(name, given, names)
-    run = open_run(
-        given.get("run", "runs/latest"), given.get("profile", "laptop"), given.get("cohort", ""), given.get("settings", [])
-    )
-    run.path("figures").mkdir(exist_ok=True)
-    if not (run.cohort_folder / "cohort.json").is_file() and not given.get("cohort"):
-        if not name.startswith("01"):  # the first notebook shows how it is made; a later one run alone just needs it
-            prepare_default(run)
+    injected = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]
+    kinds = {n: getattr(kind, "__name__", str(kind)) for n, kind in namespace.get("__annotations__", {}).items()}
+    names = [*re.findall(r"^(\w+) =", "".join(injected[-1:]), re.M), *kinds]
+    given = {n: namespace[n] for n in names if n in namespace}
+    check_parameters(name, given, kinds)
+    run = open_run(*(namespace[n] for n in ("run", "profile", "cohort", "settings")))
+    if "get_ipython" in namespace:
+        namespace["get_ipython"]().events.register("post_run_cell", lambda result: write_json(run.path(PEAK), peak_memory()))
+    if not (run.cohort_folder / "cohort.json").is_file() and not namespace["cohort"] and not name.startswith("01"):
+        prepare_default(run)  # the first notebook shows how it is made; a later one run alone just needs it
     print(f"{environment_line()} · profile {run.profile.name} · run {_short(run.folder)} · cohort {_short(run.cohort_folder)}")
     return run
+
+
+def peak_memory() -> int:
+    """Of this process, in bytes; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def prepare_default(run: Run) -> None:
@@ -58,46 +59,32 @@ def prepare_default(run: Run) -> None:
     from oasis_lib.cohort import prepare
 
     c = run.profile.cohort
-    print(f"preparing the synthetic cohort {_short(run.cohort_folder)} ({c.people} people, {c.size} x {c.size} pixels) ...")
+    print(f"preparing the synthetic cohort {_short(run.cohort_folder)} ({c.people} subjects, {c.size} x {c.size} pixels) ...")
     prepare("phantom", run.cohort_folder, size=c.size, people=c.people, lesions=c.lesions, seed=c.seed, progress=False)
 
 
-def declared(notebook: Path) -> dict[str, tuple[str, Any]]:
-    """The names in a notebook's `parameters` cell, with annotation and default."""
-    for cell in read_json(notebook)["cells"]:
-        if "parameters" in cell["metadata"].get("tags", []):
-            statements = ast.parse("".join(cell["source"])).body
-            annotated = [s for s in statements if isinstance(s, ast.AnnAssign) and s.value is not None]
-            return {s.target.id: (ast.unparse(s.annotation), ast.literal_eval(s.value)) for s in annotated}
-    raise ValueError(f"{notebook} has no cell tagged `parameters`")
+def declared(notebook: Path) -> dict[str, str]:
+    """The parameters of a notebook and the names of their types."""
+    from papermill import inspect_notebook
+
+    return {name: parameter["inferred_type_name"] for name, parameter in inspect_notebook(notebook).items()}
 
 
-def check_parameters(stage: str, given: Mapping[str, Any], names: Mapping[str, tuple[str, Any]]) -> None:
+def check_parameters(stage: str, given: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
     """Papermill only warns of a name it does not know, and trains for an hour with the default: here it is refused."""
     for name, value in given.items():
-        if name not in names:
-            raise ValueError(f"{stage} has no parameter {name!r}{_nearest(stage, name, value, names)} (it has {', '.join(names)})")
-        annotation, default = names[name]
-        kind = KINDS.get(annotation.split("[")[0], object)
-        if not isinstance(value, kind) or (isinstance(value, bool) and annotation in ("int", "float")):
-            raise ValueError(f"{stage}: parameter {name}={value!r} must be {annotation}, like {default!r}")
-
-
-def _nearest(stage: str, name: str, value: Any, names: Iterable[str]) -> str:
-    """A mistyped parameter may have been meant for a setting: `epcohs` for `settings=["vqvae.epochs=5"]`."""
-    section = next(iter(SECTIONS.get(stage, ())), "vqvae")
-    fields = as_dict(getattr(config.PROFILES["laptop"], section))
-    settings = {key for part in fields.values() if isinstance(part, dict) for key in part} - set(names)
-    close = difflib.get_close_matches(name, [*names, *settings], n=1, cutoff=0.5)
-    return f"; did you mean settings=['{section}.{close[0]}={value}']?" if close and close[0] in settings else near(name, names)
+        if name not in kinds:
+            known = f"it has {', '.join(kinds)}; settings of a profile go into `settings`"
+            raise ValueError(f"{stage} has no parameter {name!r}{near(name, kinds)} ({known})")
+        kind = KINDS.get(kinds[name].split("[")[0], object)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kinds[name] in ("int", "float")):
+            raise ValueError(f"{stage}: parameter {name}={value!r} must be {kinds[name]}")
 
 
 def stages(notebooks: str | Path = NOTEBOOKS) -> list[Path]:
     found = sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise FileNotFoundError(
-            f"there are no notebooks in {notebooks}: the study runs from a clone, installed with `pip install -e .`"
-        )
+        raise FileNotFoundError(f"no notebooks in {notebooks}: the study runs from a clone, installed with `pip install -e .`")
     return found
 
 
@@ -135,31 +122,25 @@ def run_study(
 
 def _run_once(profile: str, run: str | Path, cohort: str, settings: list[str], *, parameters, notebooks, quiet: bool) -> Run:
     this = open_run(run, profile, cohort, settings)
-    sources = stages(notebooks)
-    common = {
-        "profile": profile,
-        "run": _short(this.folder),
-        "cohort": _short(this.cohort_folder) if cohort else "",
-        "settings": list(settings),
-    }
-    plan = _plan(sources, common, parameters)
+    given = _short(this.cohort_folder) if cohort else ""
+    common = {"profile": profile, "run": _short(this.folder), "cohort": given, "settings": settings}
+    plan = _plan(stages(notebooks), common, parameters)
     manifest = Manifest(this.folder)
-    manifest.describe(
-        **common, cohort_folder=_short(this.cohort_folder), seed=this.profile.vqvae.training.seed, **describe_environment()
-    )
+    manifest.describe(**common, parameters=parameters, cohort_folder=_short(this.cohort_folder))
+    manifest.describe(seed=this.profile.vqvae.training.seed, **describe_environment())
     key, ran = "", False
-    for source in sources:
+    for source, values in plan.items():
         sections = {s: as_dict(getattr(this.profile, s)) for s in SECTIONS.get(source.stem, ())}
-        own = {n: v for n, v in plan[source].items() if n not in common}
+        own = {n: v for n, v in values.items() if n not in common}
         key = digest([key, _text(source), own, sections, str(this.cohort_folder)])
         stale = manifest.is_stale(source.stem)
-        if not ran and manifest.is_finished(source.stem, key, _cohort_hash(this)) and not (stale and overwriting()):
-            _say(f"{source.stem:<14} done already ({manifest.stage(source.stem)['seconds'] / 60:.1f} min when it ran)", quiet)
-            if stale:
-                _say(f"{'':<14} made by another version of the library; --overwrite reruns it", quiet)
+        ran = ran or not manifest.stands(source.stem, key, _cohort_info(this).get("hash", "")) or (stale and overwriting())
+        if ran:
+            _run_stage(this, manifest, source, values, key, quiet)
             continue
-        ran = True
-        _run_stage(this, manifest, source, plan[source], key, quiet)
+        _say(f"{source.stem:<14} done already ({manifest.stage(source.stem)['seconds'] / 60:.1f} min when it ran)", quiet)
+        if stale:
+            _say(f"{'':<14} made by another version of the library; --overwrite reruns it", quiet)
     manifest.describe(cohort_info=_cohort_info(this))
     report.write(this.folder)
     return this
@@ -167,38 +148,65 @@ def _run_once(profile: str, run: str | Path, cohort: str, settings: list[str], *
 
 def _plan(sources: list[Path], common: dict[str, Any], extra: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     """Every notebook's parameters, all checked before the first one starts."""
-    names = {source: declared(source) for source in sources}
-    known = {name for of_one in names.values() for name in of_one}
+    kinds = {source: declared(source) for source in sources}
+    known = {name for of_one in kinds.values() for name in of_one}
     for name in extra:
         if name not in known or name in common:
             raise ValueError(f"no notebook has a parameter {name!r}{near(name, known)}")
-    plan = {source: common | {n: v for n, v in extra.items() if n in names[source]} for source in sources}
+    plan = {source: common | {n: v for n, v in extra.items() if n in kinds[source]} for source in sources}
     for source, values in plan.items():
-        check_parameters(source.stem, values, names[source])
+        check_parameters(source.stem, values, kinds[source])
     return plan
 
 
 def _run_stage(run: Run, manifest: Manifest, source: Path, parameters: dict[str, Any], key: str, quiet: bool) -> None:
-    from oasis_lib.kernel import CellFailed, execute
-
-    manifest.start(source.stem, parameters)
+    started = {"parameters": parameters, "started": time.strftime("%Y-%m-%d %H:%M:%S"), "cause": ""}
+    manifest.note(source.stem, "running", **started)
     begun = time.time()
     try:
-        peak = execute(source, run.path(source.name), parameters, quiet=quiet)
+        execute(source, run.path(source.name), parameters, quiet=quiet)
+    except KeyboardInterrupt as stop:
+        manifest.note(source.stem, "stopped", cause=str(stop) or "interrupted")
+        raise
     except CellFailed as failure:
-        manifest.fail(source.stem, str(failure))
+        manifest.note(source.stem, "failed", cause=str(failure))
         raise StageFailed(
             f"{source.stem} stopped in {failure}\nIts executed copy {_short(run.path(source.name))} shows it. "
             "Once the cause is mended, the same command goes on from this notebook."
         ) from None
-    manifest.finish(source.stem, key, begun, peak, _cohort_hash(run))
+    peak = int(read_json(run.path(PEAK))) if run.path(PEAK).is_file() else 0
+    run.path(PEAK).unlink(missing_ok=True)
+    manifest.finish(source.stem, key, begun, cohort=_cohort_info(run).get("hash", ""), peak_memory_bytes=peak)
     _say(f"{source.stem:<14} {(time.time() - begun) / 60:5.1f} min   {peak / 1e9:.1f} GB", quiet)
+
+
+def repeated(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """What the run of a run.json was made with, and further settings and parameters on top."""
+    made = read_json(path)
+    cohort, known = project_path(made["cohort_folder"]) / "cohort.json", made["cohort_info"]["hash"]
+    if cohort.is_file() and (found := read_json(cohort)["hash"]) != known:
+        raise ValueError(f"{cohort.parent} has changed since {path} was written: its hash was {known}, now it is {found}")
+    return {
+        "profile": made["profile"],
+        "cohort": made["cohort"] or "phantom",
+        "settings": [*made["settings"], *values["settings"]],
+        "parameters": made["parameters"] | values["parameters"],
+    }
+
+
+def literal(text: str) -> tuple[str, object]:
+    """NAME=VALUE, the value as JSON where it is that."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--param {text!r} must look like name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def resolve_cohort(cohort: str, size: int) -> str:
     """`--cohort`: "phantom" or "" is the profile's own; a prepared folder is taken; anything else is prepared first."""
-    from oasis_lib.paths import data_home
-
     if cohort in ("", "phantom"):
         return ""
     source = user_path(cohort)
@@ -213,21 +221,9 @@ def resolve_cohort(cohort: str, size: int) -> str:
     return str(folder)
 
 
-def _injected(namespace: dict[str, Any]) -> list[str]:
-    """The names that papermill set in this kernel, from the history of its cells."""
-    for source in namespace.get("In", []):
-        if source.startswith("# Parameters\n"):
-            return [target.id for s in ast.parse(source).body if isinstance(s, ast.Assign) for target in s.targets]
-    return []
-
-
 def _text(notebook: Path) -> str:
     """What a notebook says and does, without ids, outputs and the like."""
     return json.dumps([[cell["cell_type"], "".join(cell["source"])] for cell in read_json(notebook)["cells"]])
-
-
-def _cohort_hash(run: Run) -> str:
-    return _cohort_info(run).get("hash", "")
 
 
 def _cohort_info(run: Run) -> dict[str, Any]:

@@ -85,7 +85,9 @@ def test_the_manifest_tells_how_it_was_made(smoke: Smoke):
     manifest = json.loads((smoke.folder / "run.json").read_text())
     assert list(manifest["stages"]) == STAGES
     for stage in manifest["stages"].values():
-        assert stage["status"] == "finished" and stage["seconds"] > 0 and stage["peak_memory_bytes"] > 1e8
+        assert stage["status"] == "finished" and stage["seconds"] > 0
+    peaks = [stage["peak_memory_bytes"] for stage in manifest["stages"].values()]
+    assert min(peaks) > 1e8 and len(set(peaks)) == len(peaks), "each stage's own"
     assert manifest["cohort_info"]["hash"] and manifest["cohort_info"]["synthetic"] and "commit" in manifest["git"]
 
 
@@ -97,6 +99,19 @@ def test_pages_load_nothing_from_a_network(smoke: Smoke):
     report = (smoke.folder / "report.html").read_text()
     captions = json.loads((smoke.folder / "figures" / "captions.json").read_text())
     assert report.count("data:image/png;base64,") == len(captions) and "SYNTHETIC" in report
+    for name in STAGES:
+        assert f'<a href="{name}.html">' in report and f"{name}\n- " in smoke.printed, "the sentences that it closes with"
+    assert len(list((smoke.folder / "tables").glob("*.json"))) >= 6 and report.count("<table") >= 8
+
+
+def test_the_first_picture_of_readme_is_made_of_a_synthetic_run_alone(smoke: Smoke, tmp_path: Path):
+    script, run = [sys.executable, str(PROJECT / "images" / "overview.py")], tmp_path / "run"
+    subprocess.run([*script, str(smoke.folder), str(tmp_path / "made.png")], check=True, cwd=PROJECT)
+    assert np.asarray(Image.open(tmp_path / "made.png").convert("L")).std() > 4
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"cohort_info": {"synthetic": False}}))
+    refused = subprocess.run([*script, str(run)], cwd=PROJECT, capture_output=True, text=True)
+    assert refused.returncode == 1 and "shows real subjects" in refused.stderr
 
 
 def test_a_second_run_computes_nothing(smoke: Smoke):
