@@ -34,8 +34,8 @@ lint: .venv/installed-test ## put imports and layout in order (ruff)
 bench: .venv/installed ## measure speed and quality; see benchmarks/
 	@for f in benchmarks/*.py; do echo "$$f"; $(BIN)/python "$$f" || exit 1; done
 
-publish: .venv/installed ## remake the pictures that README shows, from RUN
-	@$(BIN)/python -m oasis_lib publish "$(RUN)"
+publish: .venv/installed ## remake README's first picture from RUN, a synthetic run
+	@$(BIN)/python images/overview.py "$(RUN)"
 
 clean: ## remove the environment and caches; runs and data stay
 	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build

@@ -1,96 +1,167 @@
-"""What each sub-command does: paths and options made plain, then one call into the library."""
+"""The sub-commands: their options, and what each does: paths made plain, then calls into the library."""
 
 from __future__ import annotations
 
-import json
-from argparse import Namespace
+import functools
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace as Given
+from typing import Any
+
+import click
 
 from oasis_lib.check import choose_device
-from oasis_lib.config import MODEL_CONFIGS, PRIORS, Part, TrainingConfig, apply_settings, from_dict
+from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConfig, apply_settings, from_dict
 from oasis_lib.config import profile as profile_of
-from oasis_lib.paths import user_path
+from oasis_lib.kernel import CellFailed, StageFailed, execute
+from oasis_lib.paths import read_json, user_path
 
-DEFAULT = "laptop"  # profile of settings that are not given, whatever the machine
+FOLDER = {"type": user_path, "metavar": "DIR"}
+NEW = {"type": click.Path(path_type=Path, resolve_path=True), "metavar": "PATH"}
+ON_SHEET = 64  # samples in the picture of `oasis sample`: more would be too small to be looked at
+DEVICES = click.Choice(("auto", "cpu", "cuda", "mps"))
+OURS = (ValueError, FileNotFoundError, FloatingPointError, StageFailed)  # errors whose words suffice
+CONTEXT = {"show_default": True, "token_normalize_func": lambda name: name.replace("_", "-"), "max_content_width": 100}
 
 
-def prepare(given: Namespace) -> None:
+@click.group(context_settings=CONTEXT, epilog="`oasis COMMAND --help` has an example of each.")
+def oasis() -> None:
+    """A VQ-VAE study of brain MRI slices."""
+
+
+def command(example: str) -> Callable:
+    """A sub-command of the function's name and docstring; its options are attributes of one argument."""
+
+    def register(work: Callable[[Given], None]) -> Callable:
+        @oasis.command(work.__name__, epilog=f"\b\nexample:\n  {example}")
+        @click.option("--device", type=DEVICES, default="auto", help="auto takes CUDA, then MPS, then the CPU")
+        @click.option("--quiet", is_flag=True, help="print results and errors only")
+        @functools.wraps(work)
+        def call(**values: Any) -> None:
+            given = Given(**values)
+            if given.quiet:
+                os.environ["OASIS_PROGRESS"] = "0"
+            if values.get("overwrite"):
+                os.environ["OASIS_OVERWRITE"] = "1"  # notebooks inherit it
+            try:
+                choose_device(given.device)
+                work(given)
+            except OURS as error:
+                raise click.ClickException(str(error)) from None
+
+        return call
+
+    return register
+
+
+overwrite = click.option("--overwrite", is_flag=True, help="replace finished models of other settings or library versions")
+settings = click.option(
+    "--set", "settings", multiple=True, metavar="SECTION.NAME=VALUE", help="change a setting; may be given often"
+)
+
+
+@command("oasis prepare ~/scans data/scans-256 --size 256")
+@click.argument("source")
+@click.argument("out", **NEW | {"metavar": "OUT"})
+@click.option("--size", default=256, help="pixels a side")
+@click.option("--mm", type=float, help="of volumes: the pixel in mm, instead of their own")
+@click.option("--skip-bad", is_flag=True, help="leave out what can't be read, and list it")
+@click.option("--seed", default=0, help="of the split, and of the phantom")
+@click.option("--people", default=60, help="subjects of the phantom")
+@click.option("--lesions", default=8, help="phantom subjects copied with a planted lesion")
+def prepare(given: Given) -> None:
+    """Make a cohort ready: split by subject, one array a split.
+
+    SOURCE is `phantom`, or a folder or file of your own; OUT is the folder to make.
+    """
     from oasis_lib.cohort import prepare as make
 
-    out = Path(given.out).expanduser().absolute()
     options = {name: getattr(given, name) for name in ("size", "people", "lesions", "seed", "mm", "skip_bad")}
-    cohort = make(given.source, out, progress=not given.quiet, **options)
-    counts = ", ".join(f"{name} {len(split)} slices of {len(set(split.subjects))} people" for name, split in cohort.splits.items())
-    print(f"{out}: {cohort.size} x {cohort.size}, {cohort.levels or 'unknown'} levels, {counts}")
+    cohort = make(given.source, given.out, progress=not given.quiet, **options)
+    counts = ", ".join(f"{name} {len(s)} slices of {len(set(s.subjects))} subjects" for name, s in cohort.splits.items())
+    print(f"{given.out}: {cohort.size} x {cohort.size}, {cohort.levels or 'unknown'} slice indices, {counts}")
     for warning in cohort.info.get("warnings", []):
         print(f"note: {warning}")
 
 
-def study(given: Namespace) -> None:
-    """The driver notebook, through papermill: what people open in JupyterLab is what this runs."""
-    from oasis_lib.kernel import CellFailed, execute
-    from oasis_lib.report import closing
-    from oasis_lib.study import DRIVER, StageFailed, check_parameters, declared
+@command("oasis study --profile laptop --run runs/latest --set vqvae.entries=512")
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", help="where settings start from")
+@click.option("--cohort", default="phantom", help="phantom, a prepared cohort, or a folder of images or volumes")
+@click.option("--run", default="runs/latest", **FOLDER, help="the run's folder")
+@click.option("--runs", default=1, help="run it with seeds 0 to N-1: mean, sd, and the best by validation", metavar="N")
+@click.option("--from", "repeat", type=user_path, metavar="RUN.JSON", help="repeat that run: profile, cohort, settings, parameters")
+@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="a parameter of the notebooks that declare it")
+@settings
+@overwrite
+@click.option("--epoch", type=int, help="epochs of the VQ-VAE, instead of a time limit")
+@click.option("--batch", type=int, help="its batch size")
+@click.option("--lr", type=float, help="its learning rate")
+@click.option("--epoch-prior", type=int, help="epochs of every prior, instead of a time limit")
+@click.option("--batch-prior", type=int, help="their batch size")
+@click.option("--lr-prior", type=float, help="their learning rate")
+@click.option("--k", type=int, help="codebook size")
+@click.option("--d", type=int, help="dimension of a code")
+def study(given: Given) -> None:
+    """Run all notebooks in order; what is done already is kept.
 
-    choose_device(given.device)
-    folder = user_path(given.run)
-    cohort = str(user_path(given.cohort)) if given.cohort not in ("", "phantom") else given.cohort
-    values = {"profile": given.profile, "run": str(folder), "cohort": cohort, "settings": [*given.settings, *short_forms(given)]}
-    values |= {"runs": given.runs, "parameters": dict(literal(p) for p in given.parameters)}
-    profile_of(given.profile, values["settings"])
+    The last eight options are short forms of settings; without them a setting is the profile's own.
+    """
+    from oasis_lib.report import closing
+    from oasis_lib.study import DRIVER, check_parameters, declared, literal, repeated
+
+    cohort = given.cohort if given.cohort in ("", "phantom") else str(user_path(given.cohort))
+    values = {"profile": given.profile, "cohort": cohort, "settings": [*given.settings, *short_forms(given)]}
+    values |= {"parameters": dict(literal(parameter) for parameter in given.parameters)}
+    if given.repeat:
+        values = repeated(given.repeat, values)
+    values |= {"run": str(given.run), "runs": given.runs}
+    profile_of(values["profile"], values["settings"])
     check_parameters("driver", values, declared(DRIVER))
     try:
-        execute(DRIVER, folder / DRIVER.name, values, quiet=given.quiet, echo=not given.quiet)
+        execute(DRIVER, given.run / DRIVER.name, values, quiet=given.quiet)
     except CellFailed as failure:
         raise StageFailed(str(failure).rpartition("StageFailed: ")[2]) from None
     if given.quiet:
-        print(closing(folder))
+        print(closing(given.run))
 
 
-def short_forms(given: Namespace) -> list[str]:
+def short_forms(given: Given) -> list[str]:
     """The short options as settings. A number of epochs takes the place of the profile's limit in minutes."""
-    priors = [f"{prior}.{name}" for name in ("batch", "lr") for prior in PRIORS]
-    pairs = [("vqvae.batch", given.batch), ("vqvae.lr", given.lr), ("vqvae.entries", given.k), ("vqvae.code_dim", given.d)]
-    pairs += [(name, given.batch_prior if name.endswith("batch") else given.lr_prior) for name in priors]
-    if given.epoch is not None:
-        pairs += [("vqvae.epochs", given.epoch), ("vqvae.minutes", 0), ("vqvae.steps", 0)]
-    if given.epoch_prior is not None:
-        pairs += [
-            (f"{p}.{name}", value) for p in PRIORS for name, value in (("epochs", given.epoch_prior), ("minutes", 0), ("steps", 0))
-        ]
+    parts = {"vqvae": (given.epoch, given.batch, given.lr)}
+    parts |= dict.fromkeys(PRIORS, (given.epoch_prior, given.batch_prior, given.lr_prior))
+    pairs = [("vqvae.entries", given.k), ("vqvae.code_dim", given.d)]
+    for part, (epochs, batch, lr) in parts.items():
+        limits = [("epochs", epochs), ("minutes", 0), ("steps", 0)] if epochs is not None else []
+        pairs += [(f"{part}.{name}", value) for name, value in (*limits, ("batch", batch), ("lr", lr))]
     return [f"{name}={value}" for name, value in pairs if value is not None]
 
 
-def literal(text: str) -> tuple[str, object]:
-    """NAME=VALUE, the value as JSON where it is that."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--param {text!r} must look like name=value")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
-def train(given: Namespace) -> None:
+@command("oasis train vqvae --cohort data/phantom-128 --out runs/mine/vqvae --minutes 15 --set vqvae.factor=8")
+@click.argument("kind", type=click.Choice(("vqvae", *PRIORS)))
+@click.option("--cohort", required=True, **FOLDER, help="a prepared cohort")
+@click.option("--out", required=True, **NEW, help="the model's folder; a training that was stopped goes on from it")
+@click.option("--vqvae", **FOLDER, help="the VQ-VAE's folder (for priors)")
+@click.option("--begin", **FOLDER, help="an earlier prior's folder, to go on from its weights and settings")
+@click.option("--profile", type=click.Choice(list(PROFILES)), help="where settings start from; without it, laptop")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="train this long, whatever the profile says")
+@settings
+@overwrite
+def train(given: Given) -> None:
+    """Train one model."""
     from oasis_lib.cohort import open_cohort
 
-    choose_device(given.device)
     if given.kind != "vqvae" and not given.vqvae:
         raise ValueError(f"training {given.kind} needs --vqvae DIR: the model whose codes it learns")
-    part = getattr(profile_of(given.profile or DEFAULT), given.kind)
     if given.begin and given.profile:
         raise ValueError("--begin takes its settings from that prior; leave --profile out, and change some with --set")
     if given.begin:
-        part = settings_of(user_path(given.begin), given.kind)
-    if given.minutes is not None:
-        if given.minutes <= 0:
-            raise ValueError(f"--minutes {given.minutes:g} must be more than 0")
-        limits = [f"{given.kind}.{limit}" for limit in (f"minutes={given.minutes}", "epochs=0", "steps=0")]
-        given.settings = [*limits, *given.settings]
-    part = apply_settings(part, given.kind, given.settings)
-    cohort = open_cohort(user_path(given.cohort))
-    out = Path(given.out).expanduser().absolute()
+        part = trained_with(given.begin, given.kind)
+    else:
+        part = getattr(profile_of(given.profile or "laptop"), given.kind)
+    limits = [f"{given.kind}.{limit}" for limit in (f"minutes={given.minutes}", "epochs=0", "steps=0") if given.minutes]
+    part = apply_settings(part, given.kind, [*limits, *given.settings])
+    cohort, out = open_cohort(given.cohort), given.out
     if given.kind == "vqvae":
         from oasis_lib.training import train_vqvae
 
@@ -98,75 +169,70 @@ def train(given: Namespace) -> None:
     else:
         from oasis_lib.training import train_prior
 
-        begin = user_path(given.begin) if given.begin else ""
-        history = train_prior(given.kind, cohort, user_path(given.vqvae), out, part, begin=begin, progress=not given.quiet)
+        options = {"begin": given.begin or "", "progress": not given.quiet}
+        history = train_prior(given.kind, cohort, given.vqvae, out, part, **options)
     last = history.iloc[-1]
     print(f"{out}: step {int(last['step'])}, best score {history['score'].max():.5g}")
 
 
-def settings_of(folder: Path, kind: str) -> Part:
-    """What the model of a folder was made and trained with."""
-    from oasis_lib.checkpoint import read_model
-
-    if kind == "vqvae":
-        raise ValueError("--begin is for priors: a VQ-VAE that went on learning would change what its codes mean")
-    config = read_model(folder)[1]
-    if config["kind"] != kind:
-        raise ValueError(f"{folder} holds a {config['kind']}, not a {kind}")
+def trained_with(folder: Path, kind: str) -> Part:
+    """What the prior of a folder was made and trained with."""
+    config = read_json(folder / "config.json")
+    if kind == "vqvae" or config["kind"] != kind:
+        raise ValueError(f"--begin needs a {kind} prior, and {folder} holds a {config['kind']}; a VQ-VAE takes no --begin")
     return Part(from_dict(MODEL_CONFIGS[kind], config["model"]), from_dict(TrainingConfig, config["training"]))
 
 
-def sample(given: Namespace) -> None:
-    choose_device(given.device)
+@command("oasis sample --prior runs/latest/transformer --out new --n 32 --level 16")
+@click.option("--prior", required=True, **FOLDER, help="a prior's folder")
+@click.option("--vqvae", **FOLDER, help="the VQ-VAE's folder, where it is not beside the prior's")
+@click.option("--out", required=True, **NEW, help="takes samples.npz and samples.png")
+@click.option("--n", type=click.IntRange(1), default=32, help="number of samples")
+@click.option("--level", type=int, help="slice index, from 0; without it, all slice indices evenly")
+@click.option("--rating", type=int, help="index of a CDR, where the prior knows them")
+@click.option("--temperature", default=1.0, help="of the logits; below 1 is more likely")
+@click.option("--top-k", type=int, help="draw from the k likeliest tokens")
+@click.option("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
+@click.option("--guidance", default=0.0, help="how much more than learned a sample obeys its slice index, such as 0.5")
+@click.option("--seed", default=0, help="of the random numbers")
+def sample(given: Given) -> None:
+    """Draw new codes from a prior and decode them."""
     import numpy as np
-    from PIL import Image
+    import torch
+    from torchvision.utils import save_image
 
     from oasis_lib import sampling
     from oasis_lib.models import load
     from oasis_lib.models.prior import Autoregressive
-    from oasis_lib.paths import atomic
-    from oasis_lib.training.data import evenly
 
-    if given.n < 1:
-        raise ValueError(f"--n {given.n} must be at least 1")
-    folder = user_path(given.prior)
-    prior, vqvae = load(folder), load(user_path(given.vqvae) if given.vqvae else folder.parent / "vqvae")
+    prior, vqvae = load(given.prior), load(given.vqvae or given.prior.parent / "vqvae")
     if given.level is not None and not 0 <= given.level < prior.levels:
         raise ValueError(f"--level {given.level} must be from 0 to {prior.levels - 1}")
     options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "rating", "seed")}
-    if given.guidance:
-        if not isinstance(prior, Autoregressive):
-            raise ValueError(f"{folder}: a {prior.kind} prior takes no --guidance; a transformer or PixelCNN prior does")
-        options["guidance"] = given.guidance
+    if given.guidance and not isinstance(prior, Autoregressive):
+        raise ValueError(f"{given.prior}: a {prior.kind} prior takes no --guidance; a transformer or PixelCNN prior does")
+    options |= {"guidance": given.guidance} if given.guidance else {}
     levels = sampling.even_levels(given.n, prior.levels) if given.level is None else np.full(given.n, given.level)
     drawn = sampling.draw(prior, vqvae, levels, progress=not given.quiet, **options)
-    out, images = Path(given.out).expanduser().absolute(), drawn["images"]
-    sampling.save(out / "samples.npz", drawn)
-    with atomic(out / "samples.png") as beside:
-        Image.fromarray(sheet(images[evenly(len(images), ON_SHEET)])).save(beside, format="png")
-    some = f" ({ON_SHEET} of them)" * (given.n > ON_SHEET)
-    print(f"{out}: {given.n} samples of {images.shape[1]} x {images.shape[2]} pixels in samples.npz and samples.png{some}")
+    sampling.save(given.out / "samples.npz", drawn)
+    shown = drawn["images"][np.unique(np.linspace(0, given.n - 1, ON_SHEET).astype(int))]
+    save_image(torch.from_numpy(shown)[:, None] / 255, given.out / "samples.png", padding=0)
+    print(f"{given.out}: {given.n} samples in samples.npz, {len(shown)} of them in samples.png")
 
 
-ON_SHEET = 64  # samples in the picture: more would be too small to be looked at
+@command("oasis evaluate --cohort data/phantom-128 --vqvae runs/latest/vqvae --out scores.json")
+@click.option("--cohort", required=True, **FOLDER, help="a prepared cohort")
+@click.option("--vqvae", required=True, **FOLDER, help="the VQ-VAE's folder")
+@click.option("--samples", type=user_path, metavar="FILE", help="an .npz of `oasis sample`")
+@click.option("--prior", **FOLDER, help="or a prior's folder, to draw samples from")
+@click.option("--split", type=click.Choice(("test", "validate")), default="test", help="the subjects to measure on")
+@click.option("--out", required=True, **NEW, help="a JSON file")
+@settings
+def evaluate(given: Given) -> None:
+    """Measure reconstructions, and samples, of subjects never trained on.
 
-
-def sheet(images, columns: int = 8):
-    """(N, H, W) -> one picture, row by row."""
-    import numpy as np
-
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    padded = np.zeros((rows * columns, *images.shape[1:]), np.uint8)
-    padded[: len(images)] = images
-    height, width = images.shape[1:]
-    return padded.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
-
-
-def evaluate(given: Namespace) -> None:
-    """Reconstruction of people never trained on, and of samples every measure of generation; all of it goes into a file."""
-    import numpy as np
-
+    On test subjects, or on validation subjects while settings are being chosen. All measures go into a file.
+    """
     from oasis_lib import sampling
     from oasis_lib.cohort import open_cohort
     from oasis_lib.evaluation import reconstruction
@@ -175,86 +241,56 @@ def evaluate(given: Namespace) -> None:
     from oasis_lib.paths import write_json
     from oasis_lib.training import best_device
 
-    choose_device(given.device)
-    config = profile_of(DEFAULT, given.settings).evaluation
-    cohort, vqvae = open_cohort(user_path(given.cohort)), load(user_path(given.vqvae))
+    config = profile_of("laptop", given.settings).evaluation
+    cohort, vqvae = open_cohort(given.cohort), load(given.vqvae)
     tables = reconstruction.decoders(vqvae, cohort[given.split]) | reconstruction.baselines(cohort, given.split)
     summary = reconstruction.summary(tables, config.bootstrap)
     ssim, row = tables["faithful decoder"]["ssim"], summary.loc["faithful decoder"]
-    print(f"SSIM of {int(row['slices'])} slices of {int(row['people'])} {given.split} people, full frame:")
+    print(f"SSIM of {int(row['slices'])} slices of {int(row['people'])} {given.split} subjects, full frame:")
     print(f"  mean {ssim.mean():.4f}   sd {ssim.std():.4f}   min {ssim.min():.4f}   max {ssim.max():.4f}")
-    print(f"  at least 0.6: {int((ssim >= 0.6).sum())} ({100 * (ssim >= 0.6).mean():.2f} %)")
-    print(f"\nby person, with 95 % intervals:\n{reconstruction.readable(summary).to_string()}")
+    print(f"  at least 0.6: {int((ssim >= 0.6).sum())} ({(ssim >= 0.6).mean():.2%})")
+    print(f"\nby subject, with 95 % intervals:\n{reconstruction.readable(summary).to_string()}")
     found = {"reconstruction": summary.to_dict("index")}
-    if given.samples:
-        with np.load(user_path(given.samples)) as drawn:
-            images, levels = drawn["images"], drawn["level"]
-    elif given.prior:
-        prior = load(user_path(given.prior))
-        levels = sampling.even_levels(config.samples, prior.levels)
-        images = sampling.draw(prior, vqvae, levels, seed=config.seed, progress=not given.quiet)["images"]
-    out = Path(given.out).expanduser().absolute()
     if given.samples or given.prior:
-        options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": out.parent, "split": given.split}
-        found["generation"] = evaluate_generation(images, levels, cohort, **options)
-        print(f"\n{len(images)} samples:")
+        if given.samples:
+            drawn = sampling.read(given.samples)
+        else:
+            prior, options = load(given.prior), {"seed": config.seed, "progress": not given.quiet}
+            drawn = sampling.draw(prior, vqvae, sampling.even_levels(config.samples, prior.levels), **options)
+        options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": given.out.parent, "split": given.split}
+        found["generation"] = evaluate_generation(drawn["images"], drawn["level"], cohort, **options)
+        print(f"\n{len(drawn['images'])} samples:")
         for name, target in found["generation"]["targets"].items():
-            print(f"  {name:<24} {target['value']:8.4g}   target {target['target']:<8} {'met' if target['met'] else 'not met'}")
-    write_json(out, found)
-    print(f"\nall of it in {out}")
+            met = "met" if target["met"] else "not met"
+            print(f"  {name:<24} {target['value']:8.4g}   target {target['target']:<8} {met}")
+    write_json(given.out, found)
+    print(f"\nall of it in {given.out}")
 
 
-def report(given: Namespace) -> None:
-    from oasis_lib import report as page
+@command("oasis report runs/latest runs/other --out both.html")
+@click.argument("runs", nargs=-1, required=True, type=user_path, metavar="RUN...")
+@click.option("--out", **NEW, help="the page, where not report.html in the run (compare.html in the first of two)")
+def report(given: Given) -> None:
+    """Write a run's page, or set two runs side by side."""
+    from oasis_lib.report import write
 
-    folders = [user_path(run) for run in given.runs]
-    if len(folders) > 2:
-        raise ValueError(f"report takes one run, or two to set side by side, not {len(folders)}")
-    out = Path(given.out).expanduser().absolute() if given.out else None
-    written = page.write(folders[0], out) if len(folders) == 1 else page.write_pair(*folders, out)
-    print(written)
+    if len(given.runs) > 2:
+        raise ValueError(f"report takes one run, or two to set side by side, not {len(given.runs)}")
+    print(write(*given.runs, out=given.out))
 
 
-def check(given: Namespace) -> int:
+@command("oasis check runs/latest/vqvae")
+@click.argument("model", required=False, type=user_path)
+def check(given: Given) -> None:
+    """Say what is installed and what is wrong, or (of a MODEL's folder) its layers, output sizes and parameters."""
     from oasis_lib.check import installation, layers
 
-    choose_device(given.device)
     if given.model:
-        rows, about = layers(user_path(given.model))
-        print(f"{'layer':<44} {'kind':<22} {'output':<16} parameters")
-        for name, kind, size, parameters in rows:
-            print(f"{name:<44} {kind:<22} {size:<16} {parameters:,}")
+        rows, about = layers(given.model)
+        for row in [("layer", "kind", "output", "parameters"), *rows]:
+            print("{:<44} {:<22} {:<16} {}".format(*row))
         print(f"{about['parameters']:,} parameters in all; {about['config']}")
-        return 0
+        return
     there, wrong = installation()
     print("\n".join(there))
     print("\n".join(f"! {line}" for line in wrong) or "nothing is wrong with this installation")
-    return 0
-
-
-def publish(given: Namespace) -> None:
-    """README's pictures from a finished run. Of synthetic people only: nobody's scan is to end up in a repository."""
-    import numpy as np
-
-    from oasis_lib.cohort import open_cohort
-    from oasis_lib.figures.overview import overview
-    from oasis_lib.models import load
-    from oasis_lib.paths import PROJECT, atomic, project_path
-    from oasis_lib.report import Contents
-    from oasis_lib.training import decode_codes
-
-    run = Contents(user_path(given.run))
-    if not run.manifest.get("cohort_info", {}).get("synthetic"):
-        raise ValueError(f"{run.folder} shows real people: only a run on the synthetic cohort is published")
-    cohort = open_cohort(project_path(run.manifest["cohort_folder"]))
-    test, levels = cohort["test"], np.linspace(0.2, 0.8, 8)
-    rows = [int(np.flatnonzero(test.levels == round(share * (cohort.levels - 1)))[i]) for i, share in enumerate(levels)]
-    drawn = np.load(run.folder / "samples" / f"{PRIORS[0]}.npz")
-    picks = [int(np.abs(drawn["level"] - test.levels[row]).argmin()) for row in rows]
-    codes = np.load(run.folder / "codes" / "test.npy", mmap_mode="r")[rows]
-    figure = overview(
-        test.images[rows], decode_codes(load(run.folder / "vqvae"), codes), codes, drawn["images"][picks], cohort.synthetic
-    )
-    with atomic(PROJECT / "images" / "overview.png") as beside:
-        figure.savefig(beside, format="png")
-    print(f"images/overview.png, from {run.folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -211,28 +212,34 @@ def profile(name: str, settings: Iterable[str] = ()) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}{near(name, PROFILES)}")
     chosen = PROFILES[name]
+    sections = [field.name for field in dataclasses.fields(Profile) if field.name != "name"]
     for setting in _presets_first(settings):
-        chosen = _apply(chosen, setting)
+        section = _split(setting)[0]
+        if section not in sections:
+            raise ValueError(f"no section {section!r} in {setting!r}; there are {', '.join(sections)}{near(section, sections)}")
+        chosen = dataclasses.replace(chosen, **{section: apply_settings(getattr(chosen, section), section, [setting])})
     return chosen
 
 
-def apply_settings(part: Part, section: str, settings: Iterable[str]) -> Part:
-    """The same for one part alone: settings of other sections are refused."""
+def apply_settings(config: Any, section: str, settings: Iterable[str]) -> Any:
+    """The same for one section alone, a `Part` or a config: settings of other sections are refused."""
     for setting in _presets_first(settings):
-        name, key, value = split_setting(setting)
+        name, key, text = _split(setting)
         if name != section:
             raise ValueError(f"setting {setting!r} is not of {section!r}")
-        part = _replace_in_part(part, section, key, value)
-    return part
-
-
-def split_setting(setting: str) -> tuple[str, str, str]:
-    """ "vqvae.epochs=20" in its three pieces."""
-    left, equals, value = setting.partition("=")
-    section, dot, key = left.strip().partition(".")
-    if not (equals and dot and section and key):
-        raise ValueError(f"setting {setting!r} must look like vqvae.epochs=20")
-    return section, key, value.strip()
+        if (section, key) == ("vqvae", "preset") and text:
+            if text not in PRESETS:
+                raise ValueError(f"{setting!r} must be one of {', '.join(PRESETS)}, or empty{near(text, PRESETS)}")
+            config = PRESETS[text]
+            continue
+        parts = [config.training, config.model] if isinstance(config, Part) else [config]
+        kinds = {key: kind for part in parts for key, kind in typing.get_type_hints(type(part)).items()}
+        if key not in kinds:
+            raise ValueError(f"no setting {section}.{key}; {section} has {', '.join(kinds)}{near(key, kinds)}")
+        value = _parse(f"{section}.{key}", kinds[key], text)
+        changed = [dataclasses.replace(part, **{key: value}) if hasattr(part, key) else part for part in parts]
+        config = Part(changed[1], changed[0]) if isinstance(config, Part) else changed[0]
+    return config
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -255,51 +262,25 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     return cls(**values)
 
 
-def _apply(chosen: Profile, setting: str) -> Profile:
-    section, key, value = split_setting(setting)
-    sections = [f.name for f in dataclasses.fields(chosen) if f.name != "name"]
-    if section not in sections:
-        raise ValueError(f"no section {section!r} in {setting!r}; there are {', '.join(sections)}{near(section, sections)}")
-    part = getattr(chosen, section)
-    changed = _replace_in_part(part, section, key, value) if isinstance(part, Part) else _replace(part, section, key, value)
-    return dataclasses.replace(chosen, **{section: changed})
+def _split(setting: str) -> tuple[str, str, str]:
+    """ "vqvae.epochs=20" in its three pieces."""
+    found = re.fullmatch(r"\s*(\w+)\.(\w+)\s*=(.*)", setting)
+    if not found:
+        raise ValueError(f"setting {setting!r} must look like vqvae.epochs=20")
+    return found[1], found[2], found[3].strip()
 
 
 def _presets_first(settings: Iterable[str]) -> list[str]:
     """A preset changes all of its part, so it must not undo what was said before it."""
-    return sorted(settings, key=lambda setting: split_setting(setting)[1] != "preset")
+    return sorted(settings, key=lambda setting: _split(setting)[1] != "preset")
 
 
-def _replace_in_part(part: Part, section: str, key: str, value: str) -> Part:
-    if (section, key) == ("vqvae", "preset") and value:
-        if value not in PRESETS:
-            raise ValueError(f"vqvae.preset={value!r} must be one of {', '.join(PRESETS)}, or empty{near(value, PRESETS)}")
-        return PRESETS[value]
-    where = "model" if key in {f.name for f in dataclasses.fields(part.model)} else "training"
-    known = [f.name for f in (*dataclasses.fields(part.model), *dataclasses.fields(part.training))]
-    return dataclasses.replace(part, **{where: _replace(getattr(part, where), section, key, value, known)})
-
-
-def _replace(config: Any, section: str, key: str, text: str, known: list[str] | None = None) -> Any:
-    fields = typing.get_type_hints(type(config))
-    if key not in fields:
-        known = known or list(fields)
-        raise ValueError(f"no setting {section}.{key}; {section} has {', '.join(known)}{near(key, known)}")
-    return dataclasses.replace(config, **{key: parse(f"{section}.{key}", fields[key], text)})
-
-
-def parse(name: str, kind: Any, text: str) -> Any:
+def _parse(name: str, kind: Any, text: str) -> Any:
     """Text as the declared type, or an error that says what was expected."""
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if text not in choices:
-            raise ValueError(f"{name}={text!r} must be one of {', '.join(choices)}{near(text, choices)}")
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError(f"{name}={text!r} must be true or false")
-        return text.lower() in ("true", "1")
+    choices = {"true": True, "false": False} if kind is bool else {choice: choice for choice in typing.get_args(kind)}
     try:
-        return kind(text)
+        return choices[text.lower() if kind is bool else text] if choices else kind(text)
+    except KeyError:
+        raise ValueError(f"{name}={text!r} must be one of {', '.join(choices)}{near(text, choices)}") from None
     except ValueError:
         raise ValueError(f"{name}={text!r} must be {kind.__name__}") from None

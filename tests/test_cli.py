@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, Smoke, oasis
 
-from oasis_lib.__main__ import main, parser
-from oasis_lib.commands import literal, sheet, short_forms
+from oasis_lib.__main__ import main
+from oasis_lib.commands import CONTEXT, Given, short_forms
+from oasis_lib.commands import oasis as top
 from oasis_lib.config import PRIORS, profile
+from oasis_lib.paths import write_json
+from oasis_lib.study import literal, repeated
 
 COMMANDS = ("prepare", "study", "train", "sample", "evaluate", "report", "check")
 README = (PROJECT / "README.md").read_text()
@@ -24,32 +27,48 @@ def readme_commands(start: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
 
 
+def parsed(words: list[str]) -> Given:
+    return Given(**top.commands[words[0]].make_context(words[0], words[1:], **CONTEXT).params)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture):
-    with pytest.raises(SystemExit) as end:
-        parser().parse_args([command, "--help"])
-    assert end.value.code == 0
-    example = re.search(r"example:\s+oasis (.+)", capsys.readouterr().out).group(1)
-    assert parser().parse_args(shlex.split(example)).command == command
+    assert main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    words = shlex.split(re.search(r"example:\s+oasis (.+(\n +.+)?)", told).group(1))
+    assert words[0] == command and parsed(words)
+    assert "--device" in told and "--quiet" in told
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from oasis_lib.__main__ import parser; parser(); print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+    code = (
+        "import sys; from oasis_lib.__main__ import main; main(['--help']); print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip().endswith("set()")
 
 
 def test_the_eight_short_options_become_settings():
     words = "study --epoch 3 --batch 8 --lr 0.002 --epoch_prior 4 --batch-prior 16 --lr-prior 1e-4 --k 128 --d 16".split()
-    changed = profile("laptop", short_forms(parser().parse_args(words)))
+    changed = profile("laptop", short_forms(parsed(words)))
     vqvae, training = changed.vqvae.model, changed.vqvae.training
     assert (vqvae.entries, vqvae.code_dim) == (128, 16)
     assert (training.epochs, training.minutes, training.batch, training.lr) == (3, 0, 8, 0.002)
     for prior in PRIORS:
         training = getattr(changed, prior).training
         assert (training.epochs, training.minutes, training.batch, training.lr) == (4, 0, 16, 1e-4)
-    assert short_forms(parser().parse_args(["study"])) == [], "not given: the profile's own"
-    with pytest.raises(SystemExit):
-        parser().parse_args(["study", "--k", "12.5"])
+    assert short_forms(parsed(["study"])) == [], "not given: the profile's own"
+
+
+def test_a_run_is_repeated_from_its_manifest(tmp_path: Path):
+    made = {"profile": "smoke", "cohort": "", "cohort_folder": str(tmp_path / "cohort"), "cohort_info": {"hash": "one"}}
+    write_json(tmp_path / "run.json", made | {"settings": ["vqvae.seed=3"], "parameters": {"people": 4}})
+    more = {"profile": "laptop", "settings": ["vqvae.lr=1e-3"], "parameters": {}}
+    found = repeated(tmp_path / "run.json", more)
+    assert found["profile"] == "smoke" and found["cohort"] == "phantom" and found["parameters"] == {"people": 4}
+    assert profile(found["profile"], found["settings"]).vqvae.training.seed == 3
+    write_json(tmp_path / "cohort" / "cohort.json", {"hash": "two"})
+    with pytest.raises(ValueError, match="has changed since .* its hash was one, now it is two"):
+        repeated(tmp_path / "run.json", more)
 
 
 def test_parameters_are_read_as_json_where_they_are_that():
@@ -58,26 +77,19 @@ def test_parameters_are_read_as_json_where_they_are_that():
         literal("n")
 
 
-def test_a_sheet_holds_every_image_in_order():
-    numpy = pytest.importorskip("numpy")
-    images = numpy.arange(10, dtype=numpy.uint8)[:, None, None] * numpy.ones((1, 2, 3), numpy.uint8)
-    drawn = sheet(images, columns=4)
-    assert drawn.shape == (6, 12)
-    assert drawn[0, ::3].tolist() == [0, 1, 2, 3] and drawn[4, ::3].tolist() == [8, 9, 0, 0]
-
-
 REFUSED = [
     (["study", "--set", "vqvae.epcohs=5"], "did you mean 'epochs'"),
     (["study", "--set", "vqvea.epochs=5"], "did you mean 'vqvae'"),
     (["train", "transformer", "--cohort", "x", "--out", "y"], "needs --vqvae DIR"),
     (["train", "vqvae", "--cohort", "no/such", "--out", "y"], "not a prepared cohort"),
-    (["train", "vqvae", "--cohort", "x", "--out", "y", "--minutes", "0"], "must be more than 0"),
-    (["train", "vqvae", "--cohort", "x", "--out", "y", "--begin", "x"], "--begin is for priors"),
-    (
-        ["train", "pixelcnn", "--cohort", "x", "--vqvae", "x", "--out", "y", "--begin", "x", "--profile", "smoke"],
-        "leave --profile out",
-    ),
-    (["sample", "--prior", "no/such", "--out", "y", "--n", "0"], "must be at least 1"),
+    (["train", "vqvae", "--cohort", "x", "--out", "y", "--minutes", "0"], "0.0 is not in the range x>0"),
+    (["train", "pixelcnn", *"--cohort x --vqvae x --out y --begin x --profile smoke".split()], "leave --profile out"),
+    (["sample", "--prior", "no/such", "--out", "y", "--n", "0"], "0 is not in the range x>=1"),
+    (["sample", "--out", "y"], "Missing option '--prior'"),
+    (["study", "--epohc", "5"], "Did you mean"),
+    (["study", "--k", "12.5"], "'12.5' is not a valid integer"),
+    (["study", "--profile", "smkoe"], "is not one of 'smoke', 'laptop', 'full'"),
+    (["stuyd"], "Did you mean 'study'?"),
     (["report", "no/such"], "is not a run"),
     (["report", "a", "b", "c"], "one run, or two"),
     (["check", "no/such"], "not a model folder"),
@@ -86,9 +98,9 @@ REFUSED = [
 
 @pytest.mark.parametrize("words, said", REFUSED)
 def test_mistakes_are_answered_in_one_plain_line(words: list[str], said: str, capsys: pytest.CaptureFixture):
-    assert main(words) == 1
+    assert main(words) in (1, 2)
     error = capsys.readouterr().err
-    assert said in error and "Traceback" not in error and error.startswith(f"oasis {words[0]}: ")
+    assert said in error and "Traceback" not in error
 
 
 def test_a_device_that_is_not_there():
@@ -121,7 +133,7 @@ def test_readme_commands(smoke: Smoke, tmp_path: Path, monkeypatch: pytest.Monke
     for line in readme_commands(".venv/bin/oasis "):
         words = shlex.split(line)[1:]
         if words[0] == "study":  # the fixture is one; that the options parse is what is left to see
-            assert parser().parse_args(words).command == "study"
+            assert parsed(words)
             continue
         words = [re.sub(r"^data/phantom-128$", str(smoke.cohort), w) for w in words]
         words = [w.replace("runs/mine", str(tmp_path)).replace("runs/latest", str(smoke.folder)) for w in words]

@@ -80,14 +80,13 @@ def test_every_codebook_gets_a_gradient():
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """What `oasis train vqvae` would train."""
-    from argparse import Namespace
 
     def call(**given) -> Part:
         parts: list[Part] = []
         words = {"device": "auto", "kind": "vqvae", "vqvae": "", "begin": None, "profile": None, "minutes": None, "quiet": True}
         with pytest.raises(KeyboardInterrupt):
             monkeypatch.setattr("oasis_lib.training.train_vqvae", lambda cohort, out, part, progress: stop(parts, part))
-            train(Namespace(**words | {"cohort": tmp_path, "out": tmp_path, "settings": []} | given))
+            train.callback(**words | {"cohort": tmp_path, "out": tmp_path, "settings": []} | given)
         return parts[0]
 
     def stop(parts, part):
@@ -105,8 +104,6 @@ def test_minutes_on_the_command_line_outlive_a_preset(asked):
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_defaults_are_the_same_on_every_machine(gpu, asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from argparse import Namespace
-
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     assert asked() == PROFILES["laptop"].vqvae
     repeats = []
@@ -122,7 +119,7 @@ def test_defaults_are_the_same_on_every_machine(gpu, asked, monkeypatch: pytest.
     monkeypatch.setattr("oasis_lib.cohort.open_cohort", lambda folder: {"test": None})
     monkeypatch.setattr("oasis_lib.config.PROFILES", PROFILES | {"full": replaced("full", 7), "laptop": replaced("laptop", 9)})
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Namespace(device="auto", settings=[], cohort=tmp_path, vqvae=tmp_path, split="test"))
+        evaluate.callback(device="auto", quiet=True, settings=[], cohort=tmp_path, vqvae=tmp_path, split="test", out="x")
     assert repeats == [9]
 
 

@@ -21,8 +21,8 @@ BROUGHT_ALONG = {"nbclient", "pygments", "IPython", "traitlets", "jupyter_client
 
 # Imports run downward only: a module may import what stands on a lower line, and what is in its own package.
 LAYERS = [
-    {"paths"},
-    {"config", "checkpoint", "vision", "stop", "device"},
+    {"paths", "stop"},
+    {"config", "checkpoint", "vision", "device"},
     {"cards", "metrics", "projection"},
     {"cohort"},
     {"run", "figures"},

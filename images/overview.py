@@ -1,0 +1,41 @@
+"""The first picture of README, from a finished run on synthetic subjects: `make publish RUN=runs/latest`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from oasis_lib.cohort import open_cohort
+from oasis_lib.config import PRIORS
+from oasis_lib.figures.grid import Row, image_grid
+from oasis_lib.figures.style import synthetic
+from oasis_lib.models import load
+from oasis_lib.paths import project_path, read_json
+from oasis_lib.training import decode_codes
+
+
+def main(run: str, out: str = "images/overview.png") -> None:
+    folder = Path(run)
+    manifest = read_json(folder / "run.json")
+    if not manifest["cohort_info"]["synthetic"]:
+        sys.exit(f"{folder} shows real subjects: only a run on the synthetic cohort is published")
+    cohort = open_cohort(project_path(manifest["cohort_folder"]))
+    test, shares = cohort["test"], np.linspace(0.2, 0.8, 8)
+    places = [np.flatnonzero(test.levels == round(share * (cohort.levels - 1))) for share in shares]
+    rows = [int(found[i % len(found)]) for i, found in enumerate(places)]  # another subject in each column
+    drawn = np.load(folder / "samples" / f"{PRIORS[0]}.npz")
+    picks = [int(np.abs(drawn["level"] - test.levels[row]).argmin()) for row in rows]
+    codes = np.load(folder / "codes" / "test.npy", mmap_mode="r")[rows]
+    shown = {
+        "test subjects": test.images[rows],
+        "their tokens": Row(list(codes), cmap="viridis", high=float(codes.max())),
+        "reconstructions": decode_codes(load(folder / "vqvae"), codes),
+        "new slices, from the prior": drawn["images"][picks],
+    }
+    synthetic(image_grid(shown), cohort.synthetic).savefig(out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
