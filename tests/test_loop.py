@@ -231,7 +231,7 @@ def test_cards_lie_beside_the_weights(tmp_path):
     assert "Not for** clinical use" in card and "Hash `made`" in (tmp_path / "m/DATA.md").read_text()
     assert "snapshots.npz" not in card
     write_cards(tmp_path / "m", cohort.info | {"synthetic": False})
-    assert "snapshots.npz` shows reconstructions of a few validation people" in (tmp_path / "m/README.md").read_text()
+    assert "snapshots.npz` shows reconstructions of a few validation subjects" in (tmp_path / "m/README.md").read_text()
 
 
 @pytest.mark.slow  # grain: two equal vectors have no nearest entry that rounding could not change
