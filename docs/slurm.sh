@@ -12,7 +12,6 @@
 #SBATCH --output=oasis-%j.log
 
 cd "$SLURM_SUBMIT_DIR" || exit 1
-export OASIS_PROGRESS=0
 
 .venv/bin/python -m oasis_lib check
 # exec: the signal reaches the study itself, not a shell that waits for it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -11,8 +10,6 @@ from oasis_lib.commands import oasis
 
 
 def main(arguments: list[str] | None = None) -> int:
-    if not sys.stdout.isatty():
-        os.environ.setdefault("OASIS_PROGRESS", "0")
     try:
         return oasis.main(arguments, prog_name="oasis", standalone_mode=False) or 0
     except click.ClickException as error:

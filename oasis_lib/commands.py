@@ -40,8 +40,6 @@ def command(example: str) -> Callable:
         @functools.wraps(work)
         def call(**values: Any) -> None:
             given = Given(**values)
-            if given.quiet:
-                os.environ["OASIS_PROGRESS"] = "0"
             if values.get("overwrite"):
                 os.environ["OASIS_OVERWRITE"] = "1"  # notebooks inherit it
             try:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ["OASIS_PROGRESS"] = "0"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of both on each would only wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
 PROJECT = Path(__file__).resolve().parent.parent

@@ -41,7 +41,7 @@ def lab(smoke: Smoke, tmp_path: Path):
         "--no-browser",
         "--allow-root",
     ]
-    env = os.environ | {"OASIS_DATA": str(smoke.data), "JUPYTER_CONFIG_DIR": str(tmp_path / "jupyter"), "OASIS_PROGRESS": "1"}
+    env = os.environ | {"OASIS_DATA": str(smoke.data), "JUPYTER_CONFIG_DIR": str(tmp_path / "jupyter")}
     with (tmp_path / "lab.log").open("w") as log:
         server = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", *options], env=env, stdout=log, stderr=log)
         try:
