@@ -135,7 +135,7 @@ def over_seeds(folder: Path, runs: list[Path]) -> tuple[str, int]:
     numbers = [pd.json_normalize(read_json(run / "metrics.json"), sep=" ").select_dtypes("number") for run in runs]
     table = pd.concat(numbers).agg(["mean", "std"]).T.set_axis(["mean", "sd"], axis=1).fillna(0.0)
     scores = validation_scores(runs)
-    best, criterion = int(scores.rank(ascending=False).mean(1).argmin()), f"mean rank by {' and '.join(scores.columns)}"
+    best, criterion = int(scores.rank(ascending=False).mean(axis=1).argmin()), f"mean rank by {' and '.join(scores.columns)}"
     written = {"metrics": table.to_dict("index"), "validation_scores": scores.to_dict("index"), "criterion": criterion}
     write_json(folder / "seeds.json", written | {"best": runs[best].name})
     chosen = ", ".join(f"{name} {value:.4f}" for name, value in scores.iloc[best].items())

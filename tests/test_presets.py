@@ -113,7 +113,7 @@ def test_defaults_are_the_same_on_every_machine(gpu, asked, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     monkeypatch.setattr("oasis_lib.models.load", lambda folder: None)
-    monkeypatch.setattr("oasis_lib.evaluation.reconstruction.scores", lambda *given: None)
+    monkeypatch.setattr("oasis_lib.evaluation.reconstruction.decoders", lambda *given: {})
     monkeypatch.setattr("oasis_lib.evaluation.reconstruction.baselines", lambda *given: {})
     monkeypatch.setattr("oasis_lib.evaluation.reconstruction.summary", summary)
     monkeypatch.setattr("oasis_lib.cohort.open_cohort", lambda folder: {"test": None})
