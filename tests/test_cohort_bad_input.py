@@ -151,3 +151,37 @@ def test_archives_are_unpacked_read_and_tidied_away(tmp_path):
     assert not list(tmp_path.glob(".*"))
     (tmp_path / "set.tar.gz").write_bytes((tmp_path / "set.tar.gz").read_bytes()[:200])
     refuse(tmp_path / "set.tar.gz", tmp_path, "can't be unpacked")
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"size": 8}, "size=8 must be"),
+        ({"size": 32.5}, "size=32.5 must be"),
+        ({"seed": -1}, "seed=-1"),
+        ({"mm": 0.0}, "mm=0.0 must be a pixel size"),
+        ({"mm": float("nan")}, "mm=nan"),
+        ({"fractions": (0.6, 0.5)}, "below 1 together"),
+        ({"fractions": (0.1, 0)}, "shares above 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_quoted(tmp_path, options, match):
+    with pytest.raises(CohortError, match=match):
+        prepare(flat_splits(tmp_path / "in"), tmp_path / "out", progress=False, **options)
+    with pytest.raises(TypeError, match="colour"):
+        prepare(tmp_path / "in", tmp_path / "out", progress=False, colour=True)
+
+
+def test_pixels_that_are_no_numbers_count_as_background(tmp_path):
+    spoilt, plain = head(dtype=np.float32), head(dtype=np.float32)
+    spoilt[8, 8], spoilt[9, 9], spoilt[10, 10] = np.nan, np.inf, -np.inf
+    plain[8, 8] = plain[9, 9] = plain[10, 10] = 0
+    for name, image in (("spoilt", spoilt), ("plain", plain)):
+        for i in range(3):
+            save(tmp_path / name / f"sub-{i}_slice-1.tif", image)
+    made = [prepare(tmp_path / name, tmp_path / f"{name}-out", size=32, progress=False) for name in ("spoilt", "plain")]
+    np.testing.assert_array_equal(made[0]["train"].images, made[1]["train"].images)
+    assert made[0]["train"].images.max() == 255
+    for i in range(3):
+        save(tmp_path / "none" / f"sub-{i}_slice-1.tif", np.full((9, 9), np.nan, np.float32))
+    refuse(tmp_path / "none", tmp_path, "all black")

@@ -7,8 +7,7 @@ import pytest
 from cohort_files import flat_splits, head, save
 
 from oasis_lib.cohort import CohortError, prepare
-from oasis_lib.cohort.folders import parse_name
-from oasis_lib.cohort.plan import centred
+from oasis_lib.cohort.folders import centred, parse_name
 
 
 def make(source, tmp_path, **options):

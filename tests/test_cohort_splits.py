@@ -7,8 +7,8 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oasis_lib.cohort.people import join_people, person_key, split_people
-from oasis_lib.cohort.plan import centred, cut_share
+from oasis_lib.cohort.folders import centred, cut_share
+from oasis_lib.cohort.subjects import join_people, person_key, split_people
 
 
 @given(st.integers(3, 200), st.integers(0, 99), st.sampled_from([(0.1, 0.1), (0.15, 0.15), (0.2, 0.1), (0.3, 0.3)]))

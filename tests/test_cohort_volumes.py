@@ -120,6 +120,15 @@ def test_bids_trees_take_one_volume_a_session(tmp_path):
     assert set(cohort["test"].table["age"]) < {61, 62, 63}
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float64])
+def test_volumes_of_every_number_type_come_out_alike(tmp_path, dtype):
+    for name, kind in (("in", dtype), ("float", np.float32)):
+        for person in range(3):
+            nifti(tmp_path / name / f"sub-{person}.nii", brain().astype(kind))
+    wanted = prepare(tmp_path / "float", tmp_path / "wanted", size=SIZE, progress=False)
+    np.testing.assert_array_equal(make(tmp_path)["train"].images, wanted["train"].images)
+
+
 def test_unequal_pixels_are_made_square_and_mm_can_be_chosen(tmp_path):
     for person in range(3):
         nifti(tmp_path / "in" / f"sub-{person}.nii", brain()[::2], zooms=(2.0, 1.0, 1.0))
@@ -154,6 +163,8 @@ def flattened(file):
         (lambda f: f.write_text("not a volume"), "no volume that can be read"),
         (lambda f: nifti(f, 0 * brain()), "all black"),
         (flattened, "without a direction"),
+        (lambda f: nifti(f, brain().astype(np.complex64)), "colour or complex"),
+        (lambda f: nifti(f, brain() * np.float32("nan")), "all black"),
         (lambda f: f.with_suffix("").with_suffix(".hdr").write_bytes(b"0" * 348), "without its image"),
     ],
 )

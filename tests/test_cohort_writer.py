@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -58,20 +61,39 @@ def started(source, out, size):
 
 
 def test_a_prepare_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
-    """SIGKILL after 0.05 seconds, 0.1, 0.15 and so on, until one run has the time to finish."""
-    source = flat_splits(tmp_path / "in", people=(20, 5, 5), levels=8)
-    whole = prepare(source, tmp_path / "whole", size=64, progress=False)
-    begun, kills = time.monotonic(), 0
-    while not (tmp_path / "out").exists():
-        assert time.monotonic() - begun < 120
-        process = started(source, tmp_path / "out", 64)
-        time.sleep(0.05 * (kills + 1))
-        process.kill()
-        process.wait()
-        kills += 1
-    assert kills > 1, "the first run finished before it was killed: nothing was tested"
-    assert prepare(source, tmp_path / "out", size=64, progress=False).hash == whole.hash
-    assert not (tmp_path / ".out.part").exists()
+    """SIGKILL as it opens, makes, renames or removes its file number 0, 7, 14 and so on, until it has no more to do."""
+    source = flat_splits(tmp_path / "in", people=(3, 1, 1), levels=2)
+    whole = prepare(source, tmp_path / "whole", size=32, progress=False)
+    stages = set()
+    for event in range(0, 1000, 7):
+        out = tmp_path / f"out{event}"
+        survived = ends_before(event, source, out)
+        stages.add(tuple(sorted(f.name for f in (tmp_path / f".out{event}.part").glob("*"))))
+        assert prepare(source, out, size=32, progress=False).hash == whole.hash
+        assert not (tmp_path / f".out{event}.part").exists()
+        if survived:
+            break
+    assert survived and len(stages) >= 4, "killed before, while items are read, while arrays are written, and not at all"
+
+
+def ends_before(event, source, out):
+    """Whether a prepare in a process of its own ended before that many changes of the file system."""
+    child = os.fork()
+    if not child:
+        left = [event]
+
+        def hook(name, _):
+            if name in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.lockf"):
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        try:
+            prepare(source, out, size=32, progress=False)
+        finally:
+            os._exit(left[0] < 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_killed_workers_do_not_linger_and_the_lock_of_a_dead_process_is_taken_over(tmp_path):
@@ -125,10 +147,75 @@ def test_progress_says_what_was_understood(tmp_path, capsys):
     assert "24 images of 16 x 20 pixels" in said and "train 12 slices of 4 people" in said
 
 
-def test_a_table_that_does_not_fit_its_array_is_refused(tmp_path):
-    folder = prepare(flat_splits(tmp_path / "in"), tmp_path / "out", size=32, progress=False).folder
-    np.save(folder / "train.npy", np.zeros((3, 32, 32), np.uint8))
-    with pytest.raises(ValueError, match="disagree"):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("prepared")
+    return root / "in", prepare(flat_splits(root / "in", (30, 2, 2), 12), root / "out", size=64, progress=False).folder
+
+
+def flip(place):
+    def spoil(file):
+        data = bytearray(file.read_bytes())
+        data[int(place * (len(data) - 1))] ^= 1
+        file.write_bytes(data)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "name, spoil, message",
+    [
+        ("train.npy", lambda f: f.write_bytes(f.read_bytes()[:-9]), "other bytes than the"),
+        ("train.npy", lambda f: f.write_bytes(b""), "other bytes than the 1,"),
+        ("train.npy", flip(0), "other bytes"),
+        ("train.npy", flip(1), "other bytes"),
+        ("test.npy", lambda f: np.save(f, np.zeros((3, 32, 32), np.uint8)), "other bytes"),
+        ("test.npy", lambda f: f.unlink(), "is missing"),
+        ("slices.csv", flip(0.7), "other bytes"),
+        ("participants.tsv", lambda f: f.write_text(f.read_text() + "sub-9\ttrain\n"), "other bytes"),
+        ("cohort.json", lambda f: f.write_text('{"size": 64}'), "lacks hash, levels, splits, synthetic"),
+        ("cohort.json", lambda f: f.write_text(f.read_text()[:-99]), "not valid JSON"),
+    ],
+)
+def test_an_altered_file_is_named_when_the_cohort_is_opened(prepared, tmp_path, name, spoil, message):
+    folder = shutil.copytree(prepared[1], tmp_path / "copy")
+    assert open_cohort(folder).hash == open_cohort(folder, full=True).hash
+    spoil(folder / name)
+    with pytest.raises(ValueError, match=message) as error:
+        open_cohort(folder)
+    assert str(folder / name) in str(error.value) and "again" in str(error.value)
+
+
+def test_one_changed_pixel_is_found_by_a_full_check_and_by_preparing_again(prepared):
+    source, folder = prepared
+    place = 128 + 64 * 64 * 100 + 2000  # between the blocks of the sample
+    for _ in range(2):
+        with open(folder / "train.npy", "r+b") as file:
+            file.seek(place)
+            byte = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([byte ^ 1]))
+        if _ == 0:
+            open_cohort(folder)
+            for check in (lambda: open_cohort(folder, full=True), lambda: prepare(source, folder, size=64, progress=False)):
+                with pytest.raises(ValueError, match="train.npy: has other bytes"):
+                    check()
+    open_cohort(folder, full=True)
+
+
+def test_a_cohort_without_hashes_opens_and_its_arrays_are_held_against_its_table(prepared, tmp_path):
+    """As releases before the hashes wrote it."""
+    folder = shutil.copytree(prepared[1], tmp_path / "copy")
+    info = json.loads((folder / "cohort.json").read_text())
+    del info["files"]
+    (folder / "cohort.json").write_text(json.dumps(info))
+    assert len(open_cohort(folder)["train"]) == 360
+    for array in (np.zeros((3, 64, 64), np.uint8), np.zeros((24, 64, 64), np.float32), np.zeros((24, 64), np.uint8)):
+        np.save(folder / "test.npy", array)
+        with pytest.raises(ValueError, match="test.npy: is .* where slices.csv asks for uint8"):
+            open_cohort(folder)
+    (folder / "test.npy").write_bytes((folder / "train.npy").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="test.npy: can't be read"):
         open_cohort(folder)
 
 

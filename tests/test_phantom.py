@@ -8,6 +8,7 @@ import pytest
 from oasis_lib.cohort import CohortError, prepare
 from oasis_lib.cohort.anatomy import LATTICE, grow_warp, integrate, jacobian, lattice_shape, template
 from oasis_lib.cohort.phantom import LEVELS, draw_people, plan_phantom
+from oasis_lib.cohort.store import Options
 
 OPTIONS = {"size": 32, "people": 8, "lesions": 1, "progress": False}
 
@@ -21,7 +22,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_processes(cohort, tmp_p
     again = prepare("phantom", tmp_path / "p", processes=1, **OPTIONS)
     assert again.hash == cohort.hash
     np.testing.assert_array_equal(again["train"].images, cohort["train"].images)
-    other = plan_phantom(size=32, people=8, lesions=0, seed=1)
+    other = plan_phantom(Options(size=32, people=8, lesions=0, seed=1))
     assert not np.array_equal(other.read(other.items[0]).images, cohort["train"].images[:LEVELS])
 
 
@@ -81,7 +82,7 @@ def test_ratings_follow_the_atrophy_that_was_simulated():
 
 def test_ventricles_grow_with_the_atrophy():
     template()
-    plan = plan_phantom(size=64, people=20, lesions=0, seed=0)
+    plan = plan_phantom(Options(size=64, people=20, lesions=0, seed=0))
     by_loss = plan.people.sort_values("atrophy")["subject"].tolist()
     fluid = {}
     for item in plan.items:
@@ -118,6 +119,6 @@ def test_the_jacobian_and_the_integral_of_known_fields():
 
 def test_requests_that_make_no_sense_are_refused():
     with pytest.raises(CohortError, match="people=3"):
-        plan_phantom(size=32, people=3, lesions=0, seed=0)
+        plan_phantom(Options(size=32, people=3, lesions=0, seed=0))
     with pytest.raises(CohortError, match="lesions=9"):
-        plan_phantom(size=32, people=10, lesions=9, seed=0)
+        plan_phantom(Options(size=32, people=10, lesions=9, seed=0))

@@ -1,8 +1,8 @@
-"""The embedded population: synthetic people who differ in shape, folding, ventricles, atrophy, contrast, bias and noise."""
+"""Synthetic subjects who differ in shape, folding, ventricles, atrophy, contrast, bias field and noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -10,11 +10,12 @@ import pandas as pd
 from scipy import ndimage
 
 from oasis_lib.cohort.anatomy import grow_warp, on_lattice, smooth_noise, template
-from oasis_lib.cohort.people import split_people
-from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred
-from oasis_lib.cohort.store import SPLITS
+from oasis_lib.cohort.folders import centred
+from oasis_lib.cohort.store import SPLITS, CohortError, Item, Options, Plan, Slices
+from oasis_lib.cohort.subjects import split_people
 
 VERSION = 1  # of the generator: a cohort made by another version is another cohort
+FINGERPRINT = f"phantom generator {VERSION}"
 LEVELS = 32
 HEIGHTS = -3.0 + 1.25 * np.arange(LEVELS)  # mm: from the midbrain to above the ventricles
 FIELD = 256.0  # mm across an image, whatever its pixels
@@ -25,7 +26,7 @@ LESION = 0.33  # brightness, between fluid and grey matter
 
 @dataclass(frozen=True)
 class Person:
-    """What a synthetic person is drawn to be; all of it is kept in participants.tsv."""
+    """What a synthetic subject is drawn to be; all of it is kept in participants.tsv."""
 
     subject: str
     age: float
@@ -37,60 +38,51 @@ class Person:
 
 
 def draw_people(count: int, seed: int) -> list[Person]:
-    """Ages of a study of ageing; a quarter with cdr 0.5 and a seventh with 1, whose brains have lost more than age explains."""
+    """A study of ageing: a quarter with CDR 0.5 and a seventh with 1, who lost more tissue than age explains."""
     random = np.random.default_rng([seed, VERSION, 0])
-    ratings = np.where(np.arange(count) < round(0.14 * count), 1.0, np.where(np.arange(count) < round(0.4 * count), 0.5, 0.0))
+    ratings = np.repeat([1.0, 0.5, 0.0], np.diff([0, round(0.14 * count), round(0.4 * count), count]))
     people = []
     for i, cdr in enumerate(random.permutation(ratings)):
         age = random.uniform(60, 92) if cdr else random.choice([random.uniform(20, 60), random.uniform(60, 90)])
-        ageing = 0.5 * ((age - 20) / 70) ** 1.6
-        loss = {0.0: 0.0, 0.5: 0.2, 1.0: 0.42}[float(cdr)]
-        atrophy = float(np.clip(ageing + loss + 0.06 * random.standard_normal(), 0, 1.1))
-        people.append(
-            Person(
-                subject=f"sub-{i + 1:03d}",
-                age=round(age, 1),
-                sex=str(random.choice(["F", "M"])),
-                cdr=float(cdr),
-                atrophy=round(atrophy, 3),
-                ventricles=round(-2.0 + 13 * atrophy + 1.2 * random.standard_normal(), 3),
-                widening=round(0.15 * atrophy + 0.015 * random.standard_normal(), 4),
-            )
-        )
+        loss = {0.0: 0.0, 0.5: 0.2, 1.0: 0.42}[float(cdr)] + 0.5 * ((age - 20) / 70) ** 1.6
+        atrophy = float(np.clip(loss + 0.06 * random.standard_normal(), 0, 1.1))
+        sex = str(random.choice(["F", "M"]))
+        ventricles = round(-2.0 + 13 * atrophy + 1.2 * random.standard_normal(), 3)
+        widening = round(0.15 * atrophy + 0.015 * random.standard_normal(), 4)
+        people.append(Person(f"sub-{i + 1:03d}", round(age, 1), sex, float(cdr), round(atrophy, 3), ventricles, widening))
     return people
 
 
-def plan_phantom(*, size: int, people: int, lesions: int, seed: int) -> Plan:
-    if people < 6:
-        raise CohortError(f"people={people} is too few for three splits of a phantom; at least 6")
-    drawn = draw_people(people, seed)
-    table = pd.DataFrame([{f.name: getattr(p, f.name) for f in fields(Person)} for p in drawn])
-    chosen = split_people(table, seed, (0.15, 0.15))
+def plan_phantom(how: Options) -> Plan:
+    if how.people < 6:
+        raise CohortError(f"people={how.people} is too few for three splits of a phantom; at least 6")
+    drawn = draw_people(how.people, how.seed)
+    table = pd.DataFrame([asdict(p) for p in drawn])
+    chosen = split_people(table, how.seed, (0.15, 0.15))
     table.insert(1, "split", table["subject"].map(chosen))
     levels = tuple(range(LEVELS))
     items = [Item(s, p.subject, ("phantom",), levels) for s in SPLITS for p in drawn if chosen[p.subject] == s]
     test = [i.subject for i in items if i.split == "test"]
-    if not 0 <= lesions <= len(test):
-        raise CohortError(f"lesions={lesions} must be from 0 to {len(test)}, the people in test (they are copied)")
-    items += [Item("lesion", subject, ("phantom with a planted lesion",), levels) for subject in test[:lesions]]
+    if not 0 <= how.lesions <= len(test):
+        raise CohortError(f"lesions={how.lesions} must be from 0 to {len(test)}, the people in test (they are copied)")
+    items += [Item("lesion", s, ("phantom with a planted lesion",), levels) for s in test[: how.lesions]]
     splits = tuple(dict.fromkeys(i.split for i in items))
     counts = ", ".join(f"{sum(i.split == s for i in items)} in {s}" for s in splits)
     return Plan(
         items=items,
         people=table,
-        read=partial(render, {p.subject: (i, p) for i, p in enumerate(drawn)}, size, seed),
+        read=partial(render, {p.subject: (i, p) for i, p in enumerate(drawn)}, how.size, how.seed),
         info={
             "synthetic": True,
             "source": "phantom",
             "intensity": "simulated T1 weighting; 0 outside the head",
             "licence": "synthetic; grown from the MNI152 templates that nilearn carries",
-            "mm": FIELD / size,
+            "mm": FIELD / how.size,
             "left_right": "columns",
         },
-        summary=[f"{people} SYNTHETIC people, {LEVELS} slices each: {counts}"],
-        fingerprint=f"phantom generator {VERSION}",
+        summary=[f"{how.people} SYNTHETIC people, {LEVELS} slices each: {counts}"],
         tissue=splits,
-        lesion=("lesion",) if lesions else (),
+        lesion=("lesion",) if how.lesions else (),
         parallel=True,
         warm=template,
     )

@@ -1,8 +1,11 @@
-"""The prepared form of a cohort: one memory-mapped uint8 array a split, a table of its slices, and what is known of both."""
+"""What a cohort is: on disk (one uint8 array per split, a table of slices, hashes) and, before that, as a plan to be written."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,83 @@ import pandas as pd
 from oasis_lib.paths import project_path, read_json
 
 SPLITS = ("train", "validate", "test")
+SUFFIXES = {"images": "", "tissue": "_tissue", "lesion": "_lesion"}  # of a split's arrays: train_tissue.npy
+
+
+class CohortError(ValueError):
+    """A source that can't be taken as it is. One line: the path, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prepare. `people` and `lesions` are of the phantom, `mm`, `fractions` and `skip_bad` of everything else."""
+
+    size: int = 256  # pixels per side
+    seed: int = 0  # of the phantom, and of a split that is made here
+    people: int = 60  # subjects
+    lesions: int = 8  # test subjects who are copied with a lesion
+    mm: float | None = None  # pixel size of volumes; None is the most frequent of their own
+    fractions: tuple[float, float] = (0.1, 0.1)  # of the subjects, in validate and test
+    skip_bad: bool = False  # leave out files that can't be read, and list them
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 4096 or self.size != int(self.size):
+            raise CohortError(f"size={self.size} must be a whole number of pixels from 16 to 4096")
+        if self.seed < 0:
+            raise CohortError(f"seed={self.seed} must be 0 or more")
+        if self.mm is not None and not 0 < self.mm < math.inf:
+            raise CohortError(f"mm={self.mm} must be a pixel size above 0, in mm")
+        if len(self.fractions) != 2 or min(self.fractions) <= 0 or not sum(self.fractions) < 1:
+            raise CohortError(f"fractions={self.fractions} must be two shares above 0 (validate, test), below 1 together")
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is read in one step: the slices of one session of one subject, from inferior to superior."""
+
+    split: str
+    subject: str
+    files: tuple[str, ...]  # relative to the source: one per slice, or one volume for all of them
+    levels: tuple[int, ...]  # slice indices; -1 where unknown
+    session: str = ""
+
+
+@dataclass
+class Slices:
+    """An item's slices: `kept` are their places in the item, `left_out` says why others are missing."""
+
+    images: np.ndarray  # (n, H, W) uint8
+    kept: list[int]
+    tissue: np.ndarray | None = None
+    lesion: np.ndarray | None = None
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Plan:
+    """What was understood of a source. `read` must be picklable where `parallel`: several processes then call it."""
+
+    items: list[Item]
+    people: pd.DataFrame  # subject, split, and what is known of them
+    read: Callable[[Item], Slices]
+    info: dict[str, Any]  # into cohort.json: synthetic, intensity, licence, mm ...
+    summary: list[str]  # printed before anything long starts
+    tissue: tuple[str, ...] = ()  # the splits with tissue maps
+    lesion: tuple[str, ...] = ()  # the splits with planted lesions
+    warnings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    parallel: bool = False
+    warm: Callable[[], Any] = lambda: None  # called before processes are forked: they share what it loads
 
 
 @dataclass(frozen=True)
 class Split:
-    """`images` and `table` go row by row together. `tissue` (0 air, 1 CSF, 2 grey, 3 white) and `lesion` may be None."""
+    """`images`, `table` and the maps go row by row. `tissue`: 0 background, 1 CSF, 2 grey matter, 3 white matter."""
 
     name: str
     images: np.ndarray  # (N, H, W) uint8, memory-mapped
-    table: pd.DataFrame  # subject, level (0-based), file, and what participants.tsv gives
+    table: pd.DataFrame  # subject, level (0-based slice index), file, and the columns of participants.tsv
     tissue: np.ndarray | None = None
     lesion: np.ndarray | None = None
 
@@ -60,12 +131,12 @@ class Cohort:
 
     @property
     def levels(self) -> int:
-        """How many levels a head has; 0 where they are not known."""
+        """Slices per brain; 0 where slice indices are unknown."""
         return self.info["levels"]
 
     @property
     def ratings(self) -> list[float]:
-        """The clinical ratings (cdr) that occur in training people, in order; empty where there are none."""
+        """The CDR values of training subjects, in order; empty where there are none."""
         return self.info.get("ratings", [])
 
     @property
@@ -73,35 +144,114 @@ class Cohort:
         return self.info["synthetic"]
 
     def who(self, split: str) -> str:
-        """What figures and tables call the people of a split: never real where they were grown from a template."""
+        """What figures and tables call a split's subjects: never real where they were grown from a template."""
         return f"{'synthetic' if self.synthetic else 'real'} {'training' if split == 'train' else split} people"
 
     @property
     def people(self) -> pd.DataFrame:
-        """participants.tsv: one row a person, with a column `split`."""
+        """participants.tsv: one row per subject, with a column `split`."""
         return pd.read_csv(self.folder / "participants.tsv", sep="\t", dtype={"subject": str})
 
 
-def open_cohort(folder: str | Path) -> Cohort:
-    """A prepared cohort. The arrays stay on disk until they are indexed."""
+def open_cohort(folder: str | Path, full: bool = False) -> Cohort:
+    """A prepared cohort; arrays stay on disk until indexed. Its files are checked by size and a sample, or in `full`."""
     folder = project_path(folder)
     if not (folder / "cohort.json").is_file():
         raise FileNotFoundError(f"{folder} is not a prepared cohort: it has no cohort.json; make it with `oasis prepare`")
     info = read_json(folder / "cohort.json")
+    if lacking := [k for k in ("hash", "size", "levels", "splits", "synthetic") if k not in info]:
+        raise ValueError(f"{folder / 'cohort.json'}: lacks {', '.join(lacking)}; delete {folder} and prepare it again")
+    for name, known in info.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise _altered(path, "is missing")
+        if any(known[k] != found for k, found in digests(path, full).items()):
+            raise _altered(path, f"has other bytes than the {known['bytes']:,} that were prepared")
     people = pd.read_csv(folder / "participants.tsv", sep="\t", dtype={"subject": str}).drop(columns="split")
     table = pd.read_csv(folder / "slices.csv", dtype={"subject": str, "session": str}).merge(people, on="subject", how="left")
     splits = {}
     for name in info["splits"]:
         rows = table[table["split"] == name].drop(columns="split").reset_index(drop=True)
-        arrays = {
-            key: _array(folder / f"{name}{suffix}.npy")
-            for key, suffix in (("images", ""), ("tissue", "_tissue"), ("lesion", "_lesion"))
-        }
-        if arrays["images"] is None or len(arrays["images"]) != len(rows):
-            raise ValueError(f"{folder}: {name}.npy and slices.csv disagree; delete the folder and prepare it again")
+        paths = {key: folder / f"{name}{suffix}.npy" for key, suffix in SUFFIXES.items()}
+        shape = (len(rows), info["size"], info["size"])
+        arrays = {key: _array(path, shape) for key, path in paths.items() if key == "images" or path.is_file()}
         splits[name] = Split(name, table=rows, **arrays)
     return Cohort(folder, info, splits)
 
 
-def _array(path: Path) -> np.ndarray | None:
-    return np.load(path, mmap_mode="r") if path.is_file() else None
+def _array(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise _altered(path, f"can't be read ({error})") from error
+    if array.shape != shape or array.dtype != np.uint8:
+        raise _altered(path, f"is {array.dtype} of shape {array.shape} where slices.csv asks for uint8 of {shape}")
+    return array
+
+
+def _altered(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: {what}; delete {path.parent} and prepare it again")
+
+
+def digests(path: Path, full: bool) -> dict[str, Any]:
+    """Size, a hash of 64 blocks of 4 KiB from the first to the last, and in `full` a hash of every byte."""
+    size, sample = path.stat().st_size, hashlib.sha256()
+    with open(path, "rb") as file:
+        for start in np.linspace(0, max(0, size - 4096), 64).astype(int):
+            file.seek(start)
+            sample.update(file.read(4096))
+        file.seek(0)
+        every = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()} if full else {}
+    return {"bytes": size, "sample": sample.hexdigest()[:16]} | every
+
+
+# What notebook 01 shows of a cohort.
+
+
+def some_levels(cohort: Cohort, count: int) -> list[int]:
+    """Evenly spaced slice indices, inferior to superior; [-1] where they are unknown."""
+    return _spread(list(range(cohort.levels)), count) if cohort.levels else [-1]
+
+
+def heads(split: Split, people: int, levels: list[int]) -> tuple[np.ndarray, list[str]]:
+    """(subjects, levels, H, W) and the subjects' names. Where one lacks a slice index, the nearest is taken."""
+    chosen = _spread(list(dict.fromkeys(split.subjects)), people)
+    rows = [np.flatnonzero(split.subjects == subject) for subject in chosen]
+    return np.stack([[split.images[r[np.abs(split.levels[r] - level).argmin()]] for level in levels] for r in rows]), chosen
+
+
+def mean_and_spread(split: Split, levels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over at most 120 subjects, pixel by pixel: (levels, H, W) each, in [0, 1]."""
+    images = [split.images[_spread(np.flatnonzero(split.levels == level).tolist(), 120)] / np.float32(255) for level in levels]
+    return np.stack([i.mean(0) for i in images]), np.stack([i.std(0) for i in images])
+
+
+def histograms(split: Split, people: int = 40, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Foreground intensities, one density per subject: (bins + 1,) edges and (people, bins)."""
+    edges = np.linspace(1, 256, bins + 1)
+    chosen = _spread(list(dict.fromkeys(split.subjects)), people)
+    found = [split.images[np.flatnonzero(split.subjects == subject)] for subject in chosen]
+    return edges, np.stack([np.histogram(v[v > 0], edges, density=True)[0] for v in found])
+
+
+def tissue_greys(split: Split, bins: int = 64) -> dict[str, np.ndarray]:
+    """Densities of the intensities of CSF, grey and white matter; empty where tissue is unknown."""
+    if split.tissue is None:
+        return {}
+    rows, edges = _spread(list(range(len(split))), 400), np.linspace(1, 256, bins + 1)
+    images, tissue = split.images[rows], split.tissue[rows]
+    counts = {name: np.histogram(images[tissue == k], edges)[0] for k, name in enumerate(("fluid", "grey", "white"), 1)}
+    total = sum(counts.values()).sum() * np.diff(edges)
+    return {name: count / total for name, count in counts.items()}
+
+
+def shared_people(cohort: Cohort) -> list[str]:
+    """Subjects in more than one of train, validate and test: there must be none."""
+    where = pd.concat([s.table[["subject"]].assign(split=n) for n, s in cohort.splits.items() if n != "lesion"])
+    count = where.drop_duplicates()["subject"].value_counts()
+    return sorted(count[count > 1].index)
+
+
+def _spread(values: list, count: int) -> list:
+    """At most `count` of them, evenly spaced."""
+    return [values[i] for i in np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int)]

@@ -1,4 +1,4 @@
-"""Folders of volumes: NIfTI, Analyze 7.5, MGZ and MGH, as OASIS, BIDS and FreeSurfer lay them out; axial slices by level."""
+"""Folders of volumes (NIfTI, Analyze 7.5, MGZ, MGH) as OASIS, BIDS and FreeSurfer lay them out, to axial slices."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from oasis_lib.cohort.folders import LICENCE, Name, by_split, fingerprint, parse_name
-from oasis_lib.cohort.people import assign_splits, describe_splits, natural
-from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices, centred, cut_share, examples, refuse
-from oasis_lib.cohort.store import SPLITS
+from oasis_lib.cohort.folders import LICENCE, Name, by_split, centred, cut_share, parse_name
+from oasis_lib.cohort.store import SPLITS, CohortError, Item, Options, Plan, Slices
+from oasis_lib.cohort.subjects import assign_splits, examples, natural, refuse
 
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".img.gz", ".hdr")
 LABELS = re.compile(r"(?:^|[_.+-])(aseg|aparc|dseg|probseg|wmparc|ribbon|fseg|seg|mask|labels?)(?:$|[_.+-])")
-# Where a person has several volumes, the first of these that occurs anywhere is taken, everywhere.
+# Where a subject has several volumes, the first of these that occurs anywhere is taken everywhere.
 PREFERRED = ("_t88_masked_gfc", "brain", "brainmask", "norm", "_T1w", "T1")
 LEVELS = 32
 LOWEST, HIGHEST = 0.44, 0.74  # of the brain's height: from the midbrain to above the ventricles
 TALLEST = 160.0  # mm from the top of a head within which the brain lies; below is neck
 # Analyze 7.5 has no affine but says in which order its axes run (nibabel leaves this to its reader).
-ANALYZE_ORIENT = {0: "LAS", 1: "LSA", 2: "ASL", 3: "LPS", 4: "LIA", 5: "AIL"}
+ANALYZE_ORIENT = {1: "LSA", 2: "ASL", 3: "LPS", 4: "LIA", 5: "AIL"}
+INTENSITY = "windowed by volume from 0 (or the 1st percentile where values are negative) to the 99.5th percentile of the rest"
 
 
-def plan_volumes(root, files, sheet, *, size: int, seed: int, fractions, skip_bad: bool, mm: float | None) -> Plan:
+def plan_volumes(root: Path, files: list[Path], sheet: Path | None, how: Options) -> Plan:
+    """From names and headers alone; no voxels are read yet."""
     chosen, bad = _choose(files)
     heads: dict[Path, float] = {}
     for file in chosen:
@@ -35,40 +36,41 @@ def plan_volumes(root, files, sheet, *, size: int, seed: int, fractions, skip_ba
             heads[file] = _pixel(file)
         except CohortError as error:
             bad.append(str(error))
-    refuse(bad, skip_bad)
+    refuse(bad, how.skip_bad)
     if not heads:
         raise CohortError(f"{root}: no volume in it can be read; first: {bad[0]}")
     names, warnings = _names(root, list(heads))
-    taken, again = _one_a_session(list(heads), names)
-    splits = by_split(root, taken, "volumes")
-    people, splits, made = assign_splits(root, splits, {f: names[f].subject for f in taken}, sheet, seed, fractions)
-    pixel = mm or Counter(round(heads[f], 3) for f in taken).most_common(1)[0][0]
+    sessions = defaultdict(list)
+    for file in sorted(heads, key=lambda f: ("derivatives" in f.parts, natural(str(f)))):
+        sessions[names[file].subject, names[file].session].append(file)
+    taken, again = [of[0] for of in sessions.values()], [f.name for of in sessions.values() for f in of[1:]]
+    subjects = {f: names[f].subject for f in taken}
+    people, splits, told = assign_splits(root, by_split(root, taken, "volumes"), subjects, sheet, how, slices=LEVELS)
+    pixel = how.mm or Counter(round(heads[f], 3) for f in taken).most_common(1)[0][0]
     items = [
         Item(split, names[f].subject, (str(f.relative_to(root)),), tuple(range(LEVELS)), names[f].session)
         for split in SPLITS
         for f in sorted(splits[split], key=lambda f: (natural(names[f].subject), natural(names[f].session)))
     ]
     tissue = tuple(s for s in SPLITS if splits[s] and all(_segmentation(f) for f in splits[s]))
-    intensity = "windowed by volume from 0 (or the 1st percentile where values are negative) to the 99.5th percentile of the rest"
+    unused = f"{len(files) - len(taken) - len(bad):,} other volume files are not used"
     return Plan(
         items=items,
         people=people,
-        read=partial(read_volume, root, size, pixel, frozenset(tissue)),
-        info={"synthetic": False, "intensity": intensity, "mm": pixel, "licence": LICENCE, "left_right": "columns"},
+        read=partial(read_volume, root, how.size, pixel, frozenset(tissue)),
+        info={"synthetic": False, "intensity": INTENSITY, "mm": pixel, "licence": LICENCE, "left_right": "columns"},
         summary=[
             f"{len(taken):,} volumes in {root}, such as {items[0].files[0]}",
-            f"{len(files) - len(taken) - len(bad):,} other volume files are not used"
-            + (f"; repeats: {examples(again)}" if again else ""),
-            f"split ({made}): {describe_splits(people, splits, LEVELS)}",
+            unused + (f"; repeats: {examples(again)}" if again else ""),
+            told,
             f"{LEVELS} axial levels, from {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up",
             *([f"tissue from FSL_SEG for {', '.join(tissue)}"] if tissue else []),
         ],
-        fingerprint=fingerprint(root, files),
         tissue=tissue,
         warnings=warnings,
         left_out=bad,
         parallel=True,
-    )  # fmt: skip
+    )
 
 
 def is_volume(file: Path) -> bool:
@@ -76,7 +78,7 @@ def is_volume(file: Path) -> bool:
 
 
 def _choose(files: list[Path]) -> tuple[list[Path], list[str]]:
-    """The volumes that show brains; Analyze headers and images without their other half are bad."""
+    """The volumes that show brains. Analyze headers and images without their other half are bad."""
     present, bad, images = set(files), {}, []
     for file in files:
         if file.suffix == ".hdr":
@@ -87,25 +89,20 @@ def _choose(files: list[Path]) -> tuple[list[Path], list[str]]:
         elif not LABELS.search(_stem(file).name):
             images.append(file)
     for wanted in PREFERRED:
-
-        def fits(file: Path, wanted: str = wanted) -> bool:
-            stem = _stem(file).name
-            return stem.endswith(wanted) if wanted[0] == "_" else stem == wanted
-
-        if found := [f for f in images if fits(f)]:
-            return found, [message for file, message in bad.items() if fits(file) or wanted[0] != "_"]
+        fits = str.endswith if wanted[0] == "_" else str.__eq__
+        if found := [f for f in images if fits(_stem(f).name, wanted)]:
+            return found, [told for file, told in bad.items() if fits(_stem(file).name, wanted) or wanted[0] != "_"]
     return images, list(bad.values())
 
 
 def _pixel(file: Path) -> float:
     """The finer side of an axial pixel in mm, from the header alone."""
     image = _load(file)
-    shape = [n for n in image.shape[3:] if n != 1]
-    if shape or len(image.shape) < 3 or min(image.shape[:3]) < 2:
+    if any(n != 1 for n in image.shape[3:]) or len(image.shape) < 3 or min(image.shape[:3]) < 2:
         what = f"a {len(image.shape)}-D volume ({' x '.join(map(str, image.shape))})"
         raise CohortError(f"{file}: is {what}; this needs one 3-D volume: take one out (fslroi, nibabel) or remove it")
-    if image.get_data_dtype().fields:
-        raise CohortError(f"{file}: is a colour volume; convert it to grey or remove it")
+    if image.get_data_dtype().kind not in "iufb":
+        raise CohortError(f"{file}: is a colour or complex volume; convert it to grey or remove it")
     return float(min(_orientation(image)[1][:2]))
 
 
@@ -121,7 +118,7 @@ def _load(file: Path):
 
 
 def _names(root: Path, files: list[Path]) -> tuple[dict[Path, Name], list[str]]:
-    """Person and session of every volume; FreeSurfer's people are the folders above `mri`."""
+    """Subject and session of every volume; FreeSurfer's subjects are the folders above `mri`."""
     names = {f: parse_name(f.relative_to(root)) for f in files}
     if all(names.values()):
         return names, []
@@ -138,28 +135,21 @@ def _names(root: Path, files: list[Path]) -> tuple[dict[Path, Name], list[str]]:
     return {f: names[f] or Name(stems[f], "", -1) for f in files}, [warning]
 
 
-def _one_a_session(files: list[Path], names: dict[Path, Name]) -> tuple[list[Path], list[str]]:
-    heads = defaultdict(list)
-    for file in sorted(files, key=lambda f: ("derivatives" in f.parts, natural(str(f)))):
-        heads[names[file].subject, names[file].session].append(file)
-    return [mine[0] for mine in heads.values()], [f.name for mine in heads.values() for f in mine[1:]]
-
-
 def read_volume(root: Path, size: int, pixel: float, with_tissue: frozenset[str], item: Item) -> Slices:
-    """A person's levels out of one volume, or the reason why there are none."""
+    """A session's LEVELS slices at size x size from one volume, or the reason why there are none."""
     file = root / item.files[0]
     labels, maps = item.split in with_tissue, None
-    empty = np.zeros((0, size, size), np.uint8)
     try:
         values, zooms = _canonical(file)
-        values, top = _window(values, file)
-        planes = _planes(values, zooms[2], top)
+        values = _window(values, file)
+        planes = _planes(values, zooms[2])
         if labels:
-            tissue = _canonical(_segmentation(file))[0][:, :, planes]
-            maps = np.stack([centred(_square(t.T[::-1], zooms, pixel, order=0), size) for t in np.moveaxis(tissue, 2, 0)])
-            maps = np.clip(maps + 0.5, 0, 3).astype(np.uint8)
+            tissue = _canonical(_segmentation(file))[0]
+            maps = [centred(_square(tissue[:, :, k].T[::-1], zooms, pixel, order=0), size) for k in planes]
+            maps = np.clip(np.stack(maps) + 0.5, 0, 3).astype(np.uint8)
         square = [_square(values[:, :, k].T[::-1], zooms, pixel, order=1) for k in planes]
     except CohortError as error:
+        empty = np.zeros((0, size, size), np.uint8)
         return Slices(empty, [], empty if labels else None, left_out=[str(error)])
     images = np.stack([centred((np.clip(s, 0, 1) * 255 + 0.5).astype(np.uint8), size) for s in square])
     notes = []
@@ -171,7 +161,7 @@ def read_volume(root: Path, size: int, pixel: float, with_tissue: frozenset[str]
 
 
 def _canonical(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values as (right, anterior, superior), and the voxel's mm."""
+    """Values as (right, anterior, superior) float32, and the voxel's mm."""
     from nibabel.orientations import apply_orientation
 
     image = _load(file)
@@ -186,44 +176,36 @@ def _canonical(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.nan_to_num(values, posinf=0, neginf=0), zooms
 
 
-def _affine(image) -> np.ndarray:
-    """Where Analyze 7.5 names its axes' order, an affine of that order; else the file's own."""
-    from nibabel import AnalyzeImage
-    from nibabel.orientations import axcodes2ornt, inv_ornt_aff
-
-    if not isinstance(image, AnalyzeImage) or "orient" not in image.header or "NIFTI" in type(image).__name__.upper():
-        return image.affine
-    code = int.from_bytes(np.asarray(image.header["orient"]).tobytes()[:1], "little")
-    if code not in ANALYZE_ORIENT or code == 0:
-        return image.affine
-    sides = inv_ornt_aff(axcodes2ornt(ANALYZE_ORIENT[code]), image.shape[:3])
-    return np.linalg.inv(sides) @ np.diag([*image.header.get_zooms()[:3], 1.0])
-
-
 def _orientation(image) -> tuple[np.ndarray, np.ndarray]:
     """How its axes turn into (right, anterior, superior), and the voxel's mm along those."""
+    from nibabel import AnalyzeImage
     from nibabel.affines import voxel_sizes
-    from nibabel.orientations import io_orientation
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation
 
-    affine = _affine(image)
+    affine = image.affine
+    if isinstance(image, AnalyzeImage) and "orient" in image.header and "NIFTI" not in type(image).__name__.upper():
+        code = int.from_bytes(np.asarray(image.header["orient"]).tobytes()[:1], "little")
+        if code in ANALYZE_ORIENT:
+            sides = inv_ornt_aff(axcodes2ornt(ANALYZE_ORIENT[code]), image.shape[:3])
+            affine = np.linalg.inv(sides) @ np.diag([*image.header.get_zooms()[:3], 1.0])
     turn = io_orientation(affine)
     if np.isnan(turn).any():
         raise CohortError(f"{image.get_filename()}: its affine leaves an axis without a direction; mend its header or remove it")
     return turn, voxel_sizes(affine)[np.argsort(turn[:, 0])]
 
 
-def _window(values: np.ndarray, file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values with 0 and 1 at the window's ends, and how much of every axial plane is head."""
+def _window(values: np.ndarray, file: Path) -> np.ndarray:
+    """Values with 0 and 1 at the window's ends."""
     low = 0.0 if values.min() >= 0 else float(np.percentile(values, 1))
     above = values[values > low]
     if not len(above):
         raise CohortError(f"{file}: is all black; remove it")
-    values = np.maximum(values - low, 0) / max(float(np.percentile(above, 99.5)) - low, 1e-12)
-    return values, (values > 0.1).mean((0, 1))
+    return np.maximum(values - low, 0) / max(float(np.percentile(above, 99.5)) - low, 1e-12)
 
 
-def _planes(values: np.ndarray, height: float, share: np.ndarray) -> np.ndarray:
-    """The planes of the levels: at fixed shares of the brain's height, so that a level is the same anatomy in everyone."""
+def _planes(values: np.ndarray, height: float) -> np.ndarray:
+    """The planes of the slice indices, at fixed shares of the brain's height: the same anatomy in every subject."""
+    share = (values > 0.1).mean((0, 1))
     there = np.flatnonzero(share > 0.02 * share.max())
     top, bottom = there[-1], max(there[0], there[-1] - TALLEST / height)
     return np.round(bottom + np.linspace(LOWEST, HIGHEST, LEVELS) * (top - bottom)).astype(int)
@@ -240,7 +222,7 @@ def _square(image: np.ndarray, zooms: np.ndarray, pixel: float, order: int) -> n
 
 
 def _segmentation(file: Path) -> Path | None:
-    """OASIS-1 carries FAST's tissue classes (1 fluid, 2 grey, 3 white) beside its atlas images."""
+    """OASIS-1 carries FAST's tissue classes (1 CSF, 2 grey, 3 white) beside its atlas images."""
     path = file.parent.parent / "FSL_SEG" / f"{_stem(file).name}_fseg.img"
     return path if path.is_file() and path.with_suffix(".hdr").is_file() else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from oasis_lib.cohort.plan import CohortError, Item, Plan, Slices
+from oasis_lib.cohort.store import SUFFIXES, CohortError, Item, Plan, Slices, digests
 from oasis_lib.paths import atomic, only_one, read_json, write_json
 
 COLUMNS = ["split", "subject", "session", "level", "file"]
@@ -119,15 +120,16 @@ def _assemble(plan: Plan, items: Path, whole: Path, request: dict) -> None:
     people.to_csv(whole / "participants.tsv", sep="\t", index=False, lineterminator="\n")
     table = table if table["session"].any() else table.drop(columns="session")
     table.to_csv(whole / "slices.csv", index=False, lineterminator="\n")
-    names = []
-    for suffix, key, splits in (("", "images", counts), ("_tissue", "tissue", plan.tissue), ("_lesion", "lesion", plan.lesion)):
+    names = ["slices.csv", "participants.tsv"]
+    for key, splits in (("images", counts), ("tissue", plan.tissue), ("lesion", plan.lesion)):
         for split in splits:
-            names.append(f"{split}{suffix}.npy")
+            names.append(f"{split}{SUFFIXES[key]}.npy")
             mine = [items / f"{i}.npz" for i, item in enumerate(plan.items) if item.split == split]
             _write_array(whole / names[-1], (counts[split], request["size"], request["size"]), mine, key)
+    files = {name: digests(whole / name, full=True) for name in names}
     rated = people[people["split"] == "train"].get("cdr", pd.Series(dtype=float)).dropna()
     info = {
-        "hash": content_hash(whole, [*names, "slices.csv", "participants.tsv"]),
+        "hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16],
         "size": request["size"],
         "levels": int(table["level"].max()) + 1,
         **plan.info,
@@ -139,6 +141,7 @@ def _assemble(plan: Plan, items: Path, whole: Path, request: dict) -> None:
         "warnings": notes,
         "left_out": left_out,
         "request": request,
+        "files": files,
     }
     write_json(whole / "cohort.json", info)
 
@@ -152,17 +155,6 @@ def _write_array(path: Path, shape: tuple[int, int, int], items: list[Path], key
                 file.write(np.ascontiguousarray(saved[key], np.uint8))
         file.flush()
         os.fsync(file.fileno())
-
-
-def content_hash(folder: Path, names: list[str]) -> str:
-    """One number for the bytes of arrays and tables: stages compare it to know whether their input changed."""
-    total = hashlib.sha256()
-    for name in names:
-        total.update(name.encode())
-        with open(folder / name, "rb") as file:
-            while block := file.read(1 << 22):
-                total.update(block)
-    return total.hexdigest()[:16]
 
 
 def left_right(path: Path) -> str | None:
