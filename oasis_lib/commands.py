@@ -197,11 +197,11 @@ def sample(given: Given) -> None:
     """Draw new codes from a prior and decode them."""
     import numpy as np
     import torch
-    from torchvision.utils import save_image
 
     from oasis_lib import sampling
     from oasis_lib.models import load
     from oasis_lib.models.prior import Autoregressive
+    from oasis_lib.vision import torchvision
 
     prior, vqvae = load(given.prior), load(given.vqvae or given.prior.parent / "vqvae")
     if given.level is not None and not 0 <= given.level < prior.levels:
@@ -214,7 +214,7 @@ def sample(given: Given) -> None:
     drawn = sampling.draw(prior, vqvae, levels, progress=not given.quiet, **options)
     sampling.save(given.out / "samples.npz", drawn)
     shown = drawn["images"][np.unique(np.linspace(0, given.n - 1, ON_SHEET).astype(int))]
-    save_image(torch.from_numpy(shown)[:, None] / 255, given.out / "samples.png", padding=0)
+    torchvision.utils.save_image(torch.from_numpy(shown)[:, None] / 255, given.out / "samples.png", padding=0)
     print(f"{given.out}: {given.n} samples in samples.npz, {len(shown)} of them in samples.png")
 
 
