@@ -1,0 +1,58 @@
+"""How well small networks tell samples from real slices, at four scales, beside real-vs-real and reconstructions.
+
+python benchmarks/detectability.py --cohort data/oasis1 --mm 1 --vqvae runs/oasis1/vqvae runs/oasis1/samples/transformer.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from common import keep
+
+from oasis_lib.cohort import open_cohort
+from oasis_lib.evaluation.detectability import Instrument, Recipe
+from oasis_lib.models import load
+from oasis_lib.paths import user_path
+from oasis_lib.training import best_device, decode_codes
+from oasis_lib.training.codes import encode_images
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "samples", nargs="*", help="files with `images` and `level`, as notebook 05 keeps them; NAME=FILE names a row"
+    )
+    parser.add_argument("--cohort", required=True)
+    parser.add_argument("--mm", type=float, default=0, help="across a pixel, where the cohort does not tell")
+    parser.add_argument("--vqvae", default="", help="for reconstructions and unigram tokens")
+    parser.add_argument("--split", default="validate", help="whose subjects the detectors are tested on")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--repeats", type=int, default=Recipe.repeats)
+    given = parser.parse_args()
+    cohort, device, begun = open_cohort(user_path(given.cohort)), str(best_device()), time.perf_counter()
+    recipe = Recipe(steps=given.steps, repeats=given.repeats)
+    instrument = Instrument(cohort, split=given.split, recipe=recipe, device=device, mm=given.mm)
+    sets, train = {}, cohort["train"]
+    for item in given.samples:
+        name, _, path = item.rpartition("=")
+        with np.load(user_path(path)) as stored:
+            sets[name or f"{Path(path).parent.name}/{Path(path).stem}"] = stored["images"], stored["level"].astype(int)
+    if given.vqvae:
+        rows = instrument.others(instrument.counts([levels for _, levels in sets.values()]))
+        vqvae = load(user_path(given.vqvae)).to(device).eval()
+        codes = encode_images(vqvae, train.images[rows], device)
+        sets["reconstructions"] = decode_codes(vqvae, codes, device), train.levels[rows], train.subjects[rows]
+        mixed = np.random.default_rng(0).permutation(codes.ravel()).reshape(codes.shape)
+        sets["unigram tokens"] = decode_codes(vqvae, mixed, device), train.levels[rows]
+    found = instrument.compare(sets, progress=True)
+    print(f"{given.split} subjects, {(time.perf_counter() - begun) / 60:.1f} min wall, {time.process_time() / 60:.1f} core-minutes")
+    print(found.table().round(3).to_string(index=False))
+    print("\n" + found.summary().round(3).to_string())
+    keep(f"detectability-{cohort.folder.name}", given, found.table().set_index("set"), cohort=cohort.info["hash"])
+
+
+if __name__ == "__main__":
+    main()

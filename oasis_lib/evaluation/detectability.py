@@ -1,0 +1,302 @@
+"""Can a small network tell generated slices from real ones? Area under its ROC curve on held-out subjects, by scale.
+
+AUC is the probability that a generated slice scores above a real one: 0.5 is chance, 1 is always detected.
+Fine scales show texture, coarse scales anatomy. See Lopez-Paz & Oquab 2017 (classifier two-sample tests).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from oasis_lib.cohort import Cohort
+from oasis_lib.evaluation.prepared import SCALES, Prepared, brain_box, crops_of, prepare
+
+BASELINE = "real-vs-real"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How detectors are trained and tested: the same for every set."""
+
+    steps: int = 200
+    batch: int = 32  # half real, half generated
+    lr: float = 2e-3
+    solved: float = 0.03  # training loss (nats) below which a detector has learned all it can
+    crops: int = 4  # of a test slice, averaged
+    folds: int = 3  # of the generated side; every network has its own seed
+    repeats: int = 1  # of all folds
+    most: int = 1024  # slices of a set
+    draws: int = 1000  # of the bootstrap over subjects
+    seed: int = 0
+
+
+class Detector(nn.Sequential):
+    """Four strided convolutions and an average: (B, 1, SIDE, SIDE) in [0, 1] -> (B,) logits, positive for generated."""
+
+    def __init__(self, width: int = 16):
+        layers: list[nn.Module] = []
+        channels = 1
+        for outputs, kernel, stride in ((width, 5, 2), (2 * width, 3, 2), (4 * width, 3, 2), (4 * width, 3, 1)):
+            layers += [nn.Conv2d(channels, outputs, kernel, stride, kernel // 2), nn.GroupNorm(4, outputs), nn.LeakyReLU(0.1)]
+            channels = outputs
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, 1), nn.Flatten(0))
+
+
+def train(sides: Sequence[Tensor], inside: Sequence[Tensor], seed: int, recipe: Recipe, make: Callable = Detector) -> nn.Module:
+    """A detector of real (first) from generated (second) images (N, h, w) of one scale. Mirroring and gain alike on both."""
+    device = sides[0].device
+    net = _seeded(make, seed).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(recipe.steps, 2))
+    half = recipe.batch // 2
+    truth = torch.arange(2, device=device).repeat_interleave(half).float()
+    weights = [weight.cpu() for weight in inside]
+    running = 1.0
+    for _ in range(recipe.steps):
+        batch = []
+        for images, weight in zip(sides, weights):
+            rows = torch.randint(len(images), (half,), generator=generator)
+            places = torch.multinomial(weight[rows], 1, generator=generator)[:, 0]
+            batch.append(crops_of(images, rows.to(device), places.to(device)))
+        x = torch.cat(batch)
+        gain = 0.9 + 0.2 * torch.rand(len(x), 1, 1, 1, generator=generator)
+        mirror = (torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5).to(device)
+        shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
+        x = torch.roll(torch.where(mirror, x.flip(3), x), shift, (2, 3)) * gain.to(device)
+        loss = F.binary_cross_entropy_with_logits(net(x), truth)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        running = 0.9 * running + 0.1 * loss.item()
+        if running < recipe.solved:
+            break
+    return net.eval()
+
+
+def _seeded(make: Callable, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+@torch.no_grad()
+def scores(net: nn.Module, images: Tensor, inside: Tensor, crops: int) -> np.ndarray:
+    """(N,) mean logit over `crops` positions of each image, spread evenly over those inside the brain."""
+    total = []
+    for part, weight in zip(images.split(64), inside.split(64)):
+        found = torch.zeros(len(part), device=part.device)
+        count = weight.sum(1)
+        order = torch.argsort(weight, dim=1, descending=True, stable=True)
+        tries = min(crops, weight.shape[1])
+        for number in range(tries):
+            pick = ((number + 0.5) / tries * count).long()
+            x = crops_of(part, torch.arange(len(part), device=part.device), order.gather(1, pick[:, None])[:, 0])
+            found += net(x)
+        total.append(found / tries)
+    return torch.cat(total).float().cpu().numpy()
+
+
+def roc_area(real: np.ndarray, generated: np.ndarray, real_weight: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """AUC of scores with weights (draws, n) on each side: (draws,). Ties count half."""
+    order = np.unique(np.concatenate([real, generated]), return_inverse=True)[1]
+    one, two = order[: len(real)], order[len(real) :]
+    below = (one[:, None] < two[None]) + 0.5 * (one[:, None] == two[None])  # (real, generated)
+    with np.errstate(invalid="ignore"):  # a draw that left one side empty has no area
+        return ((real_weight @ below) * weight).sum(1) / (real_weight.sum(1) * weight.sum(1))
+
+
+def folds_of(levels: np.ndarray, subjects: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """The fold of each row, whole subjects together, slice indices spread evenly."""
+    names, first, which = np.unique(subjects, return_index=True, return_inverse=True)
+    order = np.lexsort((rng.random(len(names)), levels[first]))
+    fold = np.empty(len(names), int)
+    fold[order] = np.arange(len(names)) % folds
+    return fold[which]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One set at one scale. Scores are mean logits of held-out slices, higher where they look generated."""
+
+    auc: float
+    low: float  # 95 % interval: subjects of both sides resampled, networks resampled
+    high: float
+    accuracy: float  # balanced, at the network's own threshold
+    each: tuple[float, ...]  # AUC of every network
+    real: np.ndarray  # (N,) scores of the held-out real slices
+    generated: np.ndarray
+
+
+def balanced_rows(levels: np.ndarray, counts: dict[int, int], seed: int = 0) -> np.ndarray:
+    """Rows with at most `counts` slices of each slice index, drawn without replacement."""
+    rng = np.random.default_rng(seed)
+    chosen = [rng.permutation(np.flatnonzero(levels == level))[:count] for level, count in counts.items()]
+    return np.sort(np.concatenate(chosen))
+
+
+def detectability(
+    fit: Prepared,
+    real: Prepared,
+    generated: Prepared,
+    recipe: Recipe | None = None,
+    *,
+    make: Callable = Detector,
+    progress: Callable[[], object] | None = None,
+) -> dict[int, Result]:
+    """scale -> how well `generated` is told from `real`.
+
+    Detectors learn on the subjects of `fit` and two of three folds of `generated`. They are tested on the third fold and
+    on all of `real`, whose subjects must not be in `fit`. Subjects of `generated` are never on both sides either.
+    """
+    recipe = recipe or Recipe()
+    if shared := set(fit.subjects) & (set(real.subjects) | set(generated.subjects)):
+        raise ValueError(f"{len(shared)} subjects that detectors learn on are tested as well, {sorted(shared)[0]!r} for one")
+    jobs = []
+    for repeat in range(recipe.repeats):
+        rng = np.random.default_rng([recipe.seed, repeat])
+        fold = folds_of(generated.levels, generated.subjects, recipe.folds, rng)
+        jobs += [(scale, repeat * recipe.folds + number, fold == number) for number in range(recipe.folds) for scale in real.scales]
+    for side in (fit, real, generated):
+        side.inside  # noqa: B018 (made once, before the threads share it)
+
+    def work(job: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        scale, number, held = job
+        images, inside = generated.scales[scale], generated.inside[scale]
+        learn, test = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
+        sides, weights = [fit.scales[scale], images[learn]], [fit.inside[scale], inside[learn]]
+        net = train(sides, weights, recipe.seed * 1000 + number, recipe, make)
+        found = scores(net, real.scales[scale], real.inside[scale], recipe.crops)
+        ours = np.full(len(generated), np.nan)
+        ours[held] = scores(net, images[test], inside[test], recipe.crops)
+        if progress:
+            progress()
+        return found, ours
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        done = list(pool.map(work, jobs))
+    return {scale: _result([d for j, d in zip(jobs, done) if j[0] == scale], real, generated, recipe) for scale in real.scales}
+
+
+def _result(tested: list[tuple[np.ndarray, np.ndarray]], real: Prepared, generated: Prepared, recipe: Recipe) -> Result:
+    rng, areas, rights = np.random.default_rng(recipe.seed), [], []
+    weights = [_resampled(side.subjects, recipe.draws, rng) for side in (real, generated)]
+    for theirs, ours in tested:
+        held = np.isfinite(ours)
+        areas.append(roc_area(theirs, ours[held], weights[0], weights[1][:, held]))
+        rights.append(((theirs < 0).mean() + (ours[held] > 0).mean()) / 2)
+    areas = np.stack(areas)  # (networks, 1 + draws); the first draw is the set itself
+    picks = rng.integers(len(areas), size=(recipe.draws, len(areas)))
+    means = np.take_along_axis(areas[:, 1:].T, picks, 1).mean(1)
+    theirs, ours = (np.nanmean(np.stack(side), axis=0) for side in zip(*tested))
+    auc, (low, high) = float(areas[:, 0].mean()), np.nanquantile(means, [0.025, 0.975])
+    return Result(auc, float(low), float(high), float(np.mean(rights)), tuple(areas[:, 0].tolist()), theirs, ours)
+
+
+def _resampled(subjects: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(1 + draws, n) weights of rows: all once, then subjects drawn with replacement."""
+    names, which = np.unique(subjects, return_inverse=True)
+    picks = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    return np.concatenate([np.ones((1, len(subjects))), picks[:, which]]).astype(np.float32)
+
+
+class Instrument:
+    """Real slices of a cohort, prepared once; then `compare` puts sets beside real-vs-real at the same numbers.
+
+    Detectors learn on half of the training subjects and are tested on those of `split`. The other half of the training
+    subjects stands in for a generator: real-vs-real. Reconstructions and spoiled slices are made of that half as well.
+    """
+
+    def __init__(
+        self, cohort: Cohort, *, split: str = "validate", recipe: Recipe | None = None, device: str = "cpu", mm: float | None = None
+    ):
+        self.cohort, self.split, self.recipe, self.device = cohort, split, recipe or Recipe(), str(device)
+        self.mm = mm or pixel_mm(cohort)
+        train, real = cohort["train"], cohort[split]
+        subjects = np.random.default_rng(self.recipe.seed).permutation(np.unique(train.subjects))
+        learned = np.isin(train.subjects, subjects[: len(subjects) // 2])
+        self.other_rows = np.flatnonzero(~learned)
+        self.scales = [scale for scale in SCALES if scale == 1 or cohort.size // scale >= 32]
+        self.box = brain_box(train.images[:: max(1, len(train) // 256)])
+        rows = np.random.default_rng(self.recipe.seed).permutation(np.flatnonzero(learned))[: self.recipe.most]
+        self.fit = self.prepare(train.images[np.sort(rows)], train.levels[np.sort(rows)], train.subjects[np.sort(rows)])
+        self.real = self.prepare(real.images, real.levels, real.subjects)
+
+    def prepare(self, images: np.ndarray, levels: np.ndarray, subjects: np.ndarray | None = None) -> Prepared:
+        """A set; without `subjects` each slice is a subject of its own."""
+        subjects = np.array([f"generated {row}" for row in range(len(images))]) if subjects is None else subjects
+        return prepare(images, levels, subjects, self.box, self.scales, device=self.device)
+
+    def counts(self, sets: Sequence[np.ndarray]) -> dict[int, int]:
+        """Slices of each slice index that every set (of slice indices) and the other real subjects can give."""
+        sides = [pd.Series(levels).value_counts() for levels in (self.cohort["train"].levels[self.other_rows], *sets)]
+        shared = set.intersection(*(set(side.index) for side in sides))
+        if not shared:
+            raise ValueError("the sets have no slice index in common with the cohort")
+        most = max(1, self.recipe.most // len(shared))
+        return {int(level): int(min(most, *(side[level] for side in sides))) for level in sorted(shared)}
+
+    def others(self, counts: Mapping[int, int]) -> np.ndarray:
+        """Rows of the other training subjects, so many of each slice index."""
+        return self.other_rows[balanced_rows(self.cohort["train"].levels[self.other_rows], counts, self.recipe.seed)]
+
+    def compare(self, sets: Mapping[str, tuple], progress: bool = False) -> Report:
+        """Every set (images, slice indices, and subjects where known) at every scale, real-vs-real first."""
+        counts = self.counts([given[1] for given in sets.values()])
+        rows, train = self.others(counts), self.cohort["train"]
+        sets = {BASELINE: (train.images[rows], train.levels[rows], train.subjects[rows])} | dict(sets)
+        networks = self.recipe.folds * self.recipe.repeats * len(self.scales)
+        found = {}
+        with tqdm(total=len(sets) * networks, disable=not progress, desc="detectors", mininterval=1) as bar:
+            for name, (images, levels, *subjects) in sets.items():
+                rows = balanced_rows(np.asarray(levels), counts, self.recipe.seed)
+                chosen = [np.asarray(part)[rows] for part in (images, levels, *subjects)]
+                bar.set_postfix_str(name)
+                results = detectability(self.fit, self.real, self.prepare(*chosen), self.recipe, progress=bar.update)
+                found[name] = results
+        return Report(found, self.mm)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Results of all sets, the first of them real-vs-real. Lengths are in mm, or in pixels where those are not known."""
+
+    results: dict[str, dict[int, Result]]
+    mm: float | None
+
+    @property
+    def unit(self) -> str:
+        return "mm" if self.mm else "px"
+
+    def table(self) -> pd.DataFrame:
+        """One row a set and scale: size of a pixel, AUC with its interval, balanced accuracy, and whether it passes."""
+        rows, bounds = [], {scale: max(0.5, found.high) for scale, found in next(iter(self.results.values())).items()}
+        for name, scales in self.results.items():
+            for scale, found in scales.items():
+                row = {"set": name, "scale": scale * (self.mm or 1), "auc": found.auc, "low": found.low, "high": found.high}
+                rows.append(row | {"accuracy": found.accuracy, "passes": found.auc <= bounds[scale]})
+        return pd.DataFrame(rows)
+
+    def summary(self) -> pd.DataFrame:
+        """One row a set: AUC at each scale, their mean, and the finest scale passed such that all coarser ones pass too."""
+        table = self.table()
+        wide = table.pivot(index="set", columns="scale", values="auc").loc[list(self.results)]
+        passes = table.pivot(index="set", columns="scale", values="passes").loc[list(self.results)]
+        wide.columns = [f"{scale:g} {self.unit}" for scale in passes.columns]
+        finest = [passes.columns[row[::-1].cumprod()[::-1].astype(bool)].min() for row in passes.to_numpy(bool)]
+        return wide.assign(mean=wide.mean(axis=1), finest_passed=finest)
+
+
+def pixel_mm(cohort: Cohort) -> float | None:
+    """mm across a pixel, where the cohort tells; the synthetic cohort's images are 256 mm across."""
+    return cohort.info.get("mm") or (256 / cohort.size if cohort.synthetic else None)

@@ -1,0 +1,107 @@
+"""The detectors of evaluation.detectability on small synthetic slices: what they must see, and what must be hidden from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import roc_auc_score
+
+from oasis_lib.evaluation.detectability import Recipe, Report, Result, detectability, folds_of, roc_area
+from oasis_lib.evaluation.prepared import SIDE, brain_box, crops_of, prepare, without_cues
+
+QUICK = Recipe(steps=50, draws=200, crops=2)
+
+
+def slices(subjects: int, seed: int, levels: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Discs of smooth texture, brightness and size differing by subject: images, slice indices, subjects."""
+    rng, images = np.random.default_rng(seed), []
+    y, x = np.mgrid[-1:1:80j, -1:1:80j]
+    for _ in range(subjects):
+        wide, bright = rng.uniform(0.7, 0.85), rng.uniform(110, 130)
+        for level in range(levels):
+            texture = gaussian_filter(rng.normal(0, 60, (80, 80)), 1.2)
+            images.append(np.where(np.hypot(x, y) < wide - 0.05 * level, bright + texture, 0).clip(0, 255))
+    names = np.repeat([f"{seed}-{i}" for i in range(subjects)], levels)
+    return np.stack(images).astype(np.uint8), np.tile(np.arange(levels), subjects), names
+
+
+@pytest.fixture(scope="module")
+def real() -> list[tuple]:
+    return [slices(16, seed) for seed in (1, 2, 3)]
+
+
+def compared(real: list[tuple], change=None, scales=(1,)) -> dict[int, Result]:
+    box = brain_box(real[0][0])
+    sides = [*real[:2], (real[2][0] if change is None else change(real[2][0]), *real[2][1:])]
+    return detectability(*(prepare(*side, box, scales) for side in sides), QUICK)
+
+
+def test_auc_with_weights_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    real, generated = rng.normal(0, 1, 30).round(1), rng.normal(0.5, 1, 20).round(1)
+    weights = rng.integers(1, 4, (2, 30)).astype(float), rng.integers(1, 4, (2, 20)).astype(float)
+    found = roc_area(real, generated, *weights)
+    for draw in range(2):
+        truth, scores = np.repeat([0, 1], [30, 20]), np.concatenate([real, generated])
+        expected = roc_auc_score(truth, scores, sample_weight=np.concatenate([w[draw] for w in weights]))
+        assert found[draw] == pytest.approx(expected)
+
+
+def test_folds_keep_subjects_whole_and_slice_indices_even():
+    levels, alone = np.repeat(np.arange(5), 12), np.arange(60)
+    fold = folds_of(levels, alone, 3, np.random.default_rng(0))
+    assert all((np.bincount(levels[fold == f]) == 4).all() for f in range(3))
+    subjects = np.repeat(np.arange(9), 4)
+    fold = folds_of(np.tile(np.arange(4), 9), subjects, 3, np.random.default_rng(0)).reshape(9, 4)
+    assert (fold == fold[:, :1]).all() and sorted(np.bincount(fold[:, 0])) == [3, 3, 3]
+
+
+def test_a_grey_background_and_specks_in_it_are_removed(real):
+    images = real[0][0][:4]
+    dirty = np.where(images == 0, 6, images)
+    dirty[:, 2, 2] = 60
+    assert (without_cues(images)[:, :8] == 0).all()
+    assert (without_cues(dirty) == without_cues(images)).mean() > 0.999
+
+
+def test_crops_lie_inside_the_brain_and_have_one_size(real):
+    images = np.zeros((2, 160, 160), np.uint8)
+    images[:, 90:150, 90:150] = 100  # brain in one corner
+    ready = prepare(images, [0, 0], [0, 1], (slice(0, 160), slice(0, 160)), (1, 8))
+    assert ready.scales[8].shape == (2, SIDE, SIDE)
+    weight = ready.inside[1]
+    places = torch.multinomial(weight, 20, replacement=True)
+    crops = crops_of(ready.scales[1], torch.arange(2).repeat_interleave(20), places.flatten())
+    assert crops.shape == (40, 1, SIDE, SIDE) and float((crops > 0).float().mean((1, 2, 3)).min()) > 0.45
+
+
+def test_subjects_that_are_learned_on_may_not_be_tested(real):
+    ready = prepare(*real[0], brain_box(real[0][0]), (1,))
+    with pytest.raises(ValueError, match="tested as well"):
+        detectability(ready, ready, ready, QUICK)
+
+
+def test_other_real_subjects_are_not_detected_and_blur_is(real):
+    same = compared(real)
+    assert all(found.low <= 0.5 <= found.high for found in same.values())
+    mild = compared(real, lambda images: np.stack([gaussian_filter(image, 0.5) for image in images]))
+    strong = compared(real, lambda images: np.stack([gaussian_filter(image, 1.2) for image in images]))
+    assert same[1].auc < mild[1].auc <= strong[1].auc + 1e-6 and strong[1].auc > 0.98
+    assert same[1].high < strong[1].low
+
+
+def test_the_finest_scale_passed_needs_all_coarser_ones():
+    def result(auc: float) -> Result:
+        return Result(auc, auc - 0.05, auc + 0.05, 0.5, (auc,), np.zeros(1), np.zeros(1))
+
+    sets = {
+        "real-vs-real": {1: result(0.5), 2: result(0.4), 4: result(0.5)},
+        "good": {1: result(0.9), 2: result(0.49), 4: result(0.54)},
+        "uneven": {1: result(0.5), 2: result(0.8), 4: result(0.5)},
+        "bad": {1: result(0.5), 2: result(0.5), 4: result(0.9)},
+    }
+    summary = Report(sets, 2.0).summary()
+    assert list(summary.columns) == ["2 mm", "4 mm", "8 mm", "mean", "finest_passed"]
+    assert summary["finest_passed"].iloc[:3].tolist() == [2.0, 4.0, 8.0] and np.isnan(summary.loc["bad", "finest_passed"])
