@@ -23,7 +23,7 @@ CHANGES = {
     "ours": {},
     "code dimension 64": {"code_dim": 64},
     "no revival": {"revival": 0.0},
-    "no revival, uniform start": {"revival": 0.0, "start": "uniform"},
+    "no revival, uniform start": {"revival": 0.0, "warm": 0},
     "codebook by gradient": {"codebook": "gradient"},
     "L1 alone": {"loss": "l1"},
     "L2 over variance": {"loss": "l2"},

@@ -12,7 +12,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
+from baselines import PIXELCNNS
 from common import cohort_of, limited, options, report
+from dcgan import TRAINING as DCGAN
+from dcgan import DCGANConfig
 
 from oasis_lib import sampling
 from oasis_lib.cohort import Cohort
@@ -35,10 +38,8 @@ from oasis_lib.paths import user_path
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, encode_cohort, train_prior, train_vqvae
 
-# The earlier recipes: Adam at 1e-3, batch 64 (as far as memory goes), images as they are, the last weights.
-PLAIN = TrainingConfig(lr=1e-3, weight_decay=0.0, beta2=0.999, warmup=0.0, clip=0.0, ema=0.0, shift=0, flip=False, intensity=0.0)
 OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, validate_every=100)
-GAN = TrainingConfig(lr=2e-4, **ADVERSARIAL)
+GAN = TrainingConfig(**ADVERSARIAL)
 ROWS = {
     "transformer": ("transformer", TransformerConfig(), OURS),
     "transformer, not counted by level": ("transformer", TransformerConfig(knots=0), OURS),
@@ -48,13 +49,14 @@ ROWS = {
         dataclasses.replace(OURS, shift=4, intensity=0.05),
     ),
     "pixelcnn": ("pixelcnn", PixelCNNConfig(), OURS),
-    "pixelcnn of seed 002": ("pixelcnn", PixelCNNConfig(preset="seed-002"), PLAIN),
-    "pixelcnn of seed 004": ("pixelcnn", PixelCNNConfig(preset="seed-004"), dataclasses.replace(PLAIN, lr=3e-4)),
-    "codegan, one-hot": ("codegan", CodeGANConfig(codes="one-hot"), GAN),
-    "codegan, latent": ("codegan", CodeGANConfig(codes="latent"), GAN),
-    "codegan, uniform bins": ("codegan", CodeGANConfig(codes="index", bins="uniform"), GAN),
-    "codegan, quantile bins": ("codegan", CodeGANConfig(codes="index", bins="quantile"), GAN),
-    "codegan, learned bins": ("codegan", CodeGANConfig(codes="index", bins="learned"), GAN),
+    "pixelcnn of seed 002": ("pixelcnn-002", PIXELCNNS["pixelcnn-002"].model, PIXELCNNS["pixelcnn-002"].training),
+    "pixelcnn of seed 004": ("pixelcnn-004", PIXELCNNS["pixelcnn-004"].model, PIXELCNNS["pixelcnn-004"].training),
+    "codegan": ("codegan", CodeGANConfig(), GAN),
+    "dcgan, one-hot": ("dcgan", DCGANConfig(codes="one-hot"), DCGAN),
+    "dcgan, latent": ("dcgan", DCGANConfig(codes="latent"), DCGAN),
+    "dcgan, uniform bins": ("dcgan", DCGANConfig(codes="index", bins="uniform"), DCGAN),
+    "dcgan, quantile bins": ("dcgan", DCGANConfig(codes="index", bins="quantile"), DCGAN),
+    "dcgan, learned bins": ("dcgan", DCGANConfig(codes="index", bins="learned"), DCGAN),
 }
 
 
@@ -74,7 +76,7 @@ def heads(priors: dict, vqvae: Path, cohort: Cohort, count: int, cache: Path, se
 
 
 def of_latents(prior: torch.nn.Module) -> bool:
-    return prior.kind == "codegan" and prior.config.codes == "latent"
+    return prior.kind == "dcgan" and prior.config.codes == "latent"
 
 
 @torch.no_grad()
@@ -97,7 +99,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=160, help="of each split that bits are told of, spread over everybody")
     parser.add_argument("--samples", type=int, default=128, help="drawn from each prior, to be held against test people")
-    parser.add_argument("--gan-hidden", type=int, default=64, help="channels of the GANs' last layers; few make quicker steps")
+    parser.add_argument("--gan-hidden", type=int, default=64, help="channels of the DCGANs' last layers; few make quicker steps")
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="rows of the table")
     given = parser.parse_args()
     cohort = cohort_of(given)
@@ -110,7 +112,7 @@ def main() -> None:
         priors, steps = {}, {}
         for name in given.only:
             kind, model, training = ROWS[name]
-            if kind == "codegan":
+            if kind == "dcgan":
                 model = dataclasses.replace(model, hidden=given.gan_hidden)
             print(f"training {name} ...", flush=True)
             part = limited(Part(model, dataclasses.replace(training, batch=given.batch)), given)

@@ -3,39 +3,31 @@
     python benchmarks/vqvae.py --minutes 10 --cohort data/oasis1-256
 
 Recipes keep their network, codebook, loss, optimiser, rate and batch. Repaired is what kept them from running or learning
-(oasis_lib/models/presets.py says what); the loop around them, its half precision and its falling learning rate are ours for all.
+(benchmarks/baselines.py says what); the loop around them, its half precision and its falling learning rate are ours for all.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+from baselines import VQVAES, BaselineConfig, untrained_codebook
 from common import cohort_of, limited, options, ours, report
 
 from oasis_lib.cohort import Cohort
-from oasis_lib.config import PRESETS, Part
+from oasis_lib.config import Part
 from oasis_lib.evaluation import rate, reconstruction
 from oasis_lib.models import load, perplexity
 from oasis_lib.training import encode_images, train_vqvae
 
 
-def untrained_codebook(part: Part) -> Part:
-    """The fault of one recipe: the codebook term was computed and thrown away, so entries stay where chance put them.
-
-    A moving average that never moves (decay 1) is exactly that: commitment alone pulls, and the codebook has no gradient.
-    """
-    return Part(dataclasses.replace(part.model, codebook="ema", decay=1.0, revival=0.0, start="uniform"), part.training)
-
-
 def contestants(batch: int) -> dict[str, Part]:
-    seeds = {name: PRESETS[name] for name in ("seed-000", "seed-001", "seed-002", "seed-003")}
+    seeds = {name: VQVAES[name] for name in ("seed-000", "seed-001", "seed-002", "seed-003")}
     return seeds | {
-        "seed-003, codebook untrained": untrained_codebook(PRESETS["seed-003"]),
+        "seed-003, codebook untrained": untrained_codebook(VQVAES["seed-003"]),
         "ours, 4 x 4 pixels a code": ours(batch=batch),
         "ours, 8 x 8 pixels a code": ours(factor=8, entries=1024, batch=batch),
     }
@@ -43,7 +35,8 @@ def contestants(batch: int) -> dict[str, Part]:
 
 def contest(name: str, part: Part, cohort: Cohort, folder: Path, slices: int) -> tuple[pd.DataFrame, dict[str, float]]:
     print(f"training {name} ...", flush=True)
-    history = train_vqvae(cohort, folder, part, progress=False)
+    kind = "baseline" if isinstance(part.model, BaselineConfig) else "vqvae"
+    history = train_vqvae(cohort, folder, part, kind=kind, progress=False)
     model = load(folder)
     table = reconstruction.scores(model, cohort["test"], slices)
     codes = encode_images(model.cpu(), cohort["test"].images[table["row"].to_numpy()])

@@ -29,7 +29,7 @@ def write_cards(folder: str | Path, cohort: dict[str, Any]) -> None:
     values = {
         "config": config,
         "cohort": cohort,
-        "purpose": PURPOSE[config["kind"]],
+        "purpose": PURPOSE.get(config["kind"], "an earlier recipe, to be compared with"),
         "said": "SYNTHETIC: its subjects were grown from a template." if cohort["synthetic"] else "Its subjects are real.",
         "scores": {name: value for name, value in kept.items() if not name.startswith("train_")},
         "source": Path(str(cohort.get("source", "unknown"))).name,  # a folder's name, not where it lay on a machine

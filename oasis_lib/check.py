@@ -138,7 +138,7 @@ def layers(folder: str | Path) -> tuple[list[tuple[str, str, str, int]], dict[st
         elif hasattr(model, "nll"):
             model.nll(torch.zeros(1, *model.grid, dtype=torch.int64))
         elif hasattr(model, "discriminator"):
-            model.discriminator(model.maps(model.generator(model.noise(torch.zeros(1, dtype=torch.int64)))))
+            model(torch.zeros(1, dtype=torch.int64))
     for hook in hooks:
         hook.remove()
     return rows, {"config": model.config, "parameters": sum(p.numel() for p in model.parameters())}

@@ -27,24 +27,22 @@ class VQVAEConfig:
     code_dim: int = 8
     hidden: int = 64  # channels; half as many inside a residual block
     blocks: int = 2  # residual, at each size
-    preset: str = ""  # "" is ours; "paper" or "seed-000" .. "seed-004" rebuild an earlier recipe
     codebook: Literal["ema", "gradient"] = "ema"
     decay: float = 0.99
     revival: float = 0.05  # an entry used less than this fraction of the mean is put onto a live vector; 0 is off
     commitment: float = 0.25
     loss: Literal["l1", "l2", "l1+ssim"] = "l1+ssim"  # "l2" is divided by the variance of the training pixels
-    start: Literal["k-means", "uniform"] = "k-means"
-    warm: int = 60  # steps as a plain autoencoder, before k-means places the entries
+    warm: int = 60  # steps as a plain autoencoder, before k-means initialises the codebook; 0 leaves it uniform
     normalise: bool = True  # pixels to mean 0 and variance 1 on the way in
     adversarial: float = 0.0  # length of the stage that trains the crisp decoder, relative to the first; 0 is off
 
 
 @dataclass(frozen=True)
 class PixelCNNConfig:
-    preset: Literal["", "seed-002", "seed-004"] = ""  # with one, the rest of these is the preset's
     hidden: int = 64
     layers: int = 12
     dropout: float = 0.1
+    knots: int = 8  # slice indices at which tokens are counted position by position; between them in a straight line
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,11 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class CodeGANConfig:
-    codes: Literal["one-hot", "latent", "index"] = "one-hot"  # how the generator reaches codes
-    bins: Literal["uniform", "quantile", "learned"] = "quantile"  # for "index"
-    noise: int = 128
-    hidden: int = 64
-    stabiliser: Literal["spectral", "r1", "none"] = "spectral"
-    smoothing: float = 0.1  # real labels are 1 - this, false ones this
+    noise: int = 48  # standard normal numbers of a subject: scores of as many principal components
+    knots: int = 12  # slice indices at which mean and components are kept; between them in a straight line
+    hidden: int = 48  # channels of both networks at half the grid
     patience: float = 2.0  # the discriminator learns this many times as fast
-    code_dim: int = 8  # of the VQ-VAE's entries; training fills it in
+    code_dim: int = 8  # of the VQ-VAE's codebook; training fills it in
 
 
 @dataclass(frozen=True)
@@ -131,11 +126,14 @@ MODEL_CONFIGS = {
     "transformer": TransformerConfig,
     "codegan": CodeGANConfig,
 }
-RETIRED = {"distance": "euclidean", "gradient": "straight-through"}  # earlier settings: a model saved with this value still loads
+# Earlier settings: a model saved with this value still loads.
+RETIRED = {"distance": "euclidean", "gradient": "straight-through", "preset": "", "start": "k-means"}
 # Small batches: more steps. No shifts: mirrors are enough, and a prior that is shown moved heads draws them.
 FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0}
 FULL = FEW_EPOCHS | {"batch": 16, "validate_every": 200}
-ADVERSARIAL = {"beta1": 0.5, "beta2": 0.999, "weight_decay": 0.0, "ema": 0.99}  # two players: shorter memories
+# No momentum (beta1), as is usual for GANs; each map as it is.
+ADVERSARIAL = {"lr": 3e-4, "beta1": 0.0, "beta2": 0.99, "weight_decay": 0.0, "clip": 0.0, "ema": 0.998}
+ADVERSARIAL |= {"batch": 16, "validate_every": 250, "shift": 0, "intensity": 0.0}
 PROFILES = {
     "smoke": Profile(
         name="smoke",
@@ -145,7 +143,7 @@ PROFILES = {
         ),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, batch=16, lr=4e-3, shift=2)),
-        codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, lr=2e-4, shift=2, **ADVERSARIAL)),
+        codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, draws=2),
     ),
     "laptop": Profile(
@@ -157,7 +155,7 @@ PROFILES = {
             TransformerConfig(width=128, layers=4, heads=4, dropout=0.0),
             TrainingConfig(minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"validate_every": 200}),
         ),
-        codegan=Part(CodeGANConfig(hidden=32), TrainingConfig(minutes=0.2, lr=2e-4, **FEW_EPOCHS, **ADVERSARIAL)),
+        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=96),
     ),
     "full": Profile(
@@ -172,38 +170,9 @@ PROFILES = {
             TransformerConfig(width=384, layers=8, heads=8, dropout=0.05),
             TrainingConfig(minutes=2.5, lr=6e-4, weight_decay=0.05, compile=True, **FULL),
         ),
-        codegan=Part(CodeGANConfig(hidden=96), TrainingConfig(minutes=0.2, lr=2e-4, **FULL, **ADVERSARIAL)),
+        codegan=Part(CodeGANConfig(hidden=96), TrainingConfig(minutes=0.2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=480),
     ),
-}
-
-
-def _recipe(preset: str, hidden: int, commitment: float = 0.25, channels: int = 1, **training: Any) -> Part:
-    """An earlier recipe: a codebook of 512 x 64 that starts uniform and learns by gradient, plain Adam, images as they are."""
-    model = VQVAEConfig(
-        preset=preset,
-        channels=channels,
-        code_dim=64,
-        hidden=hidden,
-        codebook="gradient",
-        start="uniform",
-        revival=0.0,
-        commitment=commitment,
-        loss="l2",
-        normalise=False,
-    )
-    plain = {"weight_decay": 0.0, "beta2": 0.999, "warmup": 0.0, "clip": 0.0, "ema": 0.0}
-    return Part(model, TrainingConfig(**plain, shift=0, flip=False, intensity=0.0, **training))
-
-
-# What `--set vqvae.preset=NAME` puts in the place of the whole part; other settings then change it further.
-PRESETS = {
-    "paper": _recipe("paper", 256, steps=250_000, batch=128, lr=2e-4),
-    "seed-000": _recipe("seed-000", 128, channels=3, epochs=2, lr=1e-3),
-    "seed-001": _recipe("seed-001", 128, channels=3, epochs=5, lr=2e-4),
-    "seed-002": _recipe("seed-002", 64, commitment=1.0, epochs=20, lr=2e-3),
-    "seed-003": _recipe("seed-003", 64, epochs=12, lr=1e-3),
-    "seed-004": _recipe("seed-004", 128, channels=3, epochs=2, lr=3e-4),
 }
 
 
@@ -213,7 +182,7 @@ def profile(name: str, settings: Iterable[str] = ()) -> Profile:
         raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}{near(name, PROFILES)}")
     chosen = PROFILES[name]
     sections = [field.name for field in dataclasses.fields(Profile) if field.name != "name"]
-    for setting in _presets_first(settings):
+    for setting in settings:
         section = _split(setting)[0]
         if section not in sections:
             raise ValueError(f"no section {section!r} in {setting!r}; there are {', '.join(sections)}{near(section, sections)}")
@@ -223,15 +192,10 @@ def profile(name: str, settings: Iterable[str] = ()) -> Profile:
 
 def apply_settings(config: Any, section: str, settings: Iterable[str]) -> Any:
     """The same for one section alone, a `Part` or a config: settings of other sections are refused."""
-    for setting in _presets_first(settings):
+    for setting in settings:
         name, key, text = _split(setting)
         if name != section:
             raise ValueError(f"setting {setting!r} is not of {section!r}")
-        if (section, key) == ("vqvae", "preset") and text:
-            if text not in PRESETS:
-                raise ValueError(f"{setting!r} must be one of {', '.join(PRESETS)}, or empty{near(text, PRESETS)}")
-            config = PRESETS[text]
-            continue
         parts = [config.training, config.model] if isinstance(config, Part) else [config]
         kinds = {key: kind for part in parts for key, kind in typing.get_type_hints(type(part)).items()}
         if key not in kinds:
@@ -268,11 +232,6 @@ def _split(setting: str) -> tuple[str, str, str]:
     if not found:
         raise ValueError(f"setting {setting!r} must look like vqvae.epochs=20")
     return found[1], found[2], found[3].strip()
-
-
-def _presets_first(settings: Iterable[str]) -> list[str]:
-    """A preset changes all of its part, so it must not undo what was said before it."""
-    return sorted(settings, key=lambda setting: _split(setting)[1] != "preset")
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:

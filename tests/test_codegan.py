@@ -1,132 +1,170 @@
-"""The CodeGAN: three ways to codes, bins that fit, balance, and words when there is none."""
+"""The CodeGAN: samples follow their slice index and differ, balance, and words when there is none."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
-from test_loop import made_cohort
+from test_loop import weights
 
 from oasis_lib.check import layers
 from oasis_lib.checkpoint import save_model
+from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import CodeGANConfig, Part, TrainingConfig, VQVAEConfig, as_dict
 from oasis_lib.figures import diagram
+from oasis_lib.metrics import apart, in_regions
 from oasis_lib.models import CodeGAN, Discriminator, Generator, load
-from oasis_lib.training import train_prior, train_vqvae
-from oasis_lib.training.gan import apart, learn_bins, prepare, verdicts
+from oasis_lib.models.codegan import FRESH, LinearStart
+from oasis_lib.training import loop, train_prior, train_vqvae
+from oasis_lib.training.gan import verdicts
 
-MODEL = CodeGANConfig(hidden=8, noise=8, code_dim=4)
-TRAINING = TrainingConfig(steps=60, batch=8, lr=2e-3, beta1=0.5, shift=1, precision="no", validate_every=60, weight_decay=0.0)
-WAYS = [("one-hot", "quantile"), ("latent", "quantile"), ("index", "uniform"), ("index", "quantile"), ("index", "learned")]
+LEVELS = 6
+MODEL = CodeGANConfig(hidden=16, noise=6, knots=4, code_dim=4)
+VQVAE = VQVAEConfig(entries=32, code_dim=4, hidden=16, blocks=1, warm=5, adversarial=0.0)
+TRAINING = TrainingConfig(steps=40, batch=8, lr=4e-4, beta1=0.0, shift=0, intensity=0.0, precision="no", validate_every=20)
+
+
+def growing_discs(folder, subjects=12, size=32) -> Cohort:
+    """A disc's radius is its slice index's, and a little the subject's."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size] - size / 2 + 0.5
+    splits = {}
+    for name in ("train", "validate", "test"):
+        level, of = np.tile(np.arange(LEVELS), subjects), np.repeat(np.arange(subjects), LEVELS)
+        radius = 4 + 1.6 * level + rng.uniform(-1.2, 1.2, subjects)[of]
+        images = 200 * (np.hypot(x, y) < radius[:, None, None])
+        table = pd.DataFrame({"subject": [f"{name}-{i}" for i in of], "level": level})
+        splits[name] = Split(name, images.astype(np.uint8), table)
+    info = {"hash": "made", "size": size, "levels": LEVELS, "ratings": [], "synthetic": True, "left_right": "columns"}
+    return Cohort(folder, info, splits)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A cohort, and the folder of a VQ-VAE and a CodeGAN of it."""
+    folder = tmp_path_factory.mktemp("gan")
+    cohort = growing_discs(folder)
+    train_vqvae(cohort, folder / "vqvae", Part(VQVAE, replace(TRAINING, steps=150, lr=2e-3, beta1=0.9)), progress=False)
+    train_prior("codegan", cohort, folder / "vqvae", folder / "gan", Part(MODEL, TRAINING), progress=False)
+    return cohort, folder
+
+
+def lit(folder, level, seed=0) -> torch.Tensor:
+    """(n,) radii of the discs that samples decode to."""
+    drawn = load(folder / "gan").sample(len(level), level=level, generator=torch.Generator().manual_seed(seed))
+    return ((load(folder / "vqvae").decode(drawn) > 0.4).sum((1, 2, 3)) / torch.pi).sqrt()
+
+
+def test_samples_follow_their_slice_index(trained):
+    level = torch.arange(LEVELS).repeat(10)
+    error = (lit(trained[1], level) - (4 + 1.6 * level)).abs()
+    assert error.median() < 1.2, "real discs differ by 0.6 on average from what their slice index says"
+    wrong = (lit(trained[1], level) - (4 + 1.6 * level.flip(0))).abs()
+    assert wrong.median() > 2
+
+
+def test_samples_of_one_slice_index_differ_as_subjects_do(trained):
+    cohort, folder = trained
+    codes = load(folder / "gan").sample(24, level=3, generator=torch.Generator().manual_seed(1))
+    assert len(codes.flatten(1).unique(dim=0)) > 18
+    assert 0.3 < lit(folder, torch.full((60,), 3)).std() / 0.69 < 2, "0.69 is the standard deviation of a uniform +-1.2"
+
+
+def test_history_tells_both_networks_and_discrimination_is_neither_perfect_nor_chance(trained):
+    history = pd.read_csv(trained[1] / "gan" / "history.csv")
+    wanted = {"train_generator", "train_discriminator", "train_real_score", "train_fake_score", "diversity", "level_within_one"}
+    assert wanted <= set(history.columns)
+    said = (trained[1] / "gan" / "warnings.txt").is_file()
+    assert said or history["accuracy"].iloc[-1] < 0.98
+
+
+def test_a_run_that_is_stopped_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
+    cohort, folder = trained
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1)
+    save, calls = loop.save_state, []
+
+    def killed(*arguments):
+        save(*arguments)
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_state", killed)
+    part = Part(MODEL, TRAINING)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior("codegan", cohort, folder / "vqvae", tmp_path / "gan", part, progress=False)
+    train_prior("codegan", cohort, folder / "vqvae", tmp_path / "gan", part, progress=False)
+    whole, resumed = weights(folder / "gan"), weights(tmp_path / "gan")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (6, 11), (32, 32), (3, 5)])
 def test_generator_and_discriminator_fit_any_grid(grid):
-    made = Generator(8, 8, 5, grid, levels=3)(torch.randn(2, 8), torch.tensor([0, -1]))
+    start, fresh, level = torch.randn(2, 5, *grid), torch.randn(2, FRESH, *grid), torch.tensor([0, -1])
+    made = Generator(5, 8, 6, levels=3)(start, torch.randn(2, 6), fresh, level, level)
     assert made.shape == (2, 5, *grid)
-    assert Discriminator(5, 8, grid, levels=3)(made, torch.tensor([0, -1])).shape == (2,)
+    logits = Discriminator(5, 8, levels=3)(made, start, level, level)
+    assert logits.dim() == 2 and len(logits) == 2 and torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("codes, bins", WAYS)
-def test_every_way_leads_to_codes_and_a_gradient_leads_back(codes, bins):
-    torch.manual_seed(0)
-    gan = CodeGAN(replace(MODEL, codes=codes, bins=bins), grid=(8, 8), entries=16, levels=3)
-    prepare(gan, torch.randn(16, 4), torch.randint(16, (50, 8, 8)))
-    raw = gan.generator(torch.randn(4, 8))
-    maps = gan.maps(raw)
-    assert maps.shape == gan.real_maps(torch.randint(16, (4, 8, 8))).shape
-    gan.discriminator(maps).sum().backward()
-    assert float(gan.generator.first.weight.grad.abs().sum()) > 0
-    drawn = gan.sample(4, level=1, generator=torch.Generator().manual_seed(0))
-    assert drawn.shape == (4, 8, 8) and 0 <= int(drawn.min()) and int(drawn.max()) < 16
+def test_the_linear_start_is_mean_and_components_at_each_slice_index():
+    generator = torch.Generator().manual_seed(0)
+    scores, direction = torch.randn(200, 1, 1, 1, generator=generator), torch.randn(5, 2, 3, 3, generator=generator)
+    level = torch.arange(5).repeat(200)
+    maps = direction[level] * scores.repeat_interleave(5, 0) + level[:, None, None, None]
+    start = LinearStart(4, knots=5, levels=5, channels=2, grid=(3, 3))
+    start.fit(maps, level, torch.arange(200).repeat_interleave(5))
+    expected = level[:5, None, None, None] + scores.mean() * direction
+    torch.testing.assert_close(start.expected(level[:5]), expected, rtol=0, atol=1e-4)
+    noise = torch.zeros(5, 4)
+    noise[:, 0] = 1  # one standard deviation along the first component
+    moved = start(noise, level[:5]) - start.expected(level[:5])
+    torch.testing.assert_close(moved.abs(), (scores.std(unbiased=False) * direction).abs(), rtol=0.01, atol=2e-3)
+    noise = torch.zeros(5, 4)
+    noise[:, 1:] = 1  # there is no second one
+    torch.testing.assert_close(start(noise, level[:5]), start.expected(level[:5]), rtol=0, atol=2e-3)
 
 
-def test_one_hot_codes_come_as_often_as_their_logits_say_and_learn_as_their_mean_does():
-    torch.manual_seed(0)
-    gan = CodeGAN(MODEL, grid=(100, 100), entries=4)
-    gan.vectors.copy_(torch.eye(4))
-    raw = torch.tensor([1.0, 0.0, -1.0, 2.0]).view(1, 4, 1, 1).repeat(1, 1, 100, 100).requires_grad_()
-    maps = gan.maps(raw)
-    assert sorted(maps.unique().round(decimals=5).tolist()) == [0.0, 1.0], "one code a place, not a mixture"
-    torch.testing.assert_close(maps.detach().mean((0, 2, 3)), raw[0, :, 0, 0].softmax(0).detach(), rtol=0, atol=0.02)
-    maps[:, 3].sum().backward()
-    assert (raw.grad[:, 3] > 0).all() and (raw.grad[:, :3] < 0).all()
-    with torch.no_grad():
-        torch.testing.assert_close(gan.maps(raw).mean((0, 2, 3)), maps.mean((0, 2, 3)), rtol=0, atol=0.02)
+def test_a_gan_takes_temperature_and_no_cuts_and_fills_nothing_in(trained):
+    gan = load(trained[1] / "gan")
+    level = torch.full((20,), 2)
+
+    def apart_at(temperature: float) -> float:
+        drawn = gan.sample(20, level=level, temperature=temperature, generator=torch.Generator().manual_seed(2))
+        return float((gan.vectors[drawn] - gan.vectors[drawn.roll(1, 0)]).square().mean())
+
+    assert apart_at(0.2) < apart_at(1.0)
+    with pytest.raises(ValueError, match="top_k: a CodeGAN has no logits"):
+        gan.sample(2, top_k=3)
+    assert not hasattr(gan, "fill")
 
 
-@pytest.mark.parametrize("bins", ["uniform", "quantile"])
-def test_real_codes_survive_their_bins(bins):
-    gan = CodeGAN(replace(MODEL, codes="index", bins=bins), grid=(8, 8), entries=16)
-    codes = torch.randint(3, 9, (50, 8, 8))  # most entries are never used
-    prepare(gan, torch.randn(16, 4), codes)
-    values = gan.real_maps(codes)
-    assert float(values.min()) >= -1 and float(values.max()) <= 1
-    back = torch.bucketize(values[:, 0], gan.edges[1:-1].contiguous(), right=True)
-    assert (back == codes).float().mean() > 0.999
+def test_histograms_are_compared_region_by_region():
+    codes = torch.zeros(2, 8, 8, dtype=torch.int64)
+    codes[:, :4] = 1
+    turned = codes.flip(1)
+    assert apart(codes, turned, 2) == 0 and apart(in_regions(codes, 2), in_regions(turned, 2), 32) == 1
 
 
-def test_learned_bins_give_codes_their_frequencies():
-    torch.manual_seed(0)
-    gan = CodeGAN(replace(MODEL, codes="index", bins="learned"), grid=(8, 8), entries=6)
-    codes = torch.multinomial(torch.tensor([0.5, 0.2, 0.1, 0.1, 0.05, 0.05]), 6400, replacement=True).view(-1, 8, 8)
-    prepare(gan, torch.randn(6, 4), codes)
-    made = torch.randn(100, 1, 8, 8).mul(0.2).tanh()  # a generator that keeps to the middle
-
-    def off() -> float:
-        return apart(codes, torch.bucketize(made, gan.edges[1:-1].contiguous(), right=True), 6)
-
-    before = off()
-    for _ in range(300):
-        learn_bins(gan, made)
-    assert before > 0.2 and off() < 0.02
+def test_words_are_said_when_a_side_wins_or_samples_collapse_or_ignore_their_slice_index():
+    fine = {"accuracy": 0.75, "diversity": 0.9, "level_within_one": 0.6}
+    assert verdicts(fine, 0.7) == []
+    assert "the discriminator wins" in verdicts(fine | {"accuracy": 0.99}, 0.7)[0]
+    assert "the generator wins" in verdicts(fine | {"accuracy": 0.5}, 0.7)[0]
+    assert "samples collapse: they differ 0.10 times as much" in verdicts(fine | {"diversity": 0.1}, 0.7)[0]
+    assert "samples ignore their slice index" in verdicts(fine | {"level_within_one": 0.1}, 0.7)[0]
 
 
-@pytest.mark.parametrize("codes", ["one-hot", "latent", "index"])
-def test_trained_samples_use_many_codes_and_differ(codes, tmp_path):
-    cohort = made_cohort(tmp_path, grain=40)
-    vqvae = VQVAEConfig(entries=32, code_dim=4, hidden=16, blocks=1, warm=5)
-    train_vqvae(cohort, tmp_path / "vqvae", Part(vqvae, TRAINING), progress=False)
-    part = Part(replace(MODEL, codes=codes), TRAINING)
-    history = train_prior("codegan", cohort, tmp_path / "vqvae", tmp_path / "gan", part, progress=False)
-    wanted = {"train_generator", "train_discriminator", "train_real_score", "train_fake_score", "train_accuracy", "diversity"}
-    assert wanted <= set(history.columns)
-    drawn = load(tmp_path / "gan").sample(16, level=torch.arange(16) % 4, generator=torch.Generator().manual_seed(0))
-    assert len(drawn.unique()) > 4 and len(drawn.flatten(1).unique(dim=0)) > 8
-
-
-@pytest.mark.parametrize("stabiliser", ["spectral", "r1", "none"])
-def test_every_stabiliser_trains(stabiliser, tmp_path):
-    cohort = made_cohort(tmp_path)
-    vqvae = VQVAEConfig(entries=16, code_dim=4, hidden=16, blocks=1, warm=5)
-    train_vqvae(cohort, tmp_path / "vqvae", Part(vqvae, replace(TRAINING, steps=10)), progress=False)
-    part = Part(replace(MODEL, stabiliser=stabiliser), replace(TRAINING, steps=10, validate_every=5))
-    history = train_prior("codegan", cohort, tmp_path / "vqvae", tmp_path / "gan", part, progress=False)
-    assert len(history) == 2 and history["train_accuracy"].between(0, 1).all()
-
-
-def test_words_are_said_when_a_side_wins_or_samples_collapse():
-    fine = {"accuracy": 0.75, "codes_used": 100, "diversity": 0.9}
-    assert verdicts(fine, 120) == []
-    assert "the discriminator wins" in verdicts(fine | {"accuracy": 0.99}, 120)[0]
-    assert "the generator wins" in verdicts(fine | {"accuracy": 0.5}, 120)[0]
-    assert "samples collapse: 2 codes in use where people use 120" in verdicts(fine | {"codes_used": 2}, 120)[0]
-    assert "samples collapse" in verdicts(fine | {"diversity": 0.1}, 120)[0]
-
-
-def test_both_players_are_drawn_from_their_layers(tmp_path):
+def test_both_networks_are_drawn_from_their_layers(tmp_path):
     gan = CodeGAN(MODEL, grid=(16, 12), entries=16, levels=3)
     shape = {"grid": [16, 12], "entries": 16, "levels": 3, "ratings": 0}
     save_model(tmp_path, gan.state_dict(), {"kind": "codegan", "model": as_dict(MODEL)} | shape)
     listing, about = layers(tmp_path)
-    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)
-    weighted = [module for module in gan.modules() if isinstance(module, kinds)]
-    assert len([row for row in listing if row[1].startswith(("Conv", "Linear"))]) == len(weighted)
-    labels = sum(p.numel() for name, p in gan.named_parameters() if ".labels." in name)
-    assert sum(row[3] for row in listing) == about["parameters"] - labels
+    weighted = [module for module in gan.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len([row for row in listing if row[1] in ("Conv2d", "Linear")]) == len(weighted)
     drawn = [text.get_text() for text in diagram.gan(listing).axes[0].texts]
-    blocks = [text for text in drawn if re.fullmatch(r"[\dx ]+", text)]
-    assert len(blocks) == len(weighted) and {"16 x 16 x 12", "16 x 8 x 6", "1"} <= set(blocks)
-    assert "ConvTranspose2d\nGroupNorm\nReLU" in drawn and "discriminator" in drawn
+    assert "discriminator" in drawn and len([text for text in drawn if re.fullmatch(r"[\dx ]+", text)]) > 8

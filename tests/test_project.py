@@ -114,8 +114,9 @@ def test_nothing_undeclared_is_imported():
     for path in [*NOTEBOOKS, DRIVER]:
         assert imported("\n".join(code_of(path))) <= library, path
     tests = library | {MODULES.get(n, n) for n in declared("test")}
-    for path in [*(PROJECT / "tests").glob("*.py"), *(PROJECT / "benchmarks").glob("*.py")]:
-        assert imported(path.read_text()) <= tests | {path.stem for path in path.parent.glob("*.py")}, path
+    beside = [*(PROJECT / "tests").glob("*.py"), *(PROJECT / "benchmarks").glob("*.py")]
+    for path in beside:
+        assert imported(path.read_text()) <= tests | {other.stem for other in beside}, path
 
 
 def test_every_dependency_is_used():

@@ -55,20 +55,24 @@ def _backward(axis: Axes) -> None:
 
 
 def gan(layers: Sequence[Sequence]) -> Figure:
-    """Noise to codes above, codes to a verdict below. `layers` as they run: name, kind and output size ("64x16x16") come first."""
-    generator, discriminator = ([row for row in layers if row[0].startswith(name)] for name in ("generator", "discriminator"))
+    """Noise to tokens above, latents to logits below. `layers` as they run: name, kind and output size ("64x16x16") come first.
+
+    What modulates a layer (style vector, noise of each position, labels) is left out.
+    """
+    main = [row for row in layers if not {"style", "noise", "labels"} & set(row[0].split("."))]
+    generator, discriminator = ([row for row in main if row[0].startswith(name)] for name in ("generator", "discriminator"))
     figure, axes = new_figure(1, 1, width=11.0, height=5.1)
     axis = axes[0, 0]
     axis.set(xlim=(0, 22), ylim=(0.2, 10.2), xticks=[], yticks=[], aspect="equal")
     axis.spines[:].set_visible(False)
     axis.text(0.2, 10.0, "generator", weight="bold", va="top")
-    _box(axis, (0.2, 2.2, 6.8, 8.4), "noise,\nlevel,\nrating")
+    _box(axis, (0.2, 2.2, 6.8, 8.4), "linear\nstart,\nnoise")
     _stack(axis, _steps(generator), (2.9, 18.7), 7.6, MODEL)
-    _box(axis, (19.5, 21.8, 6.8, 8.4), "a code at\neach place")
+    _box(axis, (19.5, 21.8, 6.8, 8.4), "a token at\neach position")
     axis.text(21.8, 4.6, "discriminator", weight="bold", va="top", ha="right")
-    _box(axis, (19.5, 21.8, 1.5, 3.1), "maps of\npeople")
+    _box(axis, (19.5, 21.8, 1.5, 3.1), "training\nlatents")
     _stack(axis, _steps(discriminator)[::-1], (2.9, 18.7), 2.3, REAL)
-    _box(axis, (0.2, 2.2, 1.5, 3.1), "a person's,\nor made up?")
+    _box(axis, (0.2, 2.2, 1.5, 3.1), "real or\ngenerated?")
     for start, end in (((2.2, 7.6), (3.0, 7.6)), ((18.7, 7.6), (19.5, 7.6)), ((19.5, 2.3), (18.7, 2.3)), ((3.0, 2.3), (2.2, 2.3))):
         _arrow(axis, start, end, "black")
     _arrow(axis, (20.0, 6.8), (18.7, 2.7), "black", bend=-0.15)
@@ -98,8 +102,9 @@ def _stack(axis: Axes, steps: Sequence[tuple[list[str], list[int]]], span: tuple
         block = FancyBboxPatch((centre - wide / 2, middle - high / 2), wide, high, boxstyle="round,pad=0,rounding_size=0.05")
         block.set(facecolor=colour, edgecolor="black", alpha=0.6)
         axis.add_patch(block)
-        axis.text(centre, middle + high / 2 + 0.1, "\n".join(kinds), ha="center", va="bottom", fontsize=6.5)
-        axis.text(centre, middle - high / 2 - 0.1, " x ".join(map(str, size)), ha="center", va="top", fontsize=7)
+        small = 7 if room > 1.2 else 5
+        axis.text(centre, middle + high / 2 + 0.1, "\n".join(kinds), ha="center", va="bottom", fontsize=small)
+        axis.text(centre, middle - high / 2 - 0.1, "x".join(map(str, size)), ha="center", va="top", fontsize=small)
 
 
 def _picture(axis: Axes, image: np.ndarray, span: Span, name: str, look: dict | None = None) -> None:

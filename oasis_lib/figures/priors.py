@@ -102,13 +102,13 @@ def uncertainty(images: np.ndarray, maps: np.ndarray, mean: np.ndarray) -> Figur
 
 
 def balance(history: pd.DataFrame) -> Figure:
-    """The two players of the GAN: losses, scores on real and made maps, the discriminator's accuracy and handicap."""
+    """The GAN's two networks: losses, scores of real and generated maps, accuracy, and diversity relative to real subjects."""
     figure, axes = new_figure(1, 3, width=11, height=3.4, title="Generator and discriminator")
     step, mark = history["step"], "." if len(history) < 12 else ""
     panels = (
         ("losses", ("train_generator", "train_discriminator")),
         ("the discriminator's scores", ("train_real_score", "train_fake_score")),
-        ("its accuracy, and the blur that holds it back", ("train_accuracy", "train_blur")),
+        ("its accuracy, and the samples' diversity", ("train_accuracy", "diversity")),
     )
     for axis, (title, names) in zip(axes[0], panels):
         for colour, name in zip(COLOURS, names):

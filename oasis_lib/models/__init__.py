@@ -16,7 +16,8 @@ from oasis_lib.models.blocks import Decoder, Encoder, ResidualBlock
 from oasis_lib.models.quantizer import VectorQuantizer, perplexity
 from oasis_lib.models.vqvae import CRISP, VQVAE, VQOutput
 
-KINDS = {  # kind in config.json: module, class
+# kind in config.json: module, class. A program may add ("", a class of its own), and its settings to MODEL_CONFIGS.
+KINDS: dict[str, tuple[str, Any]] = {
     "vqvae": ("vqvae", "VQVAE"),
     "pixelcnn": ("pixelcnn", "GatedPixelCNN"),
     "transformer": ("transformer", "CodeTransformer"),
@@ -31,7 +32,8 @@ def build(kind: str, model: dict[str, Any] | Any, **shape: Any) -> nn.Module:
         raise ValueError(f"no model {kind!r}; there are {', '.join(KINDS)}{near(kind, KINDS)}")
     module, cls = KINDS[kind]
     config = from_dict(MODEL_CONFIGS[kind], model) if isinstance(model, dict) else model
-    return getattr(import_module(f"oasis_lib.models.{module}"), cls)(config, **shape)
+    make = cls if callable(cls) else getattr(import_module(f"oasis_lib.models.{module}"), cls)
+    return make(config, **shape)
 
 
 def load(folder: str | Path, *, crisp: bool = True) -> Any:

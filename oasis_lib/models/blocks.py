@@ -1,73 +1,66 @@
-"""What encoders and decoders are built from, and the two of them: ours and, by the same recipe with other numbers, earlier ones."""
+"""What encoders and decoders are built from, and the two of them."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from oasis_lib.config import VQVAEConfig
+
 
 class ResidualBlock(nn.Module):
     """x + (ReLU, 3 x 3, ReLU, 1 x 1)(x), as in the paper."""
 
-    def __init__(self, channels: int, middle: int | None = None, batch_norm: bool = False, bias: bool = True):
+    def __init__(self, channels: int, middle: int, bias: bool = False):
         super().__init__()
-        middle = middle or channels
-        layers: list[nn.Module] = [nn.ReLU(), nn.Conv2d(channels, middle, 3, padding=1, bias=bias)]
-        layers += [nn.BatchNorm2d(middle)] if batch_norm else []
-        layers += [nn.ReLU(), nn.Conv2d(middle, channels, 1, bias=bias)]
-        self.layers = nn.Sequential(*layers)
+        first, second = nn.Conv2d(channels, middle, 3, padding=1, bias=bias), nn.Conv2d(middle, channels, 1, bias=bias)
+        self.layers = nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Two 4 x 4 strided convolutions, residual blocks, and their mirror; what differs between the recipes."""
+def halvings(config: VQVAEConfig) -> int:
+    """Strided convolutions beyond the first two, which make a grid of a quarter of the image's size."""
+    if config.factor not in (4, 8, 16):
+        raise ValueError(f"vqvae.factor={config.factor} must be 4, 8 or 16")
+    return (4, 8, 16).index(config.factor)
 
-    stem: tuple[int, int]
-    residual: int  # channels inside a block
-    encoder_blocks: int = 2
-    decoder_blocks: int = 2
-    batch_norm: bool = False
-    project: bool = True  # 1 x 1 to the code dimension, and 3 x 3 back from it
-    extra: bool = False  # one more 3 x 3 before the encoder's blocks
-    bias: bool = False  # inside a block
-    halvings: int = 0  # of the grid, after the stem: each is one more strided convolution and as many blocks again
 
-    def blocks(self, count: int) -> list[nn.Module]:
-        inside = {"middle": self.residual, "batch_norm": self.batch_norm, "bias": self.bias}
-        return [ResidualBlock(self.stem[1], **inside) for _ in range(count)]  # every block its own weights
+def residual(config: VQVAEConfig) -> list[nn.Module]:
+    return [ResidualBlock(config.hidden, config.hidden // 2) for _ in range(config.blocks)]
 
 
 class Encoder(nn.Sequential):
-    """(B, C, H, W) -> (B, code_dim, h, w), a quarter of the size each way and half of that for every halving."""
+    """(B, C, H, W) -> (B, code_dim, h, w): strided 4 x 4 convolutions, with residual blocks after the second and each later one."""
 
-    def __init__(self, recipe: Recipe, channels: int, code_dim: int):
-        first, second = recipe.stem
-        layers: list[nn.Module] = [nn.Conv2d(channels, first, 4, 2, 1), nn.ReLU(), nn.Conv2d(first, second, 4, 2, 1)]
-        layers += [nn.ReLU(), nn.Conv2d(second, second, 3, padding=1)] if recipe.extra else []
-        layers += [nn.ReLU()] if recipe.batch_norm else []
-        layers += recipe.blocks(recipe.encoder_blocks)
-        for _ in range(recipe.halvings):
-            layers += [nn.ReLU(), nn.Conv2d(second, second, 4, 2, 1), *recipe.blocks(recipe.encoder_blocks)]
-        super().__init__(*layers, *([nn.Conv2d(second, code_dim, 1)] if recipe.project else []))
+    def __init__(self, config: VQVAEConfig):
+        width = config.hidden
+        layers: list[nn.Module] = [
+            nn.Conv2d(config.channels, width // 2, 4, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(width // 2, width, 4, 2, 1),
+        ]
+        layers += residual(config)
+        for _ in range(halvings(config)):
+            layers += [nn.ReLU(), nn.Conv2d(width, width, 4, 2, 1), *residual(config)]
+        super().__init__(*layers, nn.Conv2d(width, config.code_dim, 1))
 
 
 class Decoder(nn.Sequential):
-    """(B, code_dim, h, w) -> (B, C, H, W)."""
+    """(B, code_dim, h, w) -> (B, C, H, W): the encoder's mirror."""
 
-    def __init__(self, recipe: Recipe, channels: int, code_dim: int):
-        first, second = recipe.stem
-        layers: list[nn.Module] = [nn.Conv2d(code_dim, second, 3, padding=1)] if recipe.project else []
-        layers += recipe.blocks(recipe.decoder_blocks)
-        for _ in range(recipe.halvings):
-            layers += [nn.ReLU(), nn.ConvTranspose2d(second, second, 4, 2, 1), *recipe.blocks(recipe.decoder_blocks)]
-        # Repaired here: 000 had nothing between its transposed convolutions, 002 ended encoder and decoder in a ReLU.
-        layers += [nn.ConvTranspose2d(second, first, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(first, channels, 4, 2, 1)]
+    def __init__(self, config: VQVAEConfig):
+        width = config.hidden
+        layers: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1), *residual(config)]
+        for _ in range(halvings(config)):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(width, width, 4, 2, 1), *residual(config)]
+        layers += [
+            nn.ConvTranspose2d(width, width // 2, 4, 2, 1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width // 2, config.channels, 4, 2, 1),
+        ]
         super().__init__(*layers)
 
 

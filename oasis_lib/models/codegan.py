@@ -1,7 +1,8 @@
-"""The seeds' DCGAN over codes, made to work: three ways from a generator's output to a map of codes."""
+"""A GAN over quantised latents: a linear model of training brains by slice index, and a network that adds what it lacks."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,137 +11,253 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from oasis_lib.config import CodeGANConfig
+from oasis_lib.models.position_prior import Background
 from oasis_lib.models.prior import Label, Labels, Prior, drawing, exact
-from oasis_lib.models.sampler import Sampler, gumbel, image_seeds, uniform
+from oasis_lib.models.sampler import Sampler, image_seeds, uniform
+
+STYLE, FRESH = 128, 4  # width of the style vector; noise channels a position
 
 
-def halvings(grid: tuple[int, int]) -> int:
-    """How often the shorter side is halved until it is about four."""
-    return max(0, (min(grid) // 4).bit_length() - 1)
+class LinearStart(nn.Module):
+    """Mean and principal components of training subjects' latents, at interpolation knots over the slice index.
+
+    Noise of `size` standard normal numbers becomes a smooth brain: a subject's scores are the same at every slice index.
+    """
+
+    def __init__(self, size: int, knots: int, levels: int, channels: int, grid: tuple[int, int]):
+        super().__init__()
+        self.last, knots = max(levels - 1, 1), max(1, min(knots, levels))
+        self.register_buffer("mean", torch.zeros(knots, channels, *grid))
+        self.register_buffer("components", torch.zeros(knots, size, self.mean[0].numel(), dtype=torch.float16))
+
+    def between(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) slice indices -> the two knots around each, and how far it is from the first to the second."""
+        last = len(self.mean) - 1
+        place = level.float() * (last / self.last)
+        low = place.long().clamp(max=last)
+        return low, (low + 1).clamp(max=last), (place - low)[:, None, None, None]
+
+    @torch.no_grad()
+    def fit(self, latents: Tensor, level: Tensor, subject: Tensor) -> None:
+        """(n, C, h, w) latents, (n,) slice indices and subjects 0, 1, 2 ... each; a subject's knots are means of slices nearby."""
+        low, high, part = (x.flatten() for x in self.between(level))
+        knots, count = len(self.mean), int(subject.max()) + 1
+        brains, weights = latents.new_zeros(count * knots, *latents.shape[1:]), latents.new_zeros(count * knots)
+        for knot, weight in ((low, 1 - part), (high, part)):
+            weights.index_add_(0, subject * knots + knot, weight)
+            brains.index_add_(0, subject * knots + knot, latents * weight[:, None, None, None])
+        brains, weights = brains.unflatten(0, (count, knots)), weights.view(count, knots, 1, 1, 1)
+        self.mean.copy_(brains.sum(0) / weights.sum(0).clamp(min=1e-6))
+        apart = torch.where(weights > 0, brains / weights.clamp(min=1e-6) - self.mean, 0.0).flatten(1)
+        vectors = torch.linalg.eigh((apart @ apart.T).double() / count)[1].flip(1).to(apart.dtype)
+        found = (vectors[:, : self.components.shape[1]].T @ apart / count**0.5).unflatten(1, (knots, -1))
+        self.components[:, : found.shape[0]] = found.transpose(0, 1).half()
+
+    def expected(self, level: Tensor) -> Tensor:
+        """(B,) -> (B, C, h, w) the mean at a slice index."""
+        low, high, part = self.between(level)
+        return torch.lerp(self.mean[low], self.mean[high], part)
+
+    def forward(self, noise: Tensor, level: Tensor) -> Tensor:
+        low, high, part = self.between(level)
+        below, above = (torch.bmm(noise[:, None], self.components[knot].to(noise.dtype)) for knot in (low, high))
+        return self.expected(level) + torch.lerp(below, above, part[..., 0]).view(-1, *self.mean.shape[1:])
+
+
+class Modulation(nn.Module):
+    """Fresh noise a place, group normalisation, and scale and shift by the style vector."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm, self.style = nn.GroupNorm(math.gcd(8, channels), channels, affine=False), nn.Linear(STYLE, 2 * channels)
+        self.noise = nn.Conv2d(FRESH, channels, 1, bias=False)
+        nn.init.normal_(self.noise.weight, std=0.05)
+        nn.init.normal_(self.style.weight, std=0.02)
+        nn.init.zeros_(self.style.bias)
+
+    def forward(self, x: Tensor, style: Tensor, fresh: Tensor) -> Tensor:
+        scale, shift = self.style(style)[:, :, None, None].chunk(2, 1)
+        return F.silu(self.norm(x + self.noise(fresh)) * (1 + scale) + shift)
+
+
+class StyledBlock(nn.Module):
+    """x + two modulated 3 x 3 convolutions, the second zero at first."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.modulations = nn.ModuleList(Modulation(channels) for _ in range(2))
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        nn.init.zeros_(self.convolutions[1].weight)
+
+    def forward(self, x: Tensor, style: Tensor, fresh: Tensor) -> Tensor:
+        y = x
+        for modulate, convolve in zip(self.modulations, self.convolutions):
+            y = convolve(modulate(y, style, fresh))
+        return x + y
 
 
 class Generator(nn.Module):
-    """Noise and labels -> (B, outputs, h, w), doubling the side by transposed convolutions.
+    """A linear start (B, C, h, w) and noise -> the same with what it lacks: a small U-net that works at half the grid."""
 
-    Group normalisation, not batch normalisation: an image must not depend on those drawn beside it, nor the averaged weights on
-    statistics of others.
-    """
-
-    def __init__(self, noise: int, hidden: int, outputs: int, grid: tuple[int, int], levels: int = 0, ratings: int = 0):
+    def __init__(self, channels: int, hidden: int, noise: int, levels: int = 0, ratings: int = 0):
         super().__init__()
-        self.grid, ups = grid, halvings(grid)
-        self.base = tuple(-(-side // 2**ups) for side in grid)
-        width = hidden * 2**ups
-        self.labels, self.first = Labels(levels, ratings, noise), nn.Linear(2 * noise, width * self.base[0] * self.base[1])
-        layers: list[nn.Module] = [nn.GroupNorm(8, width), nn.ReLU()]
-        for _ in range(ups):
-            layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1), nn.GroupNorm(8, width // 2), nn.ReLU()]
-            width //= 2
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.Conv2d(2 * width, outputs, 1))
+        self.labels = Labels(levels, ratings, 32)
+        self.style = nn.Sequential(nn.Linear(noise + 32, STYLE), nn.SiLU(), nn.Linear(STYLE, STYLE), nn.SiLU())
+        self.first = nn.Conv2d(4 * channels + 2, hidden, 3, padding=1)
+        self.middle = nn.ModuleList(StyledBlock(hidden) for _ in range(3))
+        self.down, self.up = nn.Conv2d(hidden, 2 * hidden, 4, 2, 1), nn.Conv2d(2 * hidden, hidden, 1)
+        self.deep = nn.ModuleList(StyledBlock(2 * hidden) for _ in range(2))
+        self.unfold = nn.Conv2d(hidden, 2 * hidden, 1)
+        self.whole, self.modulation = nn.Conv2d(hidden // 2 + channels, hidden // 2, 3, padding=1), Modulation(hidden // 2)
+        self.last = nn.Conv2d(hidden // 2, channels, 3, padding=1)
+        nn.init.normal_(self.last.weight, std=0.02)
 
-    def forward(self, noise: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
-        start = self.first(torch.cat([noise, self.labels(level, rating, len(noise))], 1)).unflatten(1, (-1, *self.base))
-        return self.layers(start)[:, :, : self.grid[0], : self.grid[1]]
+    def forward(self, start: Tensor, noise: Tensor, fresh: Tensor, level: Tensor, rating: Tensor) -> Tensor:
+        style = self.style(torch.cat([noise, self.labels(level, rating, len(noise))], 1))
+        start_, fresh = padded(start, 4), padded(fresh, 4)
+        x = F.pixel_unshuffle(start_, 2)
+        x = self.middle[0](self.first(torch.cat([x, coordinates(x)], 1)), style, fresh[:, :, ::2, ::2])
+        y = self.down(x)
+        for block in self.deep:
+            y = block(y, style, fresh[:, :, ::4, ::4])
+        x = x + F.interpolate(self.up(y), scale_factor=2.0)
+        for block in self.middle[1:]:
+            x = block(x, style, fresh[:, :, ::2, ::2])
+        x = self.whole(torch.cat([F.silu(F.pixel_shuffle(self.unfold(x), 2)), start_], 1))
+        return start + self.last(self.modulation(x, style, fresh))[:, :, : start.shape[2], : start.shape[3]]
 
 
 class Discriminator(nn.Module):
-    """(B, inputs, h, w) -> (B,) logits, above zero for "real"; how much images of a batch differ is one more thing it sees."""
+    """(B, C, h, w) maps and the mean at their slice index -> logits, above zero for "real": of patches at two sizes, and of all.
 
-    def __init__(self, inputs: int, hidden: int, grid: tuple[int, int], levels: int = 0, ratings: int = 0, spectral: bool = True):
+    Spectral norm: Miyato 2018, arXiv:1802.05957. Projection of the labels: Miyato 2018, arXiv:1802.05637.
+    """
+
+    def __init__(self, channels: int, hidden: int, levels: int = 0, ratings: int = 0):
         super().__init__()
-        bound = spectral_norm if spectral else lambda layer: layer
-        layers, width = [bound(nn.Conv2d(inputs, hidden, 3, padding=1)), nn.LeakyReLU(0.2)], hidden
-        for _ in range(halvings(grid)):
-            layers += [bound(nn.Conv2d(width, 2 * width, 4, 2, 1)), nn.LeakyReLU(0.2)]
-            width *= 2
-        self.layers = nn.Sequential(*layers)
-        self.last = bound(nn.Conv2d(width + 1, width, 3, padding=1))
-        self.score, self.labels = bound(nn.Linear(width, 1)), Labels(levels, ratings, width)
+        widths, inputs = (hidden, 3 * hidden // 2, 2 * hidden), 2 * channels + 2
+        pairs = [(nn.Conv2d(a, b, 4, 2, 1), nn.Conv2d(b, b, 3, padding=1)) for a, b in zip((inputs, *widths), widths[:2])]
+        self.stages = nn.ModuleList(nn.ModuleList(spectral_norm(layer) for layer in pair) for pair in pairs)
+        self.patches = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[:2])
+        self.down = spectral_norm(nn.Conv2d(widths[1], widths[2], 4, 2, 1))
+        self.last = spectral_norm(nn.Conv2d(widths[2] + 1, widths[2], 3, padding=1))
+        self.score, self.labels = nn.Linear(widths[2], 1), Labels(levels, ratings, widths[2])
 
-    def forward(self, maps: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
-        features = self.layers(maps)
-        spread = features.var(0, unbiased=False).add(1e-8).sqrt().mean().expand(len(maps), 1, *features.shape[2:])
-        pooled = F.leaky_relu(self.last(torch.cat([features, spread], 1)), 0.2).mean((2, 3))
-        # Projection (Miyato 2018): does it look real, and does it look like this label?
-        fits = (F.normalize(self.labels(level, rating, len(maps)), dim=1) * pooled).sum(1)
-        return self.score(pooled)[:, 0] + fits
+    def forward(self, maps: Tensor, expected: Tensor, level: Tensor, rating: Tensor) -> Tensor:
+        x, logits = padded(torch.cat([maps, maps - expected], 1), 8), []
+        x = torch.cat([x, coordinates(x)], 1)
+        for stage, patch in zip(self.stages, self.patches):
+            for layer in stage:
+                x = F.leaky_relu(layer(x), 0.2)
+            logits.append(patch(x).flatten(1))
+        x = F.leaky_relu(self.down(x), 0.2)
+        # How much the maps of a batch differ (Karras 2018, arXiv:1710.10196): a generator of equal maps is found out.
+        spread = x.float().var(0, unbiased=False).add(1e-8).sqrt().mean().expand(len(x), 1, *x.shape[2:])
+        pooled = F.leaky_relu(self.last(torch.cat([x, spread.to(x.dtype)], 1)), 0.2).mean((2, 3))
+        fits = (F.normalize(self.labels(level, rating, len(maps)), dim=1) * pooled).sum(1, keepdim=True)
+        return torch.cat([part.float() for part in (*logits, self.score(pooled) + fits)], 1)
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """(B, C, h, w), grown to the right and below."""
+    return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple))
+
+
+def coordinates(x: Tensor) -> Tensor:
+    """(B, 2, h, w): where each position lies, -1 .. 1."""
+    rows, columns = (torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype) for size in x.shape[2:])
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(x), -1, -1, -1)
 
 
 class CodeGAN(Prior):
-    """`config.codes`: "one-hot" (a logit an entry, Gumbel noise, straight-through), "latent" (vectors snapped to the codebook) or
-    "index" (one number a code, cut in bins)."""
+    """Draws a whole map in one pass; each latent becomes the nearest codebook vector. The background is as in training maps."""
 
     kind = "codegan"
 
     def __init__(self, config: CodeGANConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__(config, grid, entries, levels, ratings)
-        outputs = {"one-hot": entries, "latent": config.code_dim, "index": 1}[config.codes]
-        inputs = 1 if config.codes == "index" else config.code_dim
-        self.generator = Generator(config.noise, config.hidden, outputs, self.grid, levels, ratings)
-        self.discriminator = Discriminator(inputs, config.hidden, self.grid, levels, ratings, config.stabiliser == "spectral")
-        # What a code looks like to the discriminator: its codebook entry, scaled; training puts them in.
+        self.start_from = LinearStart(config.noise, config.knots, levels, config.code_dim, self.grid)
+        self.generator = Generator(config.code_dim, config.hidden, config.noise, levels, ratings)
+        self.discriminator = Discriminator(config.code_dim, config.hidden, levels, ratings)
+        self.background = Background(self.grid, entries)
         self.register_buffer("vectors", torch.randn(entries, config.code_dim, generator=torch.Generator().manual_seed(0)))
-        self.register_buffer("frequencies", torch.full((entries,), 1 / entries))  # of the codes, among training people
-        # While training: the discriminator's share of right answers, and how much noise blurs what it sees.
-        self.register_buffer("accuracy", torch.tensor(0.5))
-        self.register_buffer("blur", torch.tensor(0.0))
-        edges = torch.linspace(-1, 1, entries + 1)
-        self.register_buffer("real_edges", edges)  # of "index": the interval of [-1, 1] that stands for each code
-        self.register_buffer("edges", edges.clone())  # and where a generated number is cut; differs for learned bins
+        self.register_buffer("accuracy", torch.tensor(0.75))  # while training: the discriminator's share of right answers
+        self.register_buffer("box", torch.tensor([0, self.grid[0], 0, self.grid[1]]))  # rows and columns of the foreground
 
-    def noise(self, seeds: Tensor) -> Tensor:
-        """(n,) seeds -> (n, noise) standard normal numbers."""
-        return 2**0.5 * torch.erfinv(2 * uniform(seeds, -1, self.config.noise)[:, 0] - 1)
+    @torch.no_grad()
+    def fit_start(self, vectors: Tensor, codes: Tensor, level: Tensor, subject: Tensor) -> None:
+        """The codebook, and training maps (n, h, w) with slice index and subject: all that is found without a gradient."""
+        share = torch.bincount(codes.flatten(), minlength=len(vectors)).float()[:, None] / codes.numel()
+        mean = (share * vectors).sum(0)
+        self.vectors.copy_((vectors - mean) / (share * (vectors - mean).square()).sum(0).sqrt().clamp(min=1e-6))
+        self.background.start(codes)
+        inside = self.background.inside.view(self.grid)
+        sides = [(where[0], where[-1] + 1) for where in (inside.any(dim).nonzero()[:, 0] for dim in (1, 0))]
+        self.box.copy_(torch.stack([end for side in sides for end in side]))
+        self.start_from.fit(F.embedding(codes, self.vectors).movedim(-1, 1), level.clamp(min=0), subject)
 
-    def maps(self, raw: Tensor) -> Tensor:
-        """What the generator gives -> what the discriminator sees, with a gradient through every snap."""
-        raw = raw.float()
-        if self.config.codes == "index":
-            return raw.tanh()
-        if self.config.codes == "one-hot":
-            # As F.gumbel_softmax does it, without its exponential numbers (a fifth of a step on a CPU) and its one-hot map.
-            raw = raw.movedim(1, -1)
-            noisy = raw - torch.log(-torch.log(torch.rand_like(raw).clamp(1e-20, 1 - 1e-7)))
-            chosen = F.embedding(noisy.argmax(-1), self.vectors)
-            if torch.is_grad_enabled():  # one code forwards, the mean of all backwards
-                mean = noisy.softmax(-1) @ self.vectors
-                chosen = mean + (chosen - mean).detach()
-            return chosen.movedim(-1, 1)
-        return raw + (self.real_maps(self.nearest(raw)) - raw).detach()
+    def forward(self, seeds: Tensor) -> Tensor:
+        """(n,) seeds -> the discriminator's logits of generated maps at the first slice index: a pass through both networks."""
+        level, rating = torch.zeros_like(seeds), torch.full_like(seeds, -1)
+        latents = self.draw(*self.noise(seeds), level, rating)
+        return self.discriminator(self.snapped(latents), self.expected(level), level, rating)
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """(..., h, w) -> its foreground box."""
+        top, bottom, left, right = self.box.tolist()
+        return maps[..., top:bottom, left:right]
+
+    def draw(self, noise: Tensor, fresh: Tensor, level: Tensor, rating: Tensor, through: nn.Module | None = None) -> Tensor:
+        """(B, noise) and (B, FRESH, h, w) standard normal numbers -> (B, C, box) latents, not yet snapped.
+
+        `through` is the generator as a training loop wraps it.
+        """
+        start = self.cut(self.start_from(noise, level))
+        return (through or self.generator)(start, noise, self.cut(fresh), level, rating)
+
+    def expected(self, level: Tensor) -> Tensor:
+        return self.cut(self.start_from.expected(level))
 
     def real_maps(self, codes: Tensor) -> Tensor:
-        """(B, h, w) codes -> what the discriminator sees of real ones."""
-        if self.config.codes == "index":  # anywhere in the code's interval, or else steps alone would give real maps away
-            low, high = self.real_edges[codes], self.real_edges[codes + 1]
-            return (low + (high - low) * torch.rand_like(low))[:, None]
-        return F.embedding(codes, self.vectors).movedim(-1, 1)
+        """(B, h, w) tokens -> (B, C, box) latents."""
+        return F.embedding(self.cut(codes), self.vectors).movedim(-1, 1)
 
-    def nearest(self, latents: Tensor) -> Tensor:
+    def snapped(self, latents: Tensor) -> Tensor:
+        """(B, C, box) latents -> the nearest codebook vectors, with the gradient of the latents."""
+        latents = latents.float()
+        return latents + (F.embedding(self.tokens(latents.detach()), self.vectors).movedim(-1, 1) - latents).detach()
+
+    def tokens(self, latents: Tensor) -> Tensor:
+        """(B, C, box) latents -> (B, box) tokens, background as in training maps."""
         flat = latents.movedim(1, -1).flatten(0, -2)
-        offset = self.vectors.square().sum(1)
-        return torch.addmm(offset, flat, -2 * self.vectors.T).argmin(1).view(len(latents), *self.grid)
+        nearest = torch.addmm(self.vectors.square().sum(1), flat, self.vectors.T, alpha=-2).argmin(1)
+        nearest = nearest.view(len(latents), *latents.shape[2:])
+        usual, inside = (self.cut(x.view(self.grid)) for x in (self.background.usual, self.background.inside))
+        return torch.where(inside, nearest, usual)
 
     @torch.no_grad()
     def sample(self, n: int, level: Label = None, rating: Label = None, *, generator: torch.Generator | None = None,
-               batch: int = 16, progress: bool | None = None, **how: Any) -> Tensor:  # fmt: skip
-        """(n, h, w) int64, in one pass. `how` (see `Sampler`) acts on one-hot codes; the other ways leave nothing to draw."""
-        choose = Sampler(**how)
+               batch: int = 16, progress: bool | None = None, temperature: float = 1.0, **how: Any) -> Tensor:  # fmt: skip
+        """(n, h, w) int64, in one pass. Where the slice index is open, each is equally probable.
+
+        `temperature` scales the noise: below 1 subjects are nearer to the mean (truncation, Brock 2018, arXiv:1809.11096).
+        """
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
-        labels, seeds = self.labels(n, level, rating), image_seeds(n, generator, self.device)
-        drawn = []
+        Sampler(temperature=temperature, **how)  # refuses what makes no sense anywhere
+        if others := [name for name, value in how.items() if value]:
+            raise ValueError(f"{', '.join(others)}: a CodeGAN has no logits to cut; it takes a temperature alone")
+        (level, rating), seeds = self.labels(n, level, rating), image_seeds(n, generator, self.device)
+        level = torch.where(level < 0, (uniform(seeds, -1)[:, 0, 0] * max(self.levels, 1)).long(), level)
+        maps = self.background.usual.view(self.grid).repeat(n, 1, 1)
         with exact(self), drawing(n, "map", progress) as bar:
-            for own, *label in zip(seeds.split(batch), *(label.split(batch) for label in labels)):
-                raw = self.generator(self.noise(own), *label)
-                drawn.append(self._codes(raw, own, choose))
-                bar.update(len(own))
-        return torch.cat(drawn)
+            for part in torch.arange(n, device=self.device).split(batch):
+                noise, fresh = self.noise(seeds[part])
+                self.cut(maps)[part] = self.tokens(self.draw(temperature * noise, fresh, level[part], rating[part]))
+                bar.update(len(part))
+        return maps
 
-    def _codes(self, raw: Tensor, seeds: Tensor, choose: Sampler) -> Tensor:
-        if self.config.codes == "index":
-            inner = self.edges[1:-1].contiguous()
-            return torch.bucketize(raw.tanh()[:, 0].contiguous(), inner, right=True)
-        if self.config.codes == "latent":
-            return self.nearest(raw)
-        places = torch.arange(self.grid[0] * self.grid[1], device=seeds.device)
-        return choose(raw.flatten(2).mT, gumbel(seeds, places, self.entries)).view(len(raw), *self.grid)
+    def noise(self, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) seeds -> (n, noise) and (n, FRESH, h, w) standard normal numbers."""
+        normal = 2**0.5 * torch.erfinv(2 * uniform(seeds, -2, self.config.noise + FRESH * self.grid[0] * self.grid[1])[:, 0] - 1)
+        return normal[:, : self.config.noise], normal[:, self.config.noise :].view(-1, FRESH, *self.grid)

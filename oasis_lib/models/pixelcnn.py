@@ -1,4 +1,4 @@
-"""A gated PixelCNN (van den Oord 2016, arXiv:1606.05328) whose view covers the whole map, and two earlier recipes."""
+"""A gated PixelCNN (van den Oord 2016, arXiv:1606.05328) whose view covers the whole map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import PixelCNNConfig
-from oasis_lib.models.position_prior import PositionPrior
+from oasis_lib.models.position_prior import Background, PositionPrior
 from oasis_lib.models.prior import Autoregressive, Labels, Step
 
 
@@ -19,20 +19,6 @@ class Reach(NamedTuple):
     taps: int
     dilation: int = 1
     strict: bool = False
-
-
-class Preset(NamedTuple):
-    layers: tuple[Reach, ...]
-    hidden: int
-    head: int
-    labels: bool
-
-
-# Mask A 7 x 7, then 3 x 3 with mask B: as both seeds have it, so that a code sees 12 rows (or 17) and no further.
-PRESETS = {
-    "seed-002": Preset((Reach(3, strict=True), *[Reach(1)] * 9), hidden=64, head=512, labels=False),
-    "seed-004": Preset((Reach(3, strict=True), *[Reach(1)] * 14), hidden=64, head=512, labels=True),
-}
 
 
 def plan(layers: int, grid: tuple[int, int]) -> tuple[Reach, ...]:
@@ -48,7 +34,7 @@ def plan(layers: int, grid: tuple[int, int]) -> tuple[Reach, ...]:
 class Layer(nn.Module):
     """The vertical stack looks at rows above; the horizontal one to the left, and takes in the vertical one at its place."""
 
-    def __init__(self, hidden: int, reach: Reach, residual: bool, dropout: float):
+    def __init__(self, hidden: int, reach: Reach, dropout: float):
         super().__init__()
         taps, dilation, strict = reach
         self.reach, self.dropout, self.pad = reach, dropout, taps * dilation
@@ -56,7 +42,7 @@ class Layer(nn.Module):
         self.vertical = nn.Conv2d(hidden, 2 * hidden, (taps + (not strict), 2 * taps + 1), dilation=dilation)
         self.horizontal = nn.Conv2d(hidden, 2 * hidden, (1, taps + (not strict)), dilation=dilation)
         self.down, self.out = nn.Conv2d(2 * hidden, 2 * hidden, 1), nn.Conv2d(hidden, hidden, 1)
-        self.up = nn.Conv2d(hidden, hidden, 1) if residual and not strict else None
+        self.up = None if strict else nn.Conv2d(hidden, hidden, 1)
 
     def forward(self, vertical: Tensor, horizontal: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         strict, pad = int(self.reach.strict), self.pad
@@ -81,55 +67,59 @@ class GatedPixelCNN(Autoregressive):
 
     def __init__(self, config: PixelCNNConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__(config, grid, entries, levels, ratings)
-        if config.preset and config.preset not in PRESETS:
-            raise ValueError(f"pixelcnn.preset={config.preset!r} must be one of {', '.join(PRESETS)}, or empty")
-        own = Preset(plan(config.layers, grid), config.hidden, 4 * config.hidden, True) if not config.preset else None
-        preset = own or PRESETS[config.preset]
-        hidden, dropout = preset.hidden, config.dropout if own else 0.0
-        self.reaches, self.hidden = preset.layers, hidden
+        hidden, self.reaches = config.hidden, plan(config.layers, grid)
         self.codes = nn.Embedding(entries, hidden)
-        self.places = nn.Parameter(torch.zeros(2 * hidden, *grid)) if own else None  # where on the map, told to the first layer
-        self.label_table = Labels(levels, ratings, 2 * hidden * len(self.reaches)) if preset.labels else None
-        self.layers = nn.ModuleList(Layer(hidden, reach, bool(own), dropout) for reach in self.reaches)
-        self.counts = PositionPrior(grid, entries) if own else None
-        self.head = nn.Sequential(nn.Conv2d(hidden, preset.head, 1), nn.ReLU(), nn.Conv2d(preset.head, entries, 1))
+        self.places = nn.Parameter(torch.zeros(2 * hidden, *grid))  # where on the map, told to the first layer
+        self.label_table = Labels(levels, ratings, 2 * hidden * len(self.reaches))
+        self.layers = nn.ModuleList(Layer(hidden, reach, config.dropout) for reach in self.reaches)
+        self.counts, self.air = PositionPrior(grid, entries, levels, config.knots), Background(self.grid, entries)
+        self.head = nn.Sequential(nn.Linear(hidden, 4 * hidden), nn.ReLU(), nn.Linear(4 * hidden, entries))
 
     @property
     def receptive_field(self) -> int:
         """Rows up, and columns to either side, that a code's chances depend on."""
         return sum(reach.taps * reach.dilation for reach in self.reaches)
 
-    def start(self, codes: Tensor, *others: Tensor | None) -> None:
-        if self.counts is not None:
-            self.counts.start(codes)
+    @property
+    def background(self) -> Background:
+        return self.air
+
+    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
+        self.background.start(codes if shifted is None else torch.cat([codes, shifted]))
+        self.counts.start(codes, level)
+
+    def targets(self, codes: Tensor) -> Tensor:
+        """(B, n): the tokens that are not background."""
+        return codes.flatten(1)[:, self.background.positions()]
 
     def _labels(self, level: Tensor | None, rating: Tensor | None, n: int) -> list[Tensor]:
         """One (n, 2 * hidden, 1, 1) a layer."""
-        if self.label_table is None:
-            return [torch.zeros(1, 2 * self.hidden, 1, 1, device=self.device, dtype=self.head[0].weight.dtype)] * len(self.layers)
         return [part[:, :, None, None] for part in self.label_table(level, rating, n).chunk(len(self.layers), 1)]
 
     def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
-        """(B, h, w) -> logits (B, h, w, K); those at a position depend on the codes before it alone."""
+        """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the foreground; each depends on the tokens before it alone."""
         vertical = horizontal = self.codes(codes).movedim(-1, 1)
         for i, (layer, label) in enumerate(zip(self.layers, self._labels(level, rating, len(codes)))):
-            place = self.places if i == 0 and self.places is not None else 0.0
-            vertical, horizontal = layer(vertical, horizontal, label + place)
-        logits = self.head(horizontal).movedim(1, -1)
-        return logits if self.counts is None else logits + self.counts.logits.view(*self.grid, -1)
+            vertical, horizontal = layer(vertical, horizontal, label + (0.0 if i else self.places))
+        where = self.background.positions()
+        inner = self.head(horizontal.flatten(2).mT[:, where]) + self.counts(where, level)
+        return inner if self.training else self.background.around(inner)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
-        """Whole rows of the vertical stack once a row, one position of the horizontal stack a code: channels last, as products."""
+        """Whole rows of the vertical stack once a row, one position of the horizontal stack a token: channels last, as products.
+
+        Background positions are passed over in the calls; their share of the horizontal stack is made up for in the next one.
+        """
         (h, w), n, layers = self.grid, len(level), self.layers
         kind = {"device": self.device, "dtype": self.head[0].weight.dtype}
         names = ("vertical", "horizontal", "down", "out", "up")
         weights = [{name: _as_matrix(conv) for name in names if (conv := getattr(layer, name)) is not None} for layer in layers]
-        head = [_as_matrix(self.head[0]), _as_matrix(self.head[2])]
         labels = [label[:, None, :, 0, 0] for label in self._labels(level, rating, n)]  # (n, 1, 2 * hidden)
         # What each layer reads, with its padding: all rows for the vertical stack, this row for the horizontal one.
-        above = [torch.zeros(n, layer.pad + h, w + 2 * layer.pad, self.hidden, **kind) for layer in layers]
-        left = [torch.zeros(n, layer.pad + w, self.hidden, **kind) for layer in layers]
+        above = [torch.zeros(n, layer.pad + h, w + 2 * layer.pad, self.config.hidden, **kind) for layer in layers]
+        left = [torch.zeros(n, layer.pad + w, self.config.hidden, **kind) for layer in layers]
         told: list[Tensor] = []  # (n, w, 2 * hidden) a layer, of this row
+        done = iter(range(h * w))  # positions in their order, each taken once
 
         def begin_row(flat: Tensor, r: int) -> None:
             told.clear()
@@ -138,7 +128,7 @@ class GatedPixelCNN(Autoregressive):
                 above[0][:, pad + r - 1, pad : pad + w] = self.codes(flat[:, (r - 1) * w : r * w])
             for i, (layer, weight) in enumerate(zip(layers, weights)):
                 (taps, step, strict), pad = layer.reach, layer.pad
-                label = labels[i] + (self.places[:, r].T if i == 0 and self.places is not None else 0.0)
+                label = labels[i] + (0.0 if i else self.places[:, r].T)
                 rows, columns = range(taps + (not strict)), range(2 * taps + 1)
                 read = [above[i][:, r + y * step, x * step : x * step + w] for y in rows for x in columns]
                 raw = F.linear(torch.cat(read, -1), *weight["vertical"])
@@ -150,7 +140,7 @@ class GatedPixelCNN(Autoregressive):
                     after = layers[i + 1].pad
                     above[i + 1][:, after + r, after : after + w] = seen
 
-        def step(flat: Tensor, t: int) -> Tensor:
+        def advance(flat: Tensor, t: int) -> Tensor:
             r, c = divmod(t, w)
             if c == 0:
                 begin_row(flat, r)
@@ -165,8 +155,13 @@ class GatedPixelCNN(Autoregressive):
                     seen = seen + left[i][:, layer.pad + c]
                 if i + 1 < len(layers):
                     left[i + 1][:, layers[i + 1].pad + c] = seen
-            logits = F.linear(F.relu(F.linear(seen, *head[0])), *head[1])
-            return logits if self.counts is None else logits + self.counts.logits[t]
+            return seen
+
+        def step(flat: Tensor, t: int) -> Tensor:
+            for at in done:
+                seen = advance(flat, at)
+                if at == t:
+                    return self.head(seen) + self.counts(slice(t, t + 1), level)[..., 0, :]
 
         return step
 

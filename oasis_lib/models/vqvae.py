@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from oasis_lib.config import VQVAEConfig
 from oasis_lib.models.blocks import Decoder, Encoder
-from oasis_lib.models.presets import recipe_of
 from oasis_lib.models.quantizer import VectorQuantizer
 
 CRISP = "crisp"  # the folder, inside a VQ-VAE's own, that its adversarial decoder is kept in
@@ -30,8 +29,7 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig | None = None):
         super().__init__()
         self.config = config = config or VQVAEConfig()
-        shape = recipe_of(config), config.channels, config.code_dim
-        self.encoder, self.decoder = Encoder(*shape), Decoder(*shape)
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantizer = VectorQuantizer(config)
         self.crisp: Decoder | None = None  # trained against a discriminator: sharp, at some cost in SSIM
         # What pixels are scaled by on the way in and out (1 and 0 unless `vqvae.normalise`), and what divides the squared error.

@@ -1,144 +1,125 @@
-"""Training the CodeGAN: two players, kept in balance, and words when they are not."""
+"""Training the CodeGAN: hinge loss, the discriminator at a rate of its own, and words when the two are out of balance."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
-from oasis_lib.metrics import PAIRS, apart, in_regions, pairs
+from oasis_lib.metrics import apart, in_regions
 from oasis_lib.models import VQVAE
-from oasis_lib.models.codegan import CodeGAN
-from oasis_lib.training.codes import codes_of
-from oasis_lib.training.data import Batch, evenly, seeded
+from oasis_lib.models.codegan import FRESH, CodeGAN
+from oasis_lib.training.data import Batch, seeded
 from oasis_lib.training.tasks import PriorTask
 
-WANTED = 0.75  # of the discriminator's answers may be right; above, what it sees is blurred with noise
-BLUR_STEP = 0.01
-R1_EVERY, R1 = 8, 1.0
-SETTLED = 100  # steps before which nothing is said of the balance
+COMMITMENT = 1.0  # weight of the distance between the generator's latents and the codebook; at 0.01 latents grow without end
+SETTLED = 200  # steps before which nothing is said of the balance
 WARNINGS = "warnings.txt"
 
 
 class GANTask(PriorTask):
-    """Discriminator, then generator, each once a step. The score compares which codes are used where with validation people."""
+    """Discriminator, then generator, each once a step, on the same generated maps."""
 
     model: CodeGAN
 
     def __init__(self, model: CodeGAN, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
         super().__init__(model, vqvae, cohort, device, training, out)
         self.rates = {"discriminator": model.config.patience}
-        codes = codes_of(self.vqvae, cohort, "train", device)[evenly(len(cohort["train"]), 512)]
-        prepare(model, self.vqvae.quantizer.codebook.detach(), torch.from_numpy(codes).long().to(device))
-        self.real, self.now = self.codes[:0], (self.level, self.rating)
-        self.made = torch.empty(0, device=device)
+        self.raw, self.now = self.codes[:0].float(), (self.level, self.rating)
 
     def begin(self, batch: Batch) -> None:
         super().begin(batch)
         (self.out / WARNINGS).unlink(missing_ok=True)
+        if self.learnt:
+            return
+        train, sides = self.cohort["train"], len(self.maps)
+        subject = np.unique(train.subjects if self.model.levels else np.arange(len(train)), return_inverse=True)[1]
+        subject, level = (torch.from_numpy(x.astype(np.int64)).to(self.device) for x in (subject, train.levels))
+        mirrored = torch.arange(sides, device=self.device).repeat_interleave(len(train)) * (int(subject.max()) + 1)
+        vectors = self.vqvae.quantizer.codebook.detach()
+        self.model.fit_start(vectors, self.maps.flatten(0, 1).long(), level.repeat(sides), subject.repeat(sides) + mirrored)
 
     def split(self) -> dict[str, nn.Module]:
         return {"discriminator": self.model.discriminator, "generator": self.model.generator}
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        smooth, critic, make = self.model.config.smoothing, self.parts["discriminator"], self.parts["generator"]
-        noise = torch.randn(len(batch.rows), self.model.config.noise, device=self.device)
-        if part == "generator":
-            fake = self.model.maps(make(noise, *self.now))
-            self.made = fake.detach()
-            answer = critic(self.blurred(fake), *self.now)
-            loss = F.softplus(-answer).mean()  # it wants to be taken for real
-            return loss, {"generator": loss}
-        self.real, self.now = self.encode(batch), self.labels(batch, step)
-        real = self.model.real_maps(self.real)
-        with torch.no_grad():
-            fake = self.model.maps(make(noise, *self.now))
-        penalised = self.model.config.stabiliser == "r1" and step % R1_EVERY == 0
-        seen = self.blurred(real).requires_grad_(penalised)
-        on_real, on_fake = critic(seen, *self.now), critic(self.blurred(fake), *self.now)
-        targets = torch.full_like(on_real, 1 - smooth), torch.full_like(on_fake, smooth)
-        loss = sum(F.binary_cross_entropy_with_logits(a, t) for a, t in zip((on_real, on_fake), targets))
-        logs = {"discriminator": loss, "real_score": on_real.sigmoid().mean(), "fake_score": on_fake.sigmoid().mean()}
-        if penalised:
-            slope = torch.autograd.grad(on_real.sum(), seen, create_graph=True)[0]
-            loss = loss + 0.5 * R1 * R1_EVERY * slope.square().flatten(1).sum(1).mean()
+        critic = self.model.discriminator
+        if part == "generator":  # the discriminator only passes gradients on
+            critic.requires_grad_(False)
+            fake = self.model.snapped(self.raw)
+            loss = -critic(fake, self.model.expected(self.now[0]), *self.now).mean()
+            critic.requires_grad_(True)
+            return loss + COMMITMENT * F.mse_loss(self.raw, fake.detach()), {"generator": loss}
+        self.now = batch.level.clamp(min=0), self.labels(batch, step)[1]
+        real = self.model.real_maps(self.encode(batch))
+        noise = torch.randn(len(real), self.model.config.noise, device=self.device)
+        fresh = torch.randn(len(real), FRESH, *self.model.grid, device=self.device)
+        self.raw = self.model.draw(noise, fresh, *self.now, through=self.parts["generator"]).float()
+        expected = self.model.expected(self.now[0])
+        on_real, on_fake = (
+            self.parts["discriminator"](x, expected, *self.now) for x in (real, self.model.snapped(self.raw.detach()))
+        )
+        loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
         right = ((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2
         self.model.accuracy.lerp_(right.detach(), 0.02)
-        return loss, logs | {"accuracy": right, "blur": self.model.blur.clone()}
-
-    def blurred(self, maps: Tensor) -> Tensor:
-        return maps + self.model.blur * torch.randn_like(maps)
-
-    def after_step(self, step: int) -> None:
-        super().after_step(step)
-        if self.model.config.stabiliser != "none":
-            self.model.blur.add_(BLUR_STEP * torch.sign(self.model.accuracy - WANTED)).clamp_(0, 2)
-        if self.model.config.codes == "index" and self.model.config.bins == "learned":
-            learn_bins(self.model, self.made)
+        scores = {"real_score": on_real.mean(), "fake_score": on_fake.mean(), "accuracy": right}
+        return loss, {"discriminator": loss} | scores
 
     def measure(self, model: CodeGAN) -> dict[str, float]:
-        drawn = model.sample(len(self.codes), self.level, self.rating, generator=seeded(0))
-        entries = model.entries
+        drawn, level = model.sample(len(self.codes), self.level, self.rating, generator=seeded(0)), self.level.clamp(min=0)
+        real, fake = ((coarse(model, codes, level)) for codes in (self.codes, drawn))
         found = {
-            "validate_histogram": apart(self.codes, drawn, entries),
-            "validate_regions": apart(in_regions(self.codes, entries), in_regions(drawn, entries), 16 * entries),
-            "validate_pairs": apart(pairs(self.codes), pairs(drawn), PAIRS),
+            "validate_regions": apart(*(in_regions(x, model.entries) for x in (self.codes, drawn)), 16 * model.entries),
             "codes_used": len(drawn.unique()),
-            "diversity": variety(drawn) / max(variety(self.codes), 1e-6),
+            "diversity": float(spread(fake) / spread(real).clamp(min=1e-6)),
+            "level_within_one": within_one(model, drawn, level),
             "accuracy": float(model.accuracy),
         }
-        for words in verdicts(found, len(self.codes.unique())) if self.step >= SETTLED else []:
+        real_within_one = within_one(model, self.codes, level)
+        for words in verdicts(found, real_within_one) if self.step >= SETTLED else []:
             self.out.mkdir(parents=True, exist_ok=True)
             with (self.out / WARNINGS).open("a") as file:
                 file.write(f"step {self.step}: {words}\n")
             warnings.warn(f"codegan, step {self.step}: {words}", stacklevel=2)
-        return found | {"score": -(found["validate_regions"] + found["validate_pairs"]) / 2}
+        return found | {"score": -found["validate_regions"]}
 
 
-def verdicts(found: dict[str, float], used_by_people: int) -> list[str]:
-    """What a person who watches the curves would say."""
+def verdicts(found: dict[str, float], real_within_one: float) -> list[str]:
+    """What the numbers say of the balance of the two networks, and of the samples."""
     words = []
     if found["accuracy"] > 0.95:
-        words.append(
-            "the discriminator wins: 95 % of its answers are right, and the generator learns nothing; lower codegan.patience"
-        )
+        words.append("the discriminator wins: 95 % of its answers are right; lower codegan.patience")
     if found["accuracy"] < 0.52:
         words.append("the generator wins: the discriminator guesses; raise codegan.patience")
-    if found["codes_used"] < used_by_people / 4 or found["diversity"] < 0.3:
+    if found["diversity"] < 0.5:
+        words.append(f"samples collapse: they differ {found['diversity']:.2f} times as much as validation subjects do")
+    if found["level_within_one"] < real_within_one / 2:
         words.append(
-            f"samples collapse: {found['codes_used']} codes in use where people use {used_by_people}, "
-            f"and they differ {found['diversity']:.2f} times as much as people do"
+            f"samples ignore their slice index: {found['level_within_one']:.2f} are nearest to the mean of a slice within one "
+            f"of it; validation slices: {real_within_one:.2f}"
         )
     return words
 
 
-@torch.no_grad()
-def prepare(model: CodeGAN, vectors: Tensor, codes: Tensor) -> None:
-    """What the model has to know of the codebook, and of how often training people use each code."""
-    model.vectors.copy_((vectors - vectors.mean(0)) / vectors.std())
-    counts = torch.bincount(codes.flatten(), minlength=model.entries).double()
-    # "uniform": equal bins for the codes in use, as seed 000 has it; "quantile": as wide as the code is frequent.
-    widths = counts if model.config.bins == "quantile" else (counts > 0).double()
-    edges = torch.cat([widths.new_zeros(1), widths.cumsum(0)]) / widths.sum() * 2 - 1
-    model.real_edges.copy_(edges)
-    model.edges.copy_(edges)
-    model.frequencies.copy_(counts / counts.sum())
+def coarse(model: CodeGAN, codes: Tensor, level: Tensor) -> Tensor:
+    """(n, h, w) tokens -> (n, C, h / 4, w / 4): mean latents of 4 x 4 positions, less what is expected at the slice index."""
+    return F.avg_pool2d(model.real_maps(codes) - model.expected(level), 4, ceil_mode=True)
 
 
-@torch.no_grad()
-def learn_bins(model: CodeGAN, made: Tensor, rate: float = 0.02) -> None:
-    """Move the cuts towards those that would give each code its frequency among training people."""
-    values = made.flatten().float().sort().values
-    shares = model.frequencies.cumsum(0)[:-1].clamp(0, 1)
-    cuts = values[(shares * (len(values) - 1)).long()]
-    model.edges[1:-1] = model.edges[1:-1].lerp(cuts, rate).cummax(0).values
+def spread(maps: Tensor) -> Tensor:
+    """How far maps are from one another: the root mean square difference of neighbours in the list."""
+    return (maps - maps.roll(1, 0)).square().mean().sqrt()
 
 
-def variety(codes: Tensor) -> float:
-    """The share of places at which two maps differ, over neighbours in the list."""
-    return float((codes != codes.roll(1, 0)).float().mean())
+def within_one(model: CodeGAN, codes: Tensor, level: Tensor) -> float:
+    """The share of maps that are nearest to the mean of a slice index within one of their own."""
+    every = torch.arange(max(model.levels, 1), device=codes.device)
+    means = F.avg_pool2d(model.expected(every), 4, ceil_mode=True).flatten(1)
+    maps = F.avg_pool2d(model.real_maps(codes), 4, ceil_mode=True).flatten(1)
+    return float(((torch.cdist(maps, means).argmin(1) - level).abs() <= 1).float().mean())

@@ -21,11 +21,14 @@ from oasis_lib.training.gan import GANTask
 from oasis_lib.training.once import fit_once
 from oasis_lib.training.tasks import LikelihoodTask, PriorTask
 
+# A program may add its own.
+TASKS: dict[str, type[PriorTask]] = {"transformer": LikelihoodTask, "pixelcnn": LikelihoodTask, "codegan": GANTask}
+
 
 def task_of(kind: str) -> type[PriorTask]:
-    if kind not in PRIORS:
+    if kind not in TASKS:
         raise ValueError(f"no prior {kind!r}; there are {', '.join(PRIORS)}{near(kind, PRIORS)}")
-    return GANTask if kind == "codegan" else LikelihoodTask
+    return TASKS[kind]
 
 
 def digest(folder: Path) -> str:

@@ -16,7 +16,7 @@ from oasis_lib import metrics
 from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
-from oasis_lib.models import VQVAE, perplexity
+from oasis_lib.models import VQVAE, build, perplexity
 from oasis_lib.paths import atomic
 from oasis_lib.training.adversarial import train_crisp
 from oasis_lib.training.data import Batch, Batches, evenly, in_channels, seeded, to_images
@@ -49,8 +49,7 @@ class VQVAETask(Task):
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         target = in_channels(batch.images, self.model).contiguous(memory_format=torch.channels_last)
         if self.begun is None:
-            waits = self.model.config.start == "k-means" and self.model.config.warm > 0
-            self.begun = not waits or bool(self.model.quantizer.started)
+            self.begun = not self.model.config.warm or bool(self.model.quantizer.started)
         out = self.parts[part](target, quantize=self.begun)
         self.moved = out.latents.detach(), out.codes
         reconstruction, logs = reconstruction_loss(out.images.float(), target, self.model)
@@ -129,19 +128,19 @@ def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Te
     return l1 + structure, {"l1": l1, "structure": structure}
 
 
-def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, progress: bool = True) -> pd.DataFrame:
+def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, kind: str = "vqvae", progress: bool = True) -> pd.DataFrame:
     """Train into a model folder, or go on where an earlier call was stopped; returns the history."""
     model, training = part.model, part.training
 
     def make_task(device: torch.device) -> VQVAETask:
-        vqvae = VQVAE(model)
+        vqvae = build(kind, model)
         pixels = cohort["train"].images[evenly(len(cohort["train"]), 512)].astype(np.float32) / 255
         vqvae.mean.fill_(float(pixels.mean()))
         vqvae.variance.fill_(float(pixels.var()))
         return VQVAETask(vqvae, cohort, device, training.seed, Path(out))
 
     first = dataclasses.replace(model, adversarial=0.0)  # the second stage, whatever its length, leaves the first as it is
-    saved = {"kind": "vqvae", "model": as_dict(first), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
+    saved = {"kind": kind, "model": as_dict(first), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
     history = fit_once(
         make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress
     )
