@@ -137,7 +137,7 @@ def brain_mask(images: np.ndarray) -> np.ndarray:
 
 
 def _open_and_fill(mask: np.ndarray) -> None:
-    """Opening, then filling of holes, of (N, H, W) in place: within the box of all that is set, all slices in one pass."""
+    """Opening, then filling of holes, of (N, H, W) in place: all slices in one pass, within their common box."""
     from skimage.measure import label
 
     rows, columns = np.flatnonzero(mask.any((0, 2))), np.flatnonzero(mask.any((0, 1)))

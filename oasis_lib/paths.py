@@ -61,7 +61,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def only_one(lock: Path, doing: str) -> Iterator[None]:
-    """Hold the file `lock`, which names this process. A second process is refused; the lock of a dead one is taken over.
+    """Hold the file `lock`, which names this process. A second process is refused; a dead one's lock is taken over.
 
     A record lock of the system: it ends with its process, however that ends, and forked workers do not hold it.
     """
@@ -71,7 +71,7 @@ def only_one(lock: Path, doing: str) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise ValueError(f"{lock.parent}: process {file.read()} is {doing}; wait for it, or end it first") from error
+            raise ValueError(f"{lock.parent}: process {file.read()} is {doing}; wait for it or end it") from error
         file.truncate(0)
         file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()

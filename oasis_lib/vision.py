@@ -1,7 +1,7 @@
 """torchvision for the library, also beside a torch of another build. The only place that imports it.
 
-The index's torchvision links CUDA. Beside a CPU-only torch its compiled part does not load, and the schemas of two operators are
-missing. Declared here, they let transforms, datasets and utils work; the operators themselves still raise.
+The index's torchvision links CUDA. Beside a CPU-only torch its compiled part does not load, and two operators' schemas
+are missing. Declared here, they let transforms, datasets and utils work; the operators themselves still raise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["COMPLETE", "blur", "functional", "torchvision"]
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (..., H, W) out to 3 sigma, mirrored at the border. Axis by axis: a 2-D window takes longer from 3 on."""
+    """Gaussian blur of (..., H, W) out to 3 sigma, mirrored at the border. Axis by axis: faster from sigma 4 on."""
     window = 2 * max(1, math.ceil(3 * sigma)) + 1
     images = functional.gaussian_blur(images, [1, window], [sigma, sigma])
     return functional.gaussian_blur(images, [window, 1], [sigma, sigma])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import psutil
@@ -24,7 +25,8 @@ def test_an_interrupted_prepare_goes_on_and_ends_with_the_same_bytes(tmp_path, m
     source = flat_splits(tmp_path / "in", people=(6, 2, 2))
     whole = prepare(source, tmp_path / "whole", size=32, progress=False)
     real = writing._each
-    monkeypatch.setattr(writing, "_each", lambda work, items, *_: (killed(i) or work(item) for i, item in enumerate(items)))
+    interrupted = lambda work, items, *_: (killed(i) or work(item) for i, item in enumerate(items))  # noqa: E731
+    monkeypatch.setattr(writing, "_each", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "out", size=32, progress=False)
     assert not (tmp_path / "out").exists()
@@ -35,7 +37,8 @@ def test_an_interrupted_prepare_goes_on_and_ends_with_the_same_bytes(tmp_path, m
     damaged[len(damaged) // 3] ^= 1
     (items / "2.npz").write_bytes(damaged)
     rest = []
-    monkeypatch.setattr(writing, "_each", lambda work, items, *of: (rest.extend(i for i, _ in items), real(work, items, *of))[1])
+    watched = lambda work, items, *of: (rest.extend(i for i, _ in items), real(work, items, *of))[1]  # noqa: E731
+    monkeypatch.setattr(writing, "_each", watched)
     assert prepare(source, tmp_path / "out", size=32, progress=False).hash == whole.hash
     assert rest == [1, 2, 5, 6, 7, 8, 9] and not (tmp_path / ".out.part").exists()
     for file in whole.folder.glob("*.npy"):
@@ -73,7 +76,7 @@ def test_a_prepare_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
         assert not (tmp_path / f".out{event}.part").exists()
         if survived:
             break
-    assert survived and len(stages) >= 4, "killed before, while items are read, while arrays are written, and not at all"
+    assert survived and len(stages) >= 4, "killed before, as items are read, as arrays are written, and not at all"
 
 
 def ends_before(event, source, out):
@@ -186,21 +189,15 @@ def test_an_altered_file_is_named_when_the_cohort_is_opened(prepared, tmp_path, 
     assert str(folder / name) in str(error.value) and "again" in str(error.value)
 
 
-def test_one_changed_pixel_is_found_by_a_full_check_and_by_preparing_again(prepared):
-    source, folder = prepared
-    place = 128 + 64 * 64 * 100 + 2000  # between the blocks of the sample
-    for _ in range(2):
-        with open(folder / "train.npy", "r+b") as file:
-            file.seek(place)
-            byte = file.read(1)[0]
-            file.seek(place)
-            file.write(bytes([byte ^ 1]))
-        if _ == 0:
-            open_cohort(folder)
-            for check in (lambda: open_cohort(folder, full=True), lambda: prepare(source, folder, size=64, progress=False)):
-                with pytest.raises(ValueError, match="train.npy: has other bytes"):
-                    check()
-    open_cohort(folder, full=True)
+def test_one_changed_pixel_is_found_by_a_full_check_and_by_preparing_again(prepared, tmp_path):
+    source, folder = prepared[0], shutil.copytree(prepared[1], tmp_path / "copy")
+    data = bytearray((folder / "train.npy").read_bytes())
+    data[128 + 64 * 64 * 100 + 2000] ^= 1  # between the blocks of the sample
+    (folder / "train.npy").write_bytes(data)
+    open_cohort(folder)
+    for check in (partial(open_cohort, folder, full=True), partial(prepare, source, folder, size=64, progress=False)):
+        with pytest.raises(ValueError, match="train.npy: has other bytes"):
+            check()
 
 
 def test_a_cohort_without_hashes_opens_and_its_arrays_are_held_against_its_table(prepared, tmp_path):

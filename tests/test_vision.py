@@ -15,7 +15,8 @@ from oasis_lib.vision import blur, torchvision
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0])
 def test_blur_is_a_gaussian_out_to_three_sigma(sigma):
     images = torch.rand(2, 1, 40, 30, generator=torch.Generator().manual_seed(0))
-    wanted = ndimage.gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="mirror", radius=int(np.ceil(3 * sigma)))
+    reach = int(np.ceil(3 * sigma))
+    wanted = ndimage.gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="mirror", radius=reach)
     np.testing.assert_allclose(blur(images, sigma), wanted, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The anatomy that phantoms grow from: nilearn's MNI152 templates, sharpened, with depth, ventricles and smooth warps."""
+"""The anatomy of phantoms: nilearn's MNI152 templates, sharpened, with depth, ventricles and smooth warps."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ class Template:
 
     def sample(self, volume: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Linear interpolation at points in mm, (3, n) -> (n,)."""
-        return ndimage.map_coordinates(volume, points - self.origin[:, None], order=1, mode="nearest", output=np.float32)
+        return _linear(volume, points - self.origin[:, None])
 
 
 @lru_cache(maxsize=1)
 def template() -> Template:
-    """Read and derive once a process: some 5 seconds."""
+    """Read and derived once per process: some 5 seconds."""
     from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
 
-    t1, grey, white = (load(resolution=1) for load in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template))
+    loaders = (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template)
+    t1, grey, white = (load(resolution=1) for load in loaders)
     origin = t1.affine[:3, 3]
     low, high = np.floor(LOW - 6 - origin).astype(int), np.ceil(HIGH + 6 - origin).astype(int)
     box = tuple(slice(max(0, a), b) for a, b in zip(low, high))
@@ -43,7 +44,7 @@ def template() -> Template:
     for k in range(brain.shape[2]):
         brain[:, :, k] = ndimage.binary_fill_holes(brain[:, :, k])
     depth = (ndimage.distance_transform_edt(brain) - ndimage.distance_transform_edt(~brain)).astype(np.float32)
-    # An average of many people is blurred; a high-pass (that knows the brain's edge) gives sulci and gyri back.
+    # A template is an average, hence blurred; a high-pass (within the brain's edge) gives sulci and gyri back.
     share = np.maximum(ndimage.gaussian_filter(brain.astype(np.float32), 2.5), 1e-3)
     sharp = t1 + 1.5 * (t1 - ndimage.gaussian_filter(t1 * brain, 2.5) / share)
     deep = np.clip((depth - 24) / 10, 0, 1) * np.clip((t1 - 0.55) / 0.08, 0, 1)
@@ -70,7 +71,10 @@ def lattice_points() -> np.ndarray:
 
 def on_lattice(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     """A lattice field at points in mm, linearly."""
-    at = (points - LOW[:, None]) / LATTICE
+    return _linear(field, (points - LOW[:, None]) / LATTICE)
+
+
+def _linear(field: np.ndarray, at: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(field, at, order=1, mode="nearest", output=np.float32)
 
 
@@ -84,12 +88,11 @@ def smooth_noise(random: np.random.Generator, scale: float) -> np.ndarray:
 
 
 def grow_warp(random: np.random.Generator, scales: dict[float, float], extra: np.ndarray) -> tuple[np.ndarray, float]:
-    """A displacement (3, lattice) in mm and the smallest Jacobian determinant of the map it makes.
+    """A displacement (3, lattice) in mm and the smallest Jacobian determinant of its map.
 
-    Velocities at several scales ({smoothness: peak} in mm) are integrated, so that the map neither tears nor folds. Should
-    the discrete map still come near folding, it is grown again, gentler.
+    Velocities at several scales ({smoothness: peak} in mm) are integrated: a diffeomorphism. Where the discrete map
+    still comes near folding, it is grown again, gentler. Fine scales fade towards the surface.
     """
-    # Folding varies much more than the outline of the head: fine scales fade towards the surface.
     points = lattice_points()
     depth = template().sample(template().depth, points.reshape(3, -1)).reshape(lattice_shape())
     inner = np.clip((depth + 4) / 16, 0.25, 1)
@@ -103,7 +106,7 @@ def grow_warp(random: np.random.Generator, scales: dict[float, float], extra: np
         smallest = float(jacobian(displacement).min())
         if smallest > 0.05:
             return displacement, smallest
-    raise ValueError(f"a warp folds (Jacobian {smallest:.2f}) even at a tenth of its strength; lower its scales {scales}")
+    raise ValueError(f"a warp folds (Jacobian {smallest:.2f}) at a tenth of its strength; lower its scales {scales}")
 
 
 def integrate(velocity: np.ndarray, steps: int = 5) -> np.ndarray:
@@ -112,7 +115,8 @@ def integrate(velocity: np.ndarray, steps: int = 5) -> np.ndarray:
     grid = np.indices(velocity.shape[1:]).astype(float)
     for _ in range(steps):
         at = grid + displacement / LATTICE
-        displacement = displacement + np.stack([ndimage.map_coordinates(d, at, order=1, mode="nearest") for d in displacement])
+        moved = [ndimage.map_coordinates(d, at, order=1, mode="nearest") for d in displacement]
+        displacement = displacement + np.stack(moved)
     return displacement
 
 

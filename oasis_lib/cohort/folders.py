@@ -1,4 +1,4 @@
-"""Folders of slice images: the course set, split folders, class folders, or all of this without subjects in the names."""
+"""Folders of slice images: the course set, split folders and class folders, with or without subjects in the names."""
 
 from __future__ import annotations
 
@@ -71,13 +71,9 @@ def plan_folder(root: Path, files: list[Path], sheet: Path | None, how: Options)
             *([f"tissue masks for {', '.join(tissue)}"] if tissue else []),
         ],
         tissue=tissue,
-        warnings=warnings + _cut_warning(root / items[0].files[len(items[0].files) // 2], how.size),
+        warnings=warnings,
         left_out=left_out + misnamed,
     )
-
-
-def is_image(file: Path) -> bool:
-    return file.name.lower().endswith(IMAGES)
 
 
 def split_of(folder: str) -> str:
@@ -90,14 +86,15 @@ def by_split(root: Path, files: list[Path], what: str) -> dict[str, list[Path]]:
     splits = defaultdict(list)
     for file in files:
         splits[_split_in(root, file)].append(file)
-    folders = {split_of(p.name): p for p in root.glob("**/") if p != root and split_of(p.name) and not _is_mask(root, p / "")}
+    below = [p for p in root.glob("**/") if p != root and not _is_mask(root, p / "")]
+    folders = {split_of(p.name): p for p in below if split_of(p.name)}
     if not folders:
         return {"": splits[""]}
     for name in SPLITS:
         if name not in folders:
             raise CohortError(
-                f"{root}: has {' and '.join(sorted(folders))} but no {name} folder; add one with people of its own, or put all"
-                f" {what} into one folder to have them split by person"
+                f"{root}: has {' and '.join(sorted(folders))} but no {name} folder; add one with people of its own, or"
+                f" put all {what} into one folder to have them split by person"
             )
         if not splits[name]:
             do = "fill it, or take the split folders away to have the split made by person"
@@ -119,7 +116,8 @@ def _masks(root: Path, masks: set[Path], splits: dict[str, list[Path]]) -> tuple
     """The mask of every image that has one, and the splits in which all have."""
     by_name = {(_split_in(root, m), re.sub(r"^seg_", "case_", m.name)): str(m) for m in masks}
     found = {s: {str(f.relative_to(root)): by_name.get((s, f.name), "") for f in files} for s, files in splits.items()}
-    return {f: m for of in found.values() for f, m in of.items() if m}, tuple(s for s in SPLITS if all(found[s].values()))
+    whole = tuple(s for s in SPLITS if all(found[s].values()))
+    return {f: m for of in found.values() for f, m in of.items() if m}, whole
 
 
 def _headers(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, tuple], list[str]]:
@@ -143,16 +141,18 @@ def _headers(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, 
 
 
 def unreadable(file: Path, error: Exception) -> str:
+    """One line on a file that Pillow or nibabel could not read."""
     if isinstance(error, PermissionError):
         return f"{file}: no permission to read it; ask its owner, or chmod u+r"
     if isinstance(error, UnidentifiedImageError):
         what = "is not an image, whatever its extension says" if file.stat().st_size else "is empty"
         return f"{file}: {what}; replace or remove it"
-    return f"{file}: is damaged ({str(error).splitlines()[0]}); copy it again from its source or remove it"
+    why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return f"{file}: is damaged or of another kind ({why}); copy it again or remove it"
 
 
 def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, Name], list[str], list[str]]:
-    """Subject, session and slice index from every path, warnings, and misnamed files. Without subjects each file is one."""
+    """Subject, session and slice index from every path, warnings, and misnamed files."""
     found = {file: parse_name(file.relative_to(root)) for file in files}
     numbers = {file: NUMBERS.fullmatch(_stem(file)) for file in files}
     if not any(found.values()) and all(numbers.values()) and len({m[1] for m in numbers.values()}) * 2 <= len(files):
@@ -160,8 +160,8 @@ def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, Na
     known = {file: name for file, name in found.items() if name}
     if len(known) < 0.9 * len(files):
         warning = (
-            f"no person can be told from the names (such as {files[0].name}): each image counts as a person of its own, so"
-            " slices of one head may stand in two splits (a leak that flatters every score); name files"
+            f"no person can be told from the names (such as {files[0].name}): each image counts as a person of its own,"
+            " so slices of one head may stand in two splits (a leak that flatters every score); name files"
             " sub-001_slice-01.png, or give split folders by person"
         )
         alone = {f: re.sub(r"[,\t\n\"]", "_", str(f.relative_to(root).with_suffix(""))) for f in files}
@@ -190,7 +190,7 @@ def _stem(path: Path) -> str:
 
 
 def _groups(root: Path, found: dict[str, list[Path]], names: dict[Path, Name]) -> dict[str, str] | None:
-    """Class folders as torchvision's ImageFolder reads them: the group of every subject, where there are several groups."""
+    """The group of every subject from class folders, as torchvision's ImageFolder reads them; None for one group."""
     groups = defaultdict(set)
     for split, files in found.items():
         top = Path(os.path.commonpath([f.parent for f in files]))
@@ -246,7 +246,9 @@ def read_images(root: Path, size: int, masks: dict[str, str], with_tissue: froze
         found = [np.clip(v * (255 / high) + 0.5, 0, 255).astype(np.uint8) for v in found]
     images = np.array([centred(v, size) for v in found], np.uint8).reshape(-1, size, size)
     maps = np.array(tissue, np.uint8).reshape(images.shape) if item.split in with_tissue else None
-    return Slices(images, kept, maps, left_out=bad)
+    cut = max((cut_share(v > 30, size) for v in found if max(v.shape) > size), default=0.0)
+    notes = [f"{size} pixels cut heads; a size of {max(found[0].shape)} keeps them whole"] if cut > 0.01 else []
+    return Slices(images, kept, maps, left_out=bad, notes=notes)
 
 
 def _tissue(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -278,13 +280,3 @@ def cut_share(image: np.ndarray, size: int) -> float:
     """The share of the pixels above zero that `centred` cuts off."""
     total = np.count_nonzero(image)
     return 1 - np.count_nonzero(centred(image, size)) / total if total else 0.0
-
-
-def _cut_warning(file: Path, size: int) -> list[str]:
-    try:
-        with Image.open(file) as image:
-            share = cut_share(np.asarray(image.convert("L")) > 30, size)
-    except DAMAGED:
-        return []  # reported when it is read
-    keeps = f"a size of {max(image.size)} keeps all of it"
-    return [f"{size} pixels cut {share:.0%} off the head of {file.name}; {keeps}"] if share > 0.01 else []

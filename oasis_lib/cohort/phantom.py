@@ -49,7 +49,8 @@ def draw_people(count: int, seed: int) -> list[Person]:
         sex = str(random.choice(["F", "M"]))
         ventricles = round(-2.0 + 13 * atrophy + 1.2 * random.standard_normal(), 3)
         widening = round(0.15 * atrophy + 0.015 * random.standard_normal(), 4)
-        people.append(Person(f"sub-{i + 1:03d}", round(age, 1), sex, float(cdr), round(atrophy, 3), ventricles, widening))
+        age, cdr, atrophy = round(age, 1), float(cdr), round(atrophy, 3)
+        people.append(Person(f"sub-{i + 1:03d}", age, sex, cdr, atrophy, ventricles, widening))
     return people
 
 
@@ -89,7 +90,7 @@ def plan_phantom(how: Options) -> Plan:
 
 
 def render(people: dict[str, tuple[int, Person]], size: int, seed: int, item: Item) -> Slices:
-    """All slices of one person. Every effect draws from a stream of its own, so that a lesion changes nothing but itself."""
+    """All slices of one subject. Every effect has a random stream of its own: a lesion changes nothing but itself."""
     index, person = people[item.subject]
     streams = [np.random.default_rng([seed, VERSION, 1 + index, k]) for k in range(5)]
     fine = 2 if size <= 128 else 1  # small pixels are means over finer ones, as a scanner's are
@@ -119,7 +120,7 @@ def render(people: dict[str, tuple[int, Person]], size: int, seed: int, item: It
 
 
 def _points(size: int, fine: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """Places in mm of the pixels that a head can reach, (3, n), anterior first; the shapes in fine and in final pixels."""
+    """Places in mm of the pixels that a head can reach, (3, n), anterior first; shapes in fine and in final pixels."""
     pixel = FIELD / size
     small = tuple(min(size, size % 2 + 2 * int(np.ceil(mm / pixel / 2))) for mm in (208, 168))
     rows, columns = ((np.arange(n * fine) - (n * fine - 1) / 2) * pixel / fine for n in small)
@@ -134,7 +135,8 @@ def _warp(random: np.random.Generator, person: Person, points: np.ndarray) -> tu
     size = 1 / (random.normal(1.0 if person.sex == "M" else 0.965, 0.015) * random.normal(1, [0.02, 0.02, 0.02]))
     affine = _rotation(turn) * size
     middle = np.array([0.0, CENTRE, 10.0])[:, None]
-    displacement, smallest = grow_warp(random, {34.0: 4.0, 14.0: 3.0, 7.0: 2.8}, person.ventricles * mni.towards_ventricles)
+    pull = person.ventricles * mni.towards_ventricles
+    displacement, _ = grow_warp(random, {34.0: 4.0, 14.0: 3.0, 7.0: 2.8}, pull)
     moved = points + np.stack([on_lattice(d, points) for d in displacement])
     moved = affine @ (moved - middle) + middle + random.normal(0, [[0.5], [1.0], [1.2]])
     depth = mni.sample(mni.depth, moved)
@@ -143,7 +145,7 @@ def _warp(random: np.random.Generator, person: Person, points: np.ndarray) -> tu
 
 
 def _tissues(random: np.random.Generator, person: Person, at: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares of fluid, grey and white matter: the template's, folded in this person's own way and thinned by atrophy."""
+    """Shares of CSF, grey and white matter: the template's, folded in this subject's way and thinned by atrophy."""
     mni = template()
     depth, lateral = mni.sample(mni.depth, at), mni.sample(mni.lateral, at)
     fold = smooth_noise(random, 4.5) - 0.7 * smooth_noise(random, 8.0)
@@ -153,18 +155,19 @@ def _tissues(random: np.random.Generator, person: Person, at: np.ndarray, inside
     folds = on_lattice(fold, middle + (at - middle) * radius**-0.6)
     cortex = np.clip((34 - depth) / 16, 0, 1) * np.clip((lateral - 6) / 8, 0, 1)
     change = cortex * (random.uniform(0.07, 0.11) * np.maximum(folds, -1.3) - person.widening)
-    below = depth - 0.4 - 20 * max(person.widening, 0)  # mm below the cortex: fluid fills what a brain that shrank leaves
+    below = depth - 0.4 - 20 * max(person.widening, 0)  # mm below the cortex; CSF fills what a shrunken brain leaves
     rim = 0.4 * np.clip(-below, 0, 1)
     crown = 0.66 + 0.1 * np.clip(below - 1.8, 0, None)  # a gyrus is grey on its crown too
     values = np.minimum(mni.sample(mni.tissue, at) + change, crown) - rim
     seen = mni.sample(mni.whiteness, at) + change - rim
     not_fluid = _step(values, FLUID, 0.035)
     white = not_fluid * _step(values, WHITE, 0.035)
-    return {"white": white, "grey": not_fluid - white, "fluid": 1 - not_fluid, "seen": seen, "lateral": lateral, "depth": depth}
+    shares = {"white": white, "grey": not_fluid - white, "fluid": 1 - not_fluid}
+    return shares | {"seen": seen, "lateral": lateral, "depth": depth}
 
 
-def _signal(random: np.random.Generator, person: Person, head: dict, points: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
-    """T1 brightness with this person's contrast, bias field and the paler white matter of age."""
+def _signal(random, person: Person, head: dict, points: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
+    """T1 brightness with this subject's contrast, bias field and the paler white matter of age."""
     fluid, grey, white = random.uniform(0.07, 0.14), random.uniform(0.5, 0.58), random.uniform(0.8, 0.86)
     signal = fluid * head["fluid"] + grey * head["grey"] + white * head["white"]
     deep = np.clip((head["depth"] - 24) / 10, 0, 1) * (1 - head["fluid"])

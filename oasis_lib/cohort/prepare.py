@@ -15,22 +15,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oasis_lib.cohort.folders import IMAGES, is_image, plan_folder
+from oasis_lib.cohort.folders import IMAGES, plan_folder
 from oasis_lib.cohort.store import Cohort, CohortError, Options, Plan, open_cohort
 from oasis_lib.cohort.subjects import examples, find_sheet
-from oasis_lib.cohort.volumes import VOLUMES, is_volume, plan_volumes
+from oasis_lib.cohort.volumes import VOLUMES, plan_volumes
 from oasis_lib.cohort.writer import disk_errors, write
 from oasis_lib.paths import project_path, user_path
 
 # What a damaged, encrypted or unknown archive raises.
-UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, shutil.ReadError, EOFError, zlib.error, lzma.LZMAError, RuntimeError)
+UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, shutil.ReadError, EOFError)
+UNREADABLE += (zlib.error, lzma.LZMAError, RuntimeError)
 
 
-def prepare(source: str | Path, out: str | Path, *, progress: bool = True, processes: int | None = None, **options: Any) -> Cohort:
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    progress: bool = True,
+    processes: int | None = None,
+    **options: Any,
+) -> Cohort:
     """Make the cohort `out` from `source`: "phantom", or a folder, an archive or a file of images or volumes.
 
-    `options` are the fields of `Options`. A cohort of the same request that exists is checked in full and returned; one that
-    was interrupted is continued.
+    `options` are the fields of `Options`. A cohort of the same request that exists is checked in full and returned; an
+    interrupted one is continued.
     """
     how, out, say = Options(**options), project_path(out), print if progress else lambda line: None
     unpacked = out.with_name(f".{out.name}.unpacked")
@@ -67,21 +75,26 @@ def _look(root: Path, files: list[Path], unpacked: Path, how: Options, say: Call
     """Images before volumes, volumes before archives."""
     folder = root if root.is_dir() else root.parent
     archives = [f for f in files if archive_kind(f)]
-    if archives and not any(is_image(f) or is_volume(f) for f in files):
+    if archives and not _ending(files, IMAGES + VOLUMES):
         with disk_errors(unpacked):
             unpack(archives, unpacked, say)
         folder, files = unpacked, listing(unpacked)
     sheet = find_sheet(folder, folder.parent, root, root.parent)
-    if images := [f for f in files if is_image(f)]:
+    if images := _ending(files, IMAGES):
         plan = plan_folder(folder, images, sheet, how)
-    elif volumes := [f for f in files if is_volume(f)]:
+    elif volumes := _ending(files, VOLUMES):
         plan = plan_volumes(folder, volumes, sheet, how)
     else:
         others = f"{len(files):,} files of other kinds, such as {files[0].name}" if files else "it is empty"
-        raise CohortError(f"{root}: holds no images ({' '.join(IMAGES)}) and no volumes ({' '.join(VOLUMES)}): {others}")
+        wanted = f"no images ({' '.join(IMAGES)}) and no volumes ({' '.join(VOLUMES)})"
+        raise CohortError(f"{root}: holds {wanted}: {others}")
     plan.info["source"] = str(root)
     plan.summary.append(f"participants from {sheet}" if sheet else "no participants' sheet (participants.tsv) found")
     return plan
+
+
+def _ending(files: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
+    return [f for f in files if f.name.lower().endswith(suffixes)]
 
 
 def _existing(out: Path, request: dict[str, Any]) -> Cohort:
@@ -91,9 +104,9 @@ def _existing(out: Path, request: dict[str, Any]) -> Cohort:
         raise CohortError(f"{out} exists and is not a prepared cohort; choose another folder")
     cohort = open_cohort(out, full=True)
     made = cohort.info.get("request", {})
-    differs = [f"{key} {made.get(key)!r} (asked for {value!r})" for key, value in request.items() if made.get(key) != value]
-    if differs:
-        raise CohortError(f"{out} holds another cohort: {', '.join(differs)}; choose another folder, or delete that one first")
+    if differs := [f"{k} {made.get(k)!r} (asked for {v!r})" for k, v in request.items() if made.get(k) != v]:
+        what = f"{out} holds another cohort: {', '.join(differs)}"
+        raise CohortError(f"{what}; choose another folder, or delete that one first")
     for rest in ("part", "unpacked"):  # of a prepare that was killed as it tidied up
         shutil.rmtree(out.with_name(f".{out.name}.{rest}"), ignore_errors=True)
     return cohort

@@ -1,4 +1,4 @@
-"""What a cohort is: on disk (one uint8 array per split, a table of slices, hashes) and, before that, as a plan to be written."""
+"""What a cohort is: as a plan to be written, and on disk (a uint8 array per split, a table of slices, hashes)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CohortError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """How to prepare. `people` and `lesions` are of the phantom, `mm`, `fractions` and `skip_bad` of everything else."""
+    """How to prepare. `people` and `lesions` concern the phantom; `mm`, `fractions` and `skip_bad` all else."""
 
     size: int = 256  # pixels per side
     seed: int = 0  # of the phantom, and of a split that is made here
@@ -42,7 +42,7 @@ class Options:
         if self.mm is not None and not 0 < self.mm < math.inf:
             raise CohortError(f"mm={self.mm} must be a pixel size above 0, in mm")
         if len(self.fractions) != 2 or min(self.fractions) <= 0 or not sum(self.fractions) < 1:
-            raise CohortError(f"fractions={self.fractions} must be two shares above 0 (validate, test), below 1 together")
+            raise CohortError(f"fractions={self.fractions} must be two shares above 0 and below 1 together")
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,10 @@ class Cohort:
 
 
 def open_cohort(folder: str | Path, full: bool = False) -> Cohort:
-    """A prepared cohort; arrays stay on disk until indexed. Its files are checked by size and a sample, or in `full`."""
+    """A prepared cohort; arrays stay on disk until indexed. Files are checked by size and a sample, or in `full`."""
     folder = project_path(folder)
     if not (folder / "cohort.json").is_file():
-        raise FileNotFoundError(f"{folder} is not a prepared cohort: it has no cohort.json; make it with `oasis prepare`")
+        raise FileNotFoundError(f"{folder} is not a prepared cohort (no cohort.json); make it with `oasis prepare`")
     info = read_json(folder / "cohort.json")
     if lacking := [k for k in ("hash", "size", "levels", "splits", "synthetic") if k not in info]:
         raise ValueError(f"{folder / 'cohort.json'}: lacks {', '.join(lacking)}; delete {folder} and prepare it again")
@@ -168,7 +168,8 @@ def open_cohort(folder: str | Path, full: bool = False) -> Cohort:
         if any(known[k] != found for k, found in digests(path, full).items()):
             raise _altered(path, f"has other bytes than the {known['bytes']:,} that were prepared")
     people = pd.read_csv(folder / "participants.tsv", sep="\t", dtype={"subject": str}).drop(columns="split")
-    table = pd.read_csv(folder / "slices.csv", dtype={"subject": str, "session": str}).merge(people, on="subject", how="left")
+    table = pd.read_csv(folder / "slices.csv", dtype={"subject": str, "session": str})
+    table = table.merge(people, on="subject", how="left")
     splits = {}
     for name in info["splits"]:
         rows = table[table["split"] == name].drop(columns="split").reset_index(drop=True)
@@ -217,12 +218,14 @@ def heads(split: Split, people: int, levels: list[int]) -> tuple[np.ndarray, lis
     """(subjects, levels, H, W) and the subjects' names. Where one lacks a slice index, the nearest is taken."""
     chosen = _spread(list(dict.fromkeys(split.subjects)), people)
     rows = [np.flatnonzero(split.subjects == subject) for subject in chosen]
-    return np.stack([[split.images[r[np.abs(split.levels[r] - level).argmin()]] for level in levels] for r in rows]), chosen
+    nearest = [[r[np.abs(split.levels[r] - level).argmin()] for level in levels] for r in rows]
+    return split.images[np.array(nearest)], chosen
 
 
 def mean_and_spread(split: Split, levels: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation over at most 120 subjects, pixel by pixel: (levels, H, W) each, in [0, 1]."""
-    images = [split.images[_spread(np.flatnonzero(split.levels == level).tolist(), 120)] / np.float32(255) for level in levels]
+    rows = [_spread(np.flatnonzero(split.levels == level).tolist(), 120) for level in levels]
+    images = [split.images[r] / np.float32(255) for r in rows]
     return np.stack([i.mean(0) for i in images]), np.stack([i.std(0) for i in images])
 
 

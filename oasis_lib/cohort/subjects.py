@@ -79,22 +79,22 @@ def assign_splits(
     groups: dict[str, str] | None = None,
     slices: int = 1,  # per file
 ) -> tuple[pd.DataFrame, dict[str, list[Path]], str]:
-    """The table of subjects, the files per split, and a line on both. Given splits are kept; files under "" are split here."""
+    """Table of subjects, files per split, and a line on both. Given splits are kept; files under "" are split here."""
     where = defaultdict(set)
     for split, files in splits.items():
         for file in files:
             where[subject_of[file]].add(split)
     if shared := sorted((subject for subject, found in where.items() if len(found) > 1), key=natural):
         raise CohortError(
-            f"{root}: people stand in two splits ({' and '.join(sorted(where[shared[0]]))}): {examples(shared, 5)}; move each"
-            " person into one split, or put all slices into one folder and they are split by person"
+            f"{root}: people stand in two splits ({' and '.join(sorted(where[shared[0]]))}): {examples(shared, 5)};"
+            " move each person into one split, or put all slices into one folder and they are split by person"
         )
     people = pd.DataFrame({"subject": sorted(where, key=natural)})
     people["split"] = [next(iter(where[s])) for s in people["subject"]]
     if groups:
         people["group"] = people["subject"].map(groups)
-        classes = [re.fullmatch(r"(\w+)dement(?:ed|ia)", re.sub(r"[^a-z]", "", str(g).lower())) for g in people["group"]]
-        ratings = [CLASS_RATINGS.get(found[1]) if found else None for found in classes]
+        plain = [re.sub(r"[^a-z]|dement(ed|ia)$", "", re.sub(r"[^a-z]", "", str(g).lower())) for g in people["group"]]
+        ratings = [CLASS_RATINGS.get(name) for name in plain]
         if None not in ratings:
             people["cdr"] = ratings
     if sheet:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from oasis_lib.cohort.folders import LICENCE, Name, by_split, centred, cut_share, parse_name
+from oasis_lib.cohort.folders import LICENCE, Name, by_split, centred, cut_share, parse_name, unreadable
 from oasis_lib.cohort.store import SPLITS, CohortError, Item, Options, Plan, Slices
 from oasis_lib.cohort.subjects import assign_splits, examples, natural, refuse
 
@@ -24,7 +26,8 @@ LOWEST, HIGHEST = 0.44, 0.74  # of the brain's height: from the midbrain to abov
 TALLEST = 160.0  # mm from the top of a head within which the brain lies; below is neck
 # Analyze 7.5 has no affine but says in which order its axes run (nibabel leaves this to its reader).
 ANALYZE_ORIENT = {1: "LSA", 2: "ASL", 3: "LPS", 4: "LIA", 5: "AIL"}
-INTENSITY = "windowed by volume from 0 (or the 1st percentile where values are negative) to the 99.5th percentile of the rest"
+INTENSITY = "windowed by volume from 0 (or the 1st percentile where values are negative)"
+INTENSITY += " to the 99.5th percentile of the rest"
 
 
 def plan_volumes(root: Path, files: list[Path], sheet: Path | None, how: Options) -> Plan:
@@ -63,7 +66,7 @@ def plan_volumes(root: Path, files: list[Path], sheet: Path | None, how: Options
             f"{len(taken):,} volumes in {root}, such as {items[0].files[0]}",
             unused + (f"; repeats: {examples(again)}" if again else ""),
             told,
-            f"{LEVELS} axial levels, from {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up",
+            f"{LEVELS} axial levels, {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up",
             *([f"tissue from FSL_SEG for {', '.join(tissue)}"] if tissue else []),
         ],
         tissue=tissue,
@@ -71,10 +74,6 @@ def plan_volumes(root: Path, files: list[Path], sheet: Path | None, how: Options
         left_out=bad,
         parallel=True,
     )
-
-
-def is_volume(file: Path) -> bool:
-    return file.name.lower().endswith(VOLUMES)
 
 
 def _choose(files: list[Path]) -> tuple[list[Path], list[str]]:
@@ -85,7 +84,7 @@ def _choose(files: list[Path]) -> tuple[list[Path], list[str]]:
             if not {file.with_suffix(".img"), file.with_suffix(".img.gz")} & present:
                 bad[file] = f"{file}: an Analyze header without its image; put {file.stem}.img beside it or remove it"
         elif file.name.endswith((".img", ".img.gz")) and _stem(file).with_suffix(".hdr") not in present:
-            bad[file] = f"{file}: an Analyze image without its header; put {_stem(file).name}.hdr beside it or remove it"
+            bad[file] = f"{file}: an Analyze image without its header; put {_stem(file).name}.hdr beside it"
         elif not LABELS.search(_stem(file).name):
             images.append(file)
     for wanted in PREFERRED:
@@ -106,15 +105,14 @@ def _pixel(file: Path) -> float:
     return float(min(_orientation(image)[1][:2]))
 
 
-def _load(file: Path):
+def _load(file: Path, read: Callable = lambda image: image) -> Any:
+    """What `read` makes of nibabel's image."""
     import nibabel
 
     try:
-        return nibabel.load(file)
-    except PermissionError as error:
-        raise CohortError(f"{file}: no permission to read it; ask its owner, or chmod u+r") from error
+        return read(nibabel.load(file))
     except (OSError, EOFError, ValueError, KeyError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise CohortError(f"{file}: is no volume that can be read ({_short(error)}); copy it again or remove it") from error
+        raise CohortError(unreadable(file, error)) from error
 
 
 def _names(root: Path, files: list[Path]) -> tuple[dict[Path, Name], list[str]]:
@@ -129,8 +127,8 @@ def _names(root: Path, files: list[Path]) -> tuple[dict[Path, Name], list[str]]:
     if len(set(stems.values())) < len(files):
         stems = {f: str(_stem(f).relative_to(root)) for f in files}
     warning = (
-        f"no person can be told from the names (such as {files[0].name}): each volume counts as a person of its own, so two"
-        " scans of one person may stand in two splits (a leak); name files sub-001_ses-1_T1w.nii.gz if any person has several"
+        f"no person can be told from the names (such as {files[0].name}): each volume counts as a person of its own, so"
+        " two scans of one person may stand in two splits (a leak); name files sub-001_ses-1_T1w.nii.gz then"
     )
     return {f: names[f] or Name(stems[f], "", -1) for f in files}, [warning]
 
@@ -154,7 +152,8 @@ def read_volume(root: Path, size: int, pixel: float, with_tissue: frozenset[str]
     images = np.stack([centred((np.clip(s, 0, 1) * 255 + 0.5).astype(np.uint8), size) for s in square])
     notes = []
     if max(cut_share(s > 0.1, size) for s in square) > 0.01:
-        notes.append(f"{size} pixels of {pixel:g} mm cut heads; a larger size (--size) or coarser pixels (--mm) keep them whole")
+        keep = "a larger size (--size) or coarser pixels (--mm) keep them whole"
+        notes.append(f"{size} pixels of {pixel:g} mm cut heads; {keep}")
     if len(set(planes.tolist())) < LEVELS:
         notes.append(f"volumes with slices of {zooms[2]:.1f} mm give the same slice for neighbouring levels")
     return Slices(images, list(range(LEVELS)), maps, notes=notes)
@@ -164,13 +163,7 @@ def _canonical(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Values as (right, anterior, superior) float32, and the voxel's mm."""
     from nibabel.orientations import apply_orientation
 
-    image = _load(file)
-    try:
-        values = np.asanyarray(image.dataobj).astype(np.float32)
-    except PermissionError as error:
-        raise CohortError(f"{file}: no permission to read its image; ask its owner, or chmod u+r") from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise CohortError(f"{file}: is cut short or damaged ({_short(error)}); copy it again or remove it") from error
+    image, values = _load(file, lambda image: (image, np.asanyarray(image.dataobj).astype(np.float32)))
     turn, zooms = _orientation(image)
     values = apply_orientation(values.reshape(image.shape[:3]), turn)
     return np.nan_to_num(values, posinf=0, neginf=0), zooms
@@ -190,7 +183,7 @@ def _orientation(image) -> tuple[np.ndarray, np.ndarray]:
             affine = np.linalg.inv(sides) @ np.diag([*image.header.get_zooms()[:3], 1.0])
     turn = io_orientation(affine)
     if np.isnan(turn).any():
-        raise CohortError(f"{image.get_filename()}: its affine leaves an axis without a direction; mend its header or remove it")
+        raise CohortError(f"{image.get_filename()}: its affine leaves an axis without a direction; mend or remove it")
     return turn, voxel_sizes(affine)[np.argsort(turn[:, 0])]
 
 
@@ -229,7 +222,3 @@ def _segmentation(file: Path) -> Path | None:
 
 def _stem(file: Path) -> Path:
     return file.with_name(re.sub(r"\.(nii|img|mgz|mgh|hdr)(\.gz)?$", "", file.name))
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

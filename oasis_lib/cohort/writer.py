@@ -1,7 +1,7 @@
 """Writing a prepared cohort: one file per item beside the target, then whole arrays. Items that exist are the resume.
 
-`.NAME.part/` holds `lock` (the process that writes), `request.json`, `items/0.npz ...` and, near the end, `whole/`, which is
-renamed to NAME. An item is written beside and renamed, and its checksum is tested on resume, so half a file is never read.
+`.NAME.part/` holds `lock` (the process that writes), `request.json`, `items/0.npz ...` and, at the end, `whole/`, which
+is renamed to NAME. Items are written beside and renamed, with checksums tested on resume: half a file is never read.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _write_array(path: Path, shape: tuple[int, int, int], items: list[Path], key
 
 
 def left_right(path: Path) -> str | None:
-    """ "columns" where the mean slice is its own mirror image left for right, so that a flip gives a plausible brain."""
+    """ "columns" where the mean slice is its own mirror image left for right: a flip gives a plausible brain."""
     images = np.load(path, mmap_mode="r")
     mean = np.zeros(images.shape[1:])
     for i in range(0, len(images), max(1, len(images) // 100)):
@@ -188,4 +188,4 @@ def disk_errors(part: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise CohortError(f"{part}: the disk is full; make room and run the same command, it goes on where it was") from error
+        raise CohortError(f"{part}: the disk is full; make room and run the same command: it continues") from error
