@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,24 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], *, quiet: bo
     target.parent.mkdir(parents=True, exist_ok=True)
     options = {"kernel_name": "python3", "cwd": source.parent, "start_timeout": 180, "coalesce_streams": True}
     options |= {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
+    asked: list[int] = []  # stop signals
     # In kernels without a viewer trainings print lines in place of a live plot.
-    with patch.dict(os.environ, OASIS_BATCH="1"), stop.handled(_interrupt_kernels):
+    with patch.dict(os.environ, OASIS_BATCH="1"), stop.handled(lambda number, _: _end_kernels(asked, number)):
         try:
             papermill.execute_notebook(source, target, parameters, stdout_file=None if quiet else sys.stdout, **options)
         except papermill.PapermillExecutionError as error:
-            if error.ename == "KeyboardInterrupt":
+            if asked or error.ename == "KeyboardInterrupt":
                 raise KeyboardInterrupt(error.evalue) from None
             line = next((x for x in error.source.splitlines() if x.strip() and not x.startswith("#")), "")
             raise CellFailed(f"cell {error.cell_index + 1} (`{line.strip()[:80]}`): {error.ename}: {error.evalue}") from None
-        except DeadKernelError:
-            raise CellFailed(f"{_unfinished(target)}: its kernel died; most often the machine ran out of memory") from None
+        except RuntimeError as error:
+            if isinstance(error, DeadKernelError) and not asked:
+                words = "its kernel died; most often the machine ran out of memory"
+                raise CellFailed(f"{_unfinished(target)}: {words}") from None
+            if not asked:
+                raise
+        if asked:
+            raise KeyboardInterrupt(f"stopped in {source.stem}; the same command goes on from this notebook")
     if where := _unfinished(target):  # papermill is content with a cell that calls sys.exit(0)
         raise CellFailed(f"{where}: it did not complete (the kernel was told to exit)")
 
@@ -56,13 +62,15 @@ def _unfinished(executed: Path) -> str:
     return ""
 
 
-def _interrupt_kernels(_signal: int, _frame: object) -> None:
-    """A kernel is in a session of its own: no signal to this process reaches it. A second signal ends the wait for it."""
+def _end_kernels(asked: list[int], number: int) -> None:
+    """A kernel is in a session of its own, and deaf to SIGINT between cells: SIGTERM ends it, after the step where it trains.
+
+    A second signal ends the wait for it.
+    """
     import psutil
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    kernels = psutil.Process().children()
-    for kernel in kernels:
-        kernel.send_signal(signal.SIGINT)
-    if not kernels:
+    asked.append(number)
+    for kernel in psutil.Process().children():
+        kernel.terminate()
+    if len(asked) > 1:
         raise KeyboardInterrupt

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +126,15 @@ def test_stopped_half_way_it_goes_on_from_there(study: Study, by: signal.Signals
     assert not left, "kernels end with the study that started them"
     (study.run / "waited").touch()
     assert study.go() == ["02_vqvae", "03_codebook"]
+
+
+@pytest.mark.slow
+def test_a_stop_while_the_kernel_starts_is_no_failure(study: Study):
+    study.write("01_cohort", "import time\ntime.sleep(5)")
+    threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(KeyboardInterrupt):
+        study.go()
+    assert read_json(study.run / "run.json")["stages"]["01_cohort"]["status"] == "stopped"
 
 
 @pytest.mark.slow
