@@ -87,7 +87,7 @@ def _items(folder: Path, notebook: str) -> dict[str, dict[str, Any]]:
     for path in sorted((folder / "tables").glob(f"{number}_*.json"), key=lambda path: path.stat().st_mtime_ns):
         kept = read_json(path)
         frame = pd.DataFrame(kept["data"], index=kept["index"], columns=kept["columns"])
-        found[path.stem] = {"caption": kept["caption"], "table": _html(frame)}
+        found[f"{path.stem}, table"] = {"caption": kept["caption"], "table": _html(frame)}  # a figure may have the same name
     captions = folder / "figures" / "captions.json"
     for name, caption in (read_json(captions) if captions.is_file() else {}).items():
         path = folder / "figures" / f"{name}.png"

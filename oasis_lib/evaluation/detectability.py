@@ -48,13 +48,16 @@ class Detector(nn.Sequential):
         for outputs, kernel, stride in ((width, 5, 2), (2 * width, 3, 2), (4 * width, 3, 2), (4 * width, 3, 1)):
             layers += [nn.Conv2d(channels, outputs, kernel, stride, kernel // 2), nn.GroupNorm(4, outputs), nn.LeakyReLU(0.1)]
             channels = outputs
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, 1), nn.Flatten(0))
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1), nn.Flatten(0))
 
 
-def train(sides: Sequence[Tensor], inside: Sequence[Tensor], seed: int, recipe: Recipe, make: Callable = Detector) -> nn.Module:
-    """A detector of real (first) from generated (second) images (N, h, w) of one scale. Mirroring and gain alike on both."""
+def train(net: nn.Module, sides: Sequence[Tensor], inside: Sequence[Tensor], seed: int, recipe: Recipe) -> nn.Module:
+    """A detector of real (first) from generated (second) images (N, h, w) of one scale. Mirroring and gain alike on both.
+
+    Takes all random numbers from a generator of its own: detectors train in threads, and the same seed gives the same one.
+    """
     device = sides[0].device
-    net = _seeded(make, seed).to(device)
+    net = net.to(device)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(recipe.steps, 2))
@@ -167,15 +170,16 @@ def detectability(
         rng = np.random.default_rng([recipe.seed, repeat])
         fold = folds_of(generated.levels, generated.subjects, recipe.folds, rng)
         jobs += [(scale, repeat * recipe.folds + number, fold == number) for number in range(recipe.folds) for scale in real.scales]
+    nets = [_seeded(make, recipe.seed * 1000 + number) for _, number, _ in jobs]  # the global generator serves one thread
     for side in (fit, real, generated):
         side.inside  # noqa: B018 (made once, before the threads share it)
 
-    def work(job: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def work(net: nn.Module, job: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         scale, number, held = job
         images, inside = generated.scales[scale], generated.inside[scale]
         learn, test = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
         sides, weights = [fit.scales[scale], images[learn]], [fit.inside[scale], inside[learn]]
-        net = train(sides, weights, recipe.seed * 1000 + number, recipe, make)
+        net = train(net, sides, weights, recipe.seed * 1000 + number, recipe)
         found = scores(net, real.scales[scale], real.inside[scale], recipe.crops)
         ours = np.full(len(generated), np.nan)
         ours[held] = scores(net, images[test], inside[test], recipe.crops)
@@ -184,7 +188,7 @@ def detectability(
         return found, ours
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        done = list(pool.map(work, jobs))
+        done = list(pool.map(work, nets, jobs))
     return {scale: _result([d for j, d in zip(jobs, done) if j[0] == scale], real, generated, recipe) for scale in real.scales}
 
 
