@@ -127,8 +127,11 @@ class BaselinePixelCNN(GatedPixelCNN):
         for table in () if labels else (self.label_table.level, self.label_table.rating):
             nn.init.zeros_(table.weight)
 
-    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
-        """Nothing is counted, and no position is background."""
+    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
+        """Nothing is counted, no position is background, and no token knows its codebook vector."""
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.head(x)
 
 
 PIXELCNNS = {

@@ -43,6 +43,7 @@ class PixelCNNConfig:
     layers: int = 12
     dropout: float = 0.1
     knots: int = 8  # slice indices at which tokens are counted position by position; between them in a straight line
+    code_dim: int = 8  # of the VQ-VAE's codebook; training fills it in
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class TransformerConfig:
     heads: int = 3
     dropout: float = 0.0
     hide: float = 0.05  # share of the codes that are not read, in training
-    knots: int = 8  # levels at which codes are counted place by place, before training; between them in a straight line
+    knots: int = 8  # as the PixelCNN's
+    code_dim: int = 8  # of the VQ-VAE's codebook; training fills it in
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from oasis_lib.models.pixelcnn import plan
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Inpainting, Likelihood
 from oasis_lib.models.sampler import Sampler, gumbel, uniform
+from oasis_lib.models.tokens import TokenEmbedding, TokenLogits, feature_count, features_of
 
 TINY = {
     "transformer": ("transformer", TransformerConfig(width=16, layers=2, heads=2)),
@@ -32,8 +33,10 @@ def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
     with torch.no_grad():
         for weight in prior.parameters():
             weight.mul_(1.5)
-        if kind == "transformer":
-            prior.trunk.head.weight.mul_(40)
+        if kind != "codegan":
+            prior.features.normal_()
+            prior.head.own.weight.normal_(std=0.8)
+            prior.head.shared.weight.normal_(std=0.1)
         if kind == "codegan":
             prior.start_from.components.normal_()
             for key, weight in prior.generator.named_parameters():
@@ -288,7 +291,8 @@ def test_guidance_draws_what_its_level_says_more_than_others():
     every = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 2, 2)
     with torch.no_grad():
         prior.trunk.labels.level.weight.mul_(10)
-        prior.trunk.head.weight.mul_(0.1)
+        prior.head.own.weight.mul_(0.1)
+        prior.head.shared.weight.mul_(0.1)
         told, left_open = (prior(every, label).log_softmax(-1) for label in (torch.full((16,), 1), None))
         logits = 3 * told - 2 * left_open
     wanted = logits.log_softmax(-1).gather(-1, every[..., None]).flatten(1).sum(1).exp()
@@ -297,3 +301,17 @@ def test_guidance_draws_what_its_level_says_more_than_others():
     assert float((torch.bincount(drawn, minlength=16) / 4000 - wanted).abs().sum() / 2) < 0.05
     with pytest.raises(ValueError, match="guidance=-1 must be 0"):
         prior.sample(1, guidance=-1)
+
+
+def test_tokens_whose_codebook_vectors_are_alike_start_alike():
+    """A prior that has learned of one token has learned something of its neighbours in the codebook."""
+    vectors = torch.tensor([[0.0, 0.0], [0.1, 0.0], [3.0, -2.0], [-3.0, 2.0]])
+    features = features_of(vectors)
+    assert features.shape == (4, feature_count(2)) and torch.allclose(features.mean(0), torch.zeros(5), atol=1e-5)
+    embedded = TokenEmbedding(4, 0, 2, 16)(torch.arange(4), features)
+    assert (embedded[0] - embedded[1]).norm() < 0.3 * (embedded[0] - embedded[2]).norm()
+    logits = TokenLogits(3, 4, 2)
+    with torch.no_grad():
+        logits.shared.weight.normal_(generator=torch.Generator().manual_seed(0))
+    found = logits(torch.ones(3), features)
+    assert (found[0] - found[1]).abs() < 0.3 * (found[0] - found[2]).abs()

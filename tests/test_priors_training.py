@@ -29,8 +29,8 @@ from oasis_lib.training.data import Batches
 from oasis_lib.training.tasks import LikelihoodTask
 
 MODELS = {
-    "transformer": TransformerConfig(width=16, layers=1, heads=2),
-    "pixelcnn": PixelCNNConfig(hidden=8, layers=4),
+    "transformer": TransformerConfig(width=16, layers=1, heads=2, code_dim=4),
+    "pixelcnn": PixelCNNConfig(hidden=8, layers=4, code_dim=4),
     "codegan": CodeGANConfig(hidden=8, noise=8),
 }
 TRAINING = TrainingConfig(steps=8, batch=8, shift=1, precision="no", validate_every=4)

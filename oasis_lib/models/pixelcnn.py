@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from oasis_lib.config import PixelCNNConfig
 from oasis_lib.models.position_prior import Background, PositionPrior
 from oasis_lib.models.prior import Autoregressive, Labels, Step
+from oasis_lib.models.tokens import TokenEmbedding, TokenLogits, feature_count, features_of
 
 
 class Reach(NamedTuple):
@@ -68,12 +69,13 @@ class GatedPixelCNN(Autoregressive):
     def __init__(self, config: PixelCNNConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__(config, grid, entries, levels, ratings)
         hidden, self.reaches = config.hidden, plan(config.layers, grid)
-        self.codes = nn.Embedding(entries, hidden)
+        self.codes = TokenEmbedding(entries, 0, config.code_dim, hidden)
         self.places = nn.Parameter(torch.zeros(2 * hidden, *grid))  # where on the map, told to the first layer
         self.label_table = Labels(levels, ratings, 2 * hidden * len(self.reaches))
         self.layers = nn.ModuleList(Layer(hidden, reach, config.dropout) for reach in self.reaches)
         self.counts, self.air = PositionPrior(grid, entries, levels, config.knots), Background(self.grid, entries)
-        self.head = nn.Sequential(nn.Linear(hidden, 4 * hidden), nn.ReLU(), nn.Linear(4 * hidden, entries))
+        self.widen, self.head = nn.Linear(hidden, 4 * hidden), TokenLogits(4 * hidden, entries, config.code_dim)
+        self.register_buffer("features", torch.zeros(entries, feature_count(config.code_dim)))
 
     @property
     def receptive_field(self) -> int:
@@ -84,9 +86,11 @@ class GatedPixelCNN(Autoregressive):
     def background(self) -> Background:
         return self.air
 
-    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
+    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
         self.background.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.counts.start(codes, level)
+        if vectors is not None:
+            self.features.copy_(features_of(vectors))
 
     def targets(self, codes: Tensor) -> Tensor:
         """(B, n): the tokens that are not background."""
@@ -98,12 +102,15 @@ class GatedPixelCNN(Autoregressive):
 
     def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
         """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the foreground; each depends on the tokens before it alone."""
-        vertical = horizontal = self.codes(codes).movedim(-1, 1)
+        vertical = horizontal = self.codes(codes, self.features).movedim(-1, 1)
         for i, (layer, label) in enumerate(zip(self.layers, self._labels(level, rating, len(codes)))):
             vertical, horizontal = layer(vertical, horizontal, label + (0.0 if i else self.places))
         where = self.background.positions()
-        inner = self.head(horizontal.flatten(2).mT[:, where]) + self.counts(where, level)
+        inner = self._logits(horizontal.flatten(2).mT[:, where]) + self.counts(where, level)
         return inner if self.training else self.background.around(inner)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.widen(x)), self.features)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
         """Whole rows of the vertical stack once a row, one position of the horizontal stack a token: channels last, as products.
@@ -111,7 +118,7 @@ class GatedPixelCNN(Autoregressive):
         Background positions are passed over in the calls; their share of the horizontal stack is made up for in the next one.
         """
         (h, w), n, layers = self.grid, len(level), self.layers
-        kind = {"device": self.device, "dtype": self.head[0].weight.dtype}
+        kind = {"device": self.device, "dtype": self.widen.weight.dtype}
         names = ("vertical", "horizontal", "down", "out", "up")
         weights = [{name: _as_matrix(conv) for name in names if (conv := getattr(layer, name)) is not None} for layer in layers]
         labels = [label[:, None, :, 0, 0] for label in self._labels(level, rating, n)]  # (n, 1, 2 * hidden)
@@ -125,7 +132,7 @@ class GatedPixelCNN(Autoregressive):
             told.clear()
             if r:  # the row above is complete now
                 pad = layers[0].pad
-                above[0][:, pad + r - 1, pad : pad + w] = self.codes(flat[:, (r - 1) * w : r * w])
+                above[0][:, pad + r - 1, pad : pad + w] = self.codes(flat[:, (r - 1) * w : r * w], self.features)
             for i, (layer, weight) in enumerate(zip(layers, weights)):
                 (taps, step, strict), pad = layer.reach, layer.pad
                 label = labels[i] + (0.0 if i else self.places[:, r].T)
@@ -145,7 +152,7 @@ class GatedPixelCNN(Autoregressive):
             if c == 0:
                 begin_row(flat, r)
             else:
-                left[0][:, layers[0].pad + c - 1] = self.codes(flat[:, t - 1])
+                left[0][:, layers[0].pad + c - 1] = self.codes(flat[:, t - 1], self.features)
             for i, (layer, weight) in enumerate(zip(layers, weights)):
                 taps, step, strict = layer.reach
                 read = [left[i][:, c + x * step] for x in range(taps + (not strict))]
@@ -161,7 +168,7 @@ class GatedPixelCNN(Autoregressive):
             for at in done:
                 seen = advance(flat, at)
                 if at == t:
-                    return self.head(seen) + self.counts(slice(t, t + 1), level)[..., 0, :]
+                    return self._logits(seen) + self.counts(slice(t, t + 1), level)[..., 0, :]
 
         return step
 

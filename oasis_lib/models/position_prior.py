@@ -76,7 +76,7 @@ class PositionPrior(nn.Module):
 
     @torch.no_grad()
     def start(
-        self, codes: Tensor, level: Tensor | None = None, weight: float = 8.0, pull: float = 32.0, spread: float = 0.1
+        self, codes: Tensor, level: Tensor | None = None, weight: float = 8.0, pull: float = 128.0, spread: float = 0.5
     ) -> None:
         """(n, h, w) training maps and their slice indices.
 

@@ -67,10 +67,11 @@ class Prior(nn.Module):
         """How many passes through the network a whole map takes."""
         return 1
 
-    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
+    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
         """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned.
 
-        `level` is theirs; `shifted` are more of them, mirrored and moved as far as training does it.
+        `level` is theirs; `shifted` are more of them, mirrored and moved as far as training does it; `vectors` are the
+        codebook (K, D).
         """
 
     def labels(self, n: int, level: Label = None, rating: Label = None) -> tuple[Tensor, Tensor]:

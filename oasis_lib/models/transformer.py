@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from oasis_lib.config import TransformerConfig
 from oasis_lib.models.position_prior import Background, PositionPrior
 from oasis_lib.models.prior import Autoregressive, Labels, Step
+from oasis_lib.models.tokens import TokenEmbedding, TokenLogits, feature_count, features_of
 
 # What a position is told of directly, as (rows up, columns right). Attention reaches all the codes before it.
 NEIGHBOURS = ((0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-1, 2), (-2, -1), (-2, 0), (-2, 1))
@@ -40,17 +41,16 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Position in two dimensions and the labels, added to what comes in; then the blocks; then a logit an entry."""
+    """Position in two dimensions and the labels, added to what comes in; then the blocks."""
 
-    def __init__(self, config, grid: tuple[int, int], entries: int, levels: int, ratings: int, knots: int = 0):
+    def __init__(self, config: TransformerConfig, grid: tuple[int, int], levels: int, ratings: int):
         super().__init__()
         width = config.width
         self.rows = nn.Parameter(0.02 * torch.randn(grid[0], 1, width))
         self.columns = nn.Parameter(0.02 * torch.randn(1, grid[1], width))
         self.labels, self.dropout = Labels(levels, ratings, width), config.dropout
         self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, entries)
-        self.counts = PositionPrior(grid, entries, levels, knots)
+        self.norm = nn.LayerNorm(width)
         self.apply(_start)
         for block in self.blocks:  # each adds to one stream: together they start as large as one
             for last in (block.mix, block.narrow):
@@ -60,12 +60,12 @@ class Trunk(nn.Module):
         return (self.rows + self.columns).flatten(0, 1)  # (h * w, width)
 
     def forward(self, x: Tensor, level: Tensor | None, rating: Tensor | None, where: Tensor) -> Tensor:
-        """(B, N, width) at the N positions `where` -> logits (B, N, K)."""
+        """(B, N, width) at the N positions `where` -> the same, after all blocks."""
         x = x + self.places()[where] + self.labels(level, rating, len(x))[:, None]
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x)) + self.counts(where, level)
+        return self.norm(x)
 
 
 class CodeTransformer(Autoregressive):
@@ -79,10 +79,11 @@ class CodeTransformer(Autoregressive):
     def __init__(self, config: TransformerConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
         super().__init__(config, grid, entries, levels, ratings)
         dim = max(16, config.width // 4)
-        self.codes = nn.Embedding(entries + 2, dim)  # two more: outside the map, and hidden (in training)
+        self.codes = TokenEmbedding(entries, 2, config.code_dim, dim)  # two more: outside the map, and hidden (in training)
         self.gather = nn.Linear(dim * (len(NEIGHBOURS) + 1), config.width)
-        self.trunk = Trunk(config, grid, entries, levels, ratings, config.knots)
-        self.codes.apply(_start)
+        self.trunk, self.head = Trunk(config, grid, levels, ratings), TokenLogits(config.width, entries, config.code_dim)
+        self.counts = PositionPrior(grid, entries, levels, config.knots)
+        self.register_buffer("features", torch.zeros(entries, feature_count(config.code_dim)))
         self.register_buffer("neighbours", neighbour_table(*grid), persistent=False)
         self.air = Background(self.grid, entries)
 
@@ -90,9 +91,11 @@ class CodeTransformer(Autoregressive):
     def background(self) -> Background:
         return self.air
 
-    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None) -> None:
+    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
         self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
-        self.trunk.counts.start(codes, level)
+        self.counts.start(codes, level)
+        if vectors is not None:
+            self.features.copy_(features_of(vectors))
 
     def targets(self, codes: Tensor) -> Tensor:
         """The codes that training's logits are of: (B, n)."""
@@ -108,7 +111,7 @@ class CodeTransformer(Autoregressive):
     def _read(self, flat: Tensor, neighbours: Tensor) -> Tensor:
         """Codes (B, N) and a table (T, neighbours) of where to look -> (B, T, width)."""
         outside = torch.full_like(flat[:, :1], self.entries)
-        return self.gather(self.codes(torch.cat([flat, outside], 1)[:, neighbours]).flatten(2))
+        return self.gather(self.codes(torch.cat([flat, outside], 1)[:, neighbours], self.features).flatten(2))
 
     def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
         """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the inside; each depends on the codes before it alone."""
@@ -117,7 +120,7 @@ class CodeTransformer(Autoregressive):
             hidden = torch.rand(flat.shape, device=flat.device) < self.config.hide
             flat = torch.where(hidden, self.entries + 1, flat)
         where, table = self._places()
-        inner = self.trunk(self._read(flat, table), level, rating, where)
+        inner = self.head(self.trunk(self._read(flat, table), level, rating, where), self.features) + self.counts(where, level)
         return inner if self.training else self.air.around(inner)
 
     def stepper(self, level: Tensor, rating: Tensor) -> Step:
@@ -125,7 +128,7 @@ class CodeTransformer(Autoregressive):
         n, trunk, (where, table) = len(level), self.trunk, self._places()
         order = {t: i for i, t in enumerate(where.tolist())}
         room = (n, self.config.heads, len(where), self.config.width // self.config.heads)
-        kind = {"device": self.device, "dtype": trunk.head.weight.dtype}
+        kind = {"device": self.device, "dtype": self.gather.weight.dtype}
         caches = [(torch.empty(room, **kind), torch.empty(room, **kind)) for _ in trunk.blocks]
         places = trunk.places() + trunk.labels(level, rating, n)[:, None]  # (n, N, width)
 
@@ -134,7 +137,7 @@ class CodeTransformer(Autoregressive):
             x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):
                 x = block(x, cache, i)
-            return trunk.head(trunk.norm(x))[:, 0] + trunk.counts(slice(t, t + 1), level)[..., 0, :]
+            return self.head(trunk.norm(x), self.features)[:, 0] + self.counts(slice(t, t + 1), level)[..., 0, :]
 
         return step
 

@@ -44,9 +44,8 @@ class PriorTask(Task):
         self.codes = self._all("validate")[rows].long()
         self.level = torch.from_numpy(cohort["validate"].levels[rows].astype(np.int64)).to(device)
         self.rating = torch.from_numpy(rating_index(cohort, "validate")[rows]).to(device)
-        self.still = not (
-            training.shift or training.intensity or training.warp
-        )  # then each head is encoded once, as it is and mirrored
+        # Without these, each slice is encoded once, as it is and mirrored.
+        self.still = not (training.shift or training.intensity or training.warp)
         sides = [False, True] if self.still and self.flips else [False]
         self.maps = torch.stack([self._all("train", side) for side in sides])  # (1 or 2, N, h, w)
 
@@ -76,7 +75,7 @@ class PriorTask(Task):
         rows = evenly(len(train), COUNTED)
         level = torch.from_numpy(train.levels[rows].astype(np.int64)).to(self.device)
         varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
-        self.model.start(self.maps[0, rows].long(), level, varied)
+        self.model.start(self.maps[0, rows].long(), level, varied, self.vqvae.quantizer.codebook.detach())
 
     def _shifted(self) -> Tensor:
         """A few heads at the corners of where training shifts them, on either side; none where it doesn't."""

@@ -1,0 +1,58 @@
+"""Tokens by what they mean: their codebook vectors, on the way into a prior and in the logits on the way out.
+
+Tokens whose vectors are alike decode alike. A prior that reads and predicts vectors need not learn that from counts:
+over 32 x 32 tokens of OASIS-1 a transformer learned seven times as fast (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def features_of(vectors: Tensor) -> Tensor:
+    """Codebook (K, D) -> (K, D + D (D + 1) / 2): coordinates and their products, standardised over the codebook.
+
+    Logits that are linear in these are Gaussian in the vectors.
+    """
+    vectors = _standard(vectors.float())
+    i, j = torch.triu_indices(vectors.shape[1], vectors.shape[1])
+    return torch.cat([vectors, _standard(vectors[:, i] * vectors[:, j])], 1)
+
+
+def _standard(values: Tensor) -> Tensor:
+    return (values - values.mean(0)) / values.std(0, unbiased=False).clamp(min=1e-6)
+
+
+def feature_count(code_dim: int) -> int:
+    return code_dim + code_dim * (code_dim + 1) // 2
+
+
+class TokenEmbedding(nn.Module):
+    """Tokens 0 .. K - 1, and `extra` ones without a vector -> (.., dim): a linear map of the features, and a part of its own."""
+
+    def __init__(self, entries: int, extra: int, code_dim: int, dim: int):
+        super().__init__()
+        self.own = nn.Embedding(entries + extra, dim)
+        self.shared = nn.Linear(feature_count(code_dim), dim, bias=False)
+        nn.init.normal_(self.own.weight, std=0.02)
+        nn.init.normal_(self.shared.weight, std=feature_count(code_dim) ** -0.5)
+
+    def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
+        shared = F.pad(self.shared(features), (0, 0, 0, len(self.own.weight) - len(features)))
+        return F.embedding(tokens, self.own.weight + shared)
+
+
+class TokenLogits(nn.Module):
+    """(.., width) -> logits (.., K): linear in the features, and a part of each token's own. Zero at the start."""
+
+    def __init__(self, width: int, entries: int, code_dim: int):
+        super().__init__()
+        self.own, self.shared = nn.Linear(width, entries), nn.Linear(width, feature_count(code_dim))
+        for layer in (self.own, self.shared):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        return self.own(x) + self.shared(x) @ features.T
