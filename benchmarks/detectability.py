@@ -44,7 +44,10 @@ def main() -> None:
         rows = instrument.others(instrument.counts([levels for _, levels in sets.values()]))
         vqvae = load(user_path(given.vqvae)).to(device).eval()
         codes = encode_images(vqvae, train.images[rows], device)
-        sets["reconstructions"] = decode_codes(vqvae, codes, device), train.levels[rows], train.subjects[rows]
+        sets["faithful reconstructions"] = decode_codes(vqvae, codes, device, crisp=False), train.levels[rows], train.subjects[rows]
+        if vqvae.crisp is not None:
+            crisp = decode_codes(vqvae, codes, device, crisp=True)
+            sets["crisp reconstructions"] = crisp, train.levels[rows], train.subjects[rows]
         mixed = np.random.default_rng(0).permutation(codes.ravel()).reshape(codes.shape)
         sets["unigram tokens"] = decode_codes(vqvae, mixed, device), train.levels[rows]
     found = instrument.compare(sets, progress=True)
