@@ -128,7 +128,7 @@ def main() -> None:
         table[f"{split} bits"] = bits["bits"][split]
     table["test low"], table["test high"] = bits["low"]["test"], bits["high"]["test"]
     table = table.join(drawn, how="outer").join(bits["bits"][[]], how="outer")
-    for name in ("frequencies", "frequencies by place"):
+    for name in ("frequencies", "frequencies by position"):
         for column, key in (("validate bits", "validate"), ("test bits", "test")):
             table.loc[name, column] = bits["bits"].loc[name, key]
     table["steps"] = pd.Series(steps)

@@ -159,7 +159,7 @@ def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
     priors = {"transformer": build("transformer", MODELS["transformer"], grid=(8, 8), entries=16, levels=4, ratings=1).eval()}
     priors["transformer"].start(torch.from_numpy(codes["train"].astype(np.int64)))
     table = likelihood.bits_table(likelihood.likelihoods(run, priors, codes), 64, 100)
-    assert set(table["prior"]) == {"frequencies", "frequencies by place", "transformer"} and len(table) == 9
+    assert set(table["prior"]) == {"frequencies", "frequencies by position", "transformer"} and len(table) == 9
     assert (table["low"] <= table["bits"]).all() and (table["bits"] <= table["high"]).all()
     test = table[table["split"] == "test"].set_index("prior")["bits"]
     assert test["transformer"] < test["frequencies"]
@@ -170,7 +170,7 @@ def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
     np.testing.assert_allclose(half, moved[::2, ::2], atol=1e-6)
     assert moved.shape == (8, 8) and moved.ravel()[4 * 8 + 4 :].max() == 0
     costs = likelihood.costs(priors, codes["validate"], cohort["validate"].levels, 8)
-    assert list(costs["prior"]) == ["other people", "transformer"] and costs["misplaced"].between(0, 1).all()
+    assert list(costs["prior"]) == ["other subjects", "transformer"] and costs["misplaced"].between(0, 1).all()
 
 
 @pytest.mark.parametrize("still", [True, False])

@@ -66,7 +66,7 @@ def likelihoods(
         flat = maps[rows].reshape(len(rows), -1)
         found = {
             "frequencies": -np.log2(shares[flat]).sum(1),
-            "frequencies by place": -np.log2(placed.reshape(-1, entries)[place, flat]).sum(1),
+            "frequencies by position": -np.log2(placed.reshape(-1, entries)[place, flat]).sum(1),
         }
         level, rating = (
             torch.from_numpy(part.levels[rows].astype(np.int64)),
@@ -133,7 +133,7 @@ def costs(priors: dict[str, Any], codes: np.ndarray, levels: np.ndarray, count: 
     rows = evenly(len(codes), count)
     others = np.unique(np.clip(rows + 1, 0, len(codes) - 1))
     real = torch.from_numpy(codes)
-    found = [{"prior": "other people", "seconds": np.nan, "passes": np.nan} | misplaced(real, real[others], 0)]
+    found = [{"prior": "other subjects", "seconds": np.nan, "passes": np.nan} | misplaced(real, real[others], 0)]
     for name, prior in priors.items():
         generator = torch.Generator().manual_seed(seed)
         prior.sample(1, level=0 if prior.levels else None, generator=generator, batch=len(rows))  # what is built only once

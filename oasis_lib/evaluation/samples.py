@@ -42,7 +42,7 @@ def beside_real(cohort: Cohort, drawn: dict[str, dict[str, np.ndarray]], count: 
     shown = {
         name: np.stack([images[np.flatnonzero(have == level)[-1]] for level in levels]) for name, (images, have) in sides.items()
     }
-    return shown, [f"level {level + 1}" if level >= 0 else "" for level in levels]
+    return shown, [f"slice {level}" if level >= 0 else "" for level in levels]
 
 
 def references(evaluator: Evaluator, vqvae: Any | None = None, most: int = 100_000, seed: int = 0) -> dict[str, Samples]:
