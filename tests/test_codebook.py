@@ -194,17 +194,6 @@ def test_charts_show_what_they_were_given(book):
     unknown = draw.embedding(flat, book.counts, book.shades, tissue * 0 - 1, book.patches, "PCA")
     assert "tissue is not known here" in [axis.get_title() for axis in unknown.axes]
 
-    history = pd.DataFrame({"step": [1, 2], "codes_used": [3, 9], "perplexity": [2.0, 7.5]})
-    over, levels, _ = draw.usage(
-        history, analysis.usage_by_level(book.codes["train"], np.arange(15) % 3, ENTRIES), book.counts
-    ).axes
-    assert {line.get_label(): line for line in over.lines}["perplexity"].get_ydata().tolist() == [2.0, 7.5]
-    assert levels.lines[0].get_xdata().tolist() == [0, 1, 2] and levels.get_xlabel() == "slice index"
-
-    pairs = analysis.adjacency(book.codes["train"], ENTRIES)
-    figure = draw.bigrams(pairs, np.arange(ENTRIES), analysis.guess_bits(book.counts, pairs))
-    assert (np.ma.filled(figure.axes[0].images[0].get_array(), 0) == pairs).all()
-
 
 def test_grids_of_tokens_show_what_they_were_given(book):
     parts = analysis.through(book, [0, 3])
@@ -227,4 +216,4 @@ def test_grids_of_tokens_show_what_they_were_given(book):
     order, columns = analysis.page_order(project(book.codebook, "PCA").points)
     assert "2 never used" in draw.page(book.patches, order, columns, unused).get_suptitle()
     images, box = tampering.variants(book, book.codes["test"][0])
-    assert [axis.get_title() for axis in draw.tampering(images, box).axes[:4]] == list(images)
+    assert list(images) == ["decoded", "one token replaced", "6 most used", "shuffled"] and box == (16, 16, 4, 4)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
 from oasis_lib.evaluation import rate, reconstruction
-from oasis_lib.figures import diagram, priors, training
+from oasis_lib.figures import diagram, training
 from oasis_lib.figures import reconstruction as draw
 from oasis_lib.metrics import psnr, ssim
 from oasis_lib.models import VQVAE, load
@@ -251,6 +251,9 @@ def test_curves_of_a_vqvae(trained):
     figure = training.curves(trained[1], title="now")
     losses, ssim, codes = figure.axes
     assert losses.get_yscale() == "log" and "structure" in texts(figure) and "now" in texts(figure)
+    raw, mean = (next(line.get_ydata() for line in losses.lines[at:]) for at in (0, len(losses.lines) // 2))
+    np.testing.assert_allclose(raw, trained[1]["train_l1"])
+    assert np.ptp(mean) <= np.ptp(raw), "the running mean is smoother"
     np.testing.assert_allclose(ssim.lines[0].get_ydata(), trained[1]["validate_ssim"])
     np.testing.assert_allclose(codes.lines[0].get_ydata(), trained[1]["codes_used"])
 
@@ -262,22 +265,7 @@ def test_curves_of_any_other_history(columns: list[str]):
     assert len(figure.axes) >= 2 and figure.axes[1].lines
 
 
-def test_smoothing_keeps_level_and_ends():
-    values = np.r_[np.full(50, 2.0), np.full(50, 4.0)]
-    assert np.allclose(training.smooth(np.full(30, 5.0)), 5) and training.smooth(values)[[0, -1]].tolist() == [2, 4]
-    assert len(training.smooth(np.array([1.0]))) == 1
-
-
 def test_a_folder_gives_back_what_was_measured(cohort: Cohort, trained):
     out, history, _ = trained
     again = reconstruction.scores(load(out), cohort["validate"])
     assert again["ssim_brain"].mean() == pytest.approx(history["score"].max(), abs=0.02)
-
-
-def test_what_a_map_costs_is_named_where_priors_lie_side_by_side():
-    names = ["transformer", "codegan", "other subjects"]
-    table = pd.DataFrame({"prior": names, "seconds": [0.2, 0.05, np.nan], "passes": [8, 1, np.nan], "misplaced": [0.1, 0.7, 0.08]})
-    axis = priors.cost(table).axes[0]
-    drawn = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines}
-    assert drawn["transformer, 8 passes"] == (0.2, 0.1) and drawn["codegan, 1 pass"] == (0.05, 0.7)
-    assert drawn["other subjects"][1] == 0.08 and len(axis.get_legend().get_texts()) == 3

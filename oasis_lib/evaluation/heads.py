@@ -38,7 +38,7 @@ def heads_beside(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """One head of each kind (levels, H, W), and how alike neighbouring levels are in each kind (people, levels - 1).
 
-    Heads of test people; heads drawn level upon level; and levels drawn apart, which know nothing of each other.
+    Heads of test people; brains sampled slice after slice; and slices sampled independently.
     Both are empty where a cohort knows no levels, or nobody has them all.
     """
     cohort, device = run.cohort, best_device()
@@ -50,7 +50,7 @@ def heads_beside(
     kept = kept_between_levels(codes, train.subjects, train.levels, cohort.levels)
     grown = np.stack([decode_codes(vqvae, head, device) for head in whole_head(prior, kept, heads=heads, seed=seed, **options)])
     apart = draw(prior, vqvae, np.arange(cohort.levels), seed=seed, **options)["images"][None]
-    sets = {cohort.who("test"): real, "level upon level": grown, "levels drawn apart": apart}
+    sets = {cohort.who("test"): real, "sequential slices": grown, "independent slices": apart}
     return {name: images[0] for name, images in sets.items()}, {name: neighbours_alike(images) for name, images in sets.items()}
 
 

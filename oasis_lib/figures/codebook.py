@@ -1,41 +1,19 @@
-"""Charts of a codebook: use, layout in the plane, decoded patches, places, bigrams, and what perturbed tokens decode to."""
+"""A codebook in figures: layout in the plane, decoded patches, windows, stages, and where tokens occur."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from oasis_lib.figures.cohort import TISSUES
 from oasis_lib.figures.grid import Row, content_box, frame, image_grid, sheet
-from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, REAL, SEQUENTIAL, WIDTH, new_figure, show_image
+from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, SEQUENTIAL, WIDTH, new_figure, show_image
 
 BRIGHTNESS = "mean brightness of the token's patch"
-
-
-def usage(history: pd.DataFrame, by_level: pd.DataFrame, counts: np.ndarray) -> Figure:
-    """Tokens in use and perplexity over training and by slice index; frequency by rank."""
-    entries = len(counts)
-    figure, ((over, levels, ranks),) = new_figure(1, 3, height=3.2, title=f"Use of a codebook of {entries} tokens")
-    for column, colour in zip([c for c in history if c.endswith(("perplexity", "used"))], (REAL, MODEL)):
-        kept = history[["step", column]].dropna()
-        over.plot(kept["step"], kept[column], color=colour, marker=".", label="perplexity" if "perplexity" in column else "used")
-    over.axhline(entries, color=BAD, ls=":", label="codebook size")
-    over.set(xlabel="training step", ylabel="tokens", title="over training (validation)", ylim=(0, None))
-    for column, colour in (("used", REAL), ("perplexity", MODEL)):
-        levels.plot(by_level["level"], by_level[column], color=colour, marker=".", label=column)
-    levels.set(xlabel="slice index", ylabel="tokens", title="by slice index (training)", ylim=(0, 1.05 * entries))
-    ranked = np.sort(counts[counts > 0])[::-1]
-    ranks.loglog(np.arange(1, len(ranked) + 1), ranked / ranked.sum(), color=REAL)
-    ranks.axhline(1 / entries, color=BAD, ls=":", label="uniform")
-    ranks.set(xlabel="rank of the token", ylabel="share of all tokens", title="by rank (training)")
-    for axis in (over, ranks):
-        axis.legend(fontsize=8)
-    return figure
 
 
 def embedding(
@@ -144,33 +122,4 @@ def firing(maps: np.ndarray, tokens: Sequence[int], patches: np.ndarray, counts:
         corner = axis.inset_axes((0.0, 0.0, 0.25, 0.25))
         show_image(corner, patches[token])
         corner.spines[:].set(visible=True, color=MODEL)
-    return figure
-
-
-def bigrams(pairs: np.ndarray, shades: np.ndarray, bits: dict[str, float]) -> Figure:
-    """How often each token is left of or above each other, in order of brightness; and the bits of a guess."""
-    figure, ((matrix, bars),) = new_figure(1, 2, height=4.2, title="Which tokens are neighbours", width_ratios=[2, 1])
-    order = np.argsort(shades, kind="stable")
-    ordered = np.ma.masked_equal(pairs[np.ix_(order, order)], 0)
-    drawn = matrix.imshow(ordered, cmap=SEQUENTIAL, norm=LogNorm(1, max(2, pairs.max())), interpolation="none")
-    matrix.set(
-        xlabel="right or lower token, by brightness", ylabel="left or upper token, by brightness", title="pairs (white: never)"
-    )
-    figure.colorbar(drawn, ax=matrix, label="count in training subjects", shrink=0.8)
-    drawn = bars.bar([name.replace(" ", "\n") for name in bits], list(bits.values()), color=[BAD, REAL, MODEL])
-    bars.bar_label(drawn, fmt="%.2f")
-    bars.set(ylabel="bits/token", title="cost of a guess")
-    return figure
-
-
-def tampering(images: dict[str, np.ndarray], box: tuple[int, int, int, int]) -> Figure:
-    """Decoded images above, their difference from the first below. `box` (row, column, height, width) frames the swapped token."""
-    first = next(iter(images.values()))
-    changes = [image - first for image in images.values()]
-    names = [f"mean change {np.abs(change).mean():.1%}" for change in changes]
-    rows = {"decoded": Row(list(images.values()))}
-    rows["difference"] = Row(changes, names, DIVERGING, -0.3, 0.3, "difference")
-    figure = image_grid(rows, list(images), "What perturbed tokens decode to", crop=content_box([first]))
-    for axis in (figure.axes[1], figure.axes[len(images) + 1]):
-        frame(axis, *box)
     return figure

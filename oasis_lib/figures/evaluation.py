@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from oasis_lib.figures.generation import nothing
-from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure, show_image
+from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure, nothing, show_image
 
 
 def reconstruction(summary: pd.DataFrame) -> Figure:

@@ -41,6 +41,14 @@ def new_figure(rows: int = 1, columns: int = 1, *, width: float = WIDTH, height:
     return figure, axes
 
 
+def nothing(why: str) -> Figure:
+    """In the place of a figure that a cohort gives no ground for."""
+    figure, ((axis,),) = new_figure(height=1.2)
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, why, ha="center", va="center")
+    return figure
+
+
 def show_image(axis: Axes, image, title: str = "", *, low: float = 0.0, high: float = 1.0, **options):
     """A slice, grey, without ticks. Anterior is up."""
     drawn = axis.imshow(image, vmin=low, vmax=high, **options)
