@@ -163,6 +163,9 @@ def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
     assert (table["low"] <= table["bits"]).all() and (table["bits"] <= table["high"]).all()
     test = table[table["split"] == "test"].set_index("prior")["bits"]
     assert test["transformer"] < test["frequencies"]
+    drawn = likelihood.independent(codes["train"], cohort["train"].levels, np.arange(4), 16)
+    agree = [(np.asarray(codes["train"])[:, None] == maps[None]).mean() for maps in drawn.values()]
+    assert len(drawn) == 3 and agree[0] < agree[1], "tokens by position are those of training subjects more often"
     found = likelihood.bit_maps(priors["transformer"], codes["test"], cohort["test"].levels)
     assert found.shape == (24, 8, 8) and found.min() >= 0
     moved = likelihood.influence(priors["transformer"], codes["test"][0], 4, 4)

@@ -1,4 +1,4 @@
-"""What priors know: bits an image of people never seen, where the bits are, what each code is told by, and what drawing costs."""
+"""Likelihoods of held-out subjects, surprisal by position, influence of tokens on each other, and the cost of sampling."""
 
 from __future__ import annotations
 
@@ -14,41 +14,36 @@ import torch
 
 from oasis_lib.cohort import Split
 from oasis_lib.metrics import PAIRS, apart, bootstrap_by_person, in_regions, pairs
+from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Likelihood
+from oasis_lib.models.sampler import gumbel, image_seeds
 from oasis_lib.run import Run
-from oasis_lib.training.data import even_levels, evenly, rating_index
+from oasis_lib.training.data import even_levels, evenly, rating_index, seeded
 from oasis_lib.training.tasks import SHOWN, SNAPSHOTS
 
 KNOWN = 0.5  # added to every count: an entry that training people never use must not cost infinitely many bits
 
 
-def frequencies(codes: np.ndarray, entries: int) -> np.ndarray:
-    """(K,) how often training people use each entry."""
+def log_frequencies(codes: np.ndarray, entries: int) -> torch.Tensor:
+    """(K,) how often training subjects use each token."""
     counts = np.bincount(codes.ravel(), minlength=entries) + KNOWN
-    return counts / counts.sum()
+    return torch.from_numpy(np.log(counts / counts.sum()))
 
 
-def frequencies_by_place(codes: np.ndarray, entries: int, weight: float = 8.0) -> np.ndarray:
-    """(h, w, K) the same at each place, drawn a little towards the frequencies of the whole map."""
-    maps = codes.reshape(len(codes), -1).astype(np.int64) + np.arange(codes[0].size) * entries
-    counts = np.bincount(maps.ravel(), minlength=codes[0].size * entries).reshape(*codes.shape[1:], entries)
-    shares = counts + weight * frequencies(codes, entries)
-    return shares / shares.sum(-1, keepdims=True)
+def positional(codes: np.ndarray, levels: np.ndarray, entries: int, knots: int = 0) -> PositionPrior:
+    """The same at each position of training maps (n, h, w), and with `knots` at as many slice indices."""
+    prior = PositionPrior(codes.shape[1:], entries, int(levels.max()) + 1, knots)
+    prior.start(torch.from_numpy(np.asarray(codes, np.int64)), torch.from_numpy(levels.astype(np.int64)))
+    return prior
 
 
-def draw_from(shares: np.ndarray, count: int, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """(count, h, w) codes drawn on their own, place by place: what a prior is needed against."""
-    totals = np.cumsum(np.broadcast_to(shares, (*grid, shares.shape[-1])), -1)
-    chance = np.random.default_rng(seed).random((count, *grid, 1))
-    return (chance > totals[None] / totals[..., -1:]).sum(-1).clip(0, shares.shape[-1] - 1)
-
-
-def draw_at_levels(
-    codes: np.ndarray, levels: np.ndarray, wanted: np.ndarray, entries: int, seed: int = 0, reach: int = 2
-) -> np.ndarray:
-    """The same, one map for each level wanted, by maps of that level and of those within reach."""
-    near = [frequencies_by_place(codes[np.abs(levels - level) <= reach], entries) for level in wanted]
-    return np.concatenate([draw_from(shares, 1, codes.shape[1:], seed + place) for place, shares in enumerate(near)])
+def independent(codes: np.ndarray, levels: np.ndarray, wanted: np.ndarray, entries: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """{name: (n, h, w)} tokens sampled without regard to each other, a map for each slice index wanted."""
+    prior = positional(codes, levels, entries, knots=int(levels.max()) + 1)
+    noise = gumbel(image_seeds(len(wanted), seeded(seed), "cpu"), torch.arange(codes[0].size), entries)
+    logits = {"by frequency": log_frequencies(codes, entries), "by position": prior.logits}
+    logits["by position and slice index"] = prior(slice(None), torch.from_numpy(np.asarray(wanted, np.int64)))
+    return {name: (some + noise).argmax(-1).view(-1, *codes.shape[1:]).numpy() for name, some in logits.items()}
 
 
 def likelihoods(
@@ -56,8 +51,8 @@ def likelihoods(
 ) -> pd.DataFrame:
     """Bits of images, at most so many a split: columns prior, split, row, subject, bits. Frequencies stand beside the priors."""
     entries = next(iter(priors.values())).entries
-    shares, placed = frequencies(codes["train"], entries), frequencies_by_place(codes["train"], entries)
-    place = np.arange(codes["train"][0].size)
+    everywhere, place = log_frequencies(codes["train"], entries).numpy(), np.arange(codes["train"][0].size)
+    placed = positional(codes["train"], run.cohort["train"].levels, entries).logits.double().numpy()
     tables = []
     for split in splits:
         part, maps = run.cohort[split], np.asarray(codes[split], np.int64)
@@ -65,8 +60,8 @@ def likelihoods(
         rows = evenly(len(maps), few)
         flat = maps[rows].reshape(len(rows), -1)
         found = {
-            "frequencies": -np.log2(shares[flat]).sum(1),
-            "frequencies by position": -np.log2(placed.reshape(-1, entries)[place, flat]).sum(1),
+            "frequencies": -everywhere[flat].sum(1) / math.log(2),
+            "frequencies by position": -placed[place, flat].sum(1) / math.log(2),
         }
         level, rating = (
             torch.from_numpy(part.levels[rows].astype(np.int64)),
