@@ -94,8 +94,8 @@ def test_conda_has_no_second_list():
     assert [re.sub(r"=.*", "", line) for line in wanted] == ["- python", "- pip", "- pip:", "- -e ."]
 
 
-def test_readme_says_what_each_dependency_is_for():
-    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|$", (PROJECT / "README.md").read_text(), re.M)
+def test_a_table_says_what_each_dependency_is_for():
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|$", (PROJECT / "docs" / "dependencies.md").read_text(), re.M)
     assert dict(rows).keys() == declared().keys() | declared("test").keys()
     assert all(len(what) > 10 for _, what in rows)
 

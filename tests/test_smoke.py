@@ -114,6 +114,13 @@ def test_the_first_picture_of_readme_is_made_of_a_synthetic_run_alone(smoke: Smo
     assert refused.returncode == 1 and "shows real subjects" in refused.stderr
 
 
+def test_readme_snippet_runs(smoke: Smoke):
+    snippet = re.search(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.S).group(1)
+    found: dict = {}
+    exec(snippet.replace("runs/latest", str(smoke.folder)), found)
+    assert found["slices"].shape == (4, 1, 64, 64) and found["nats"].shape == (4,) and len(found["tokens"].unique()) > 1
+
+
 def test_a_second_run_computes_nothing(smoke: Smoke):
     files = {p: p.stat().st_mtime_ns for p in smoke.folder.rglob("*") if p.suffix in {".safetensors", ".npy", ".npz", ".png"}}
     printed = oasis("study", "--profile", "smoke", "--run", smoke.folder, data=smoke.data)
