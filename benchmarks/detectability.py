@@ -13,7 +13,8 @@ import numpy as np
 from common import keep
 
 from oasis_lib.cohort import open_cohort
-from oasis_lib.evaluation.detectability import Instrument, Recipe
+from oasis_lib.evaluation.detectability import Recipe
+from oasis_lib.evaluation.instrument import Instrument
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, decode_codes

@@ -231,6 +231,8 @@ def evaluate(given: Given) -> None:
 
     On test subjects, or on validation subjects while settings are being chosen. All measures go into a file.
     """
+    import pandas as pd
+
     from oasis_lib import sampling
     from oasis_lib.cohort import open_cohort
     from oasis_lib.evaluation import reconstruction
@@ -256,11 +258,13 @@ def evaluate(given: Given) -> None:
             prior, options = load(given.prior), {"seed": config.seed, "progress": not given.quiet}
             drawn = sampling.draw(prior, vqvae, sampling.even_levels(config.samples, prior.levels), **options)
         options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": given.out.parent, "split": given.split}
+        options["progress"] = not given.quiet
         found["generation"] = evaluate_generation(drawn["images"], drawn["level"], cohort, **options)
-        print(f"\n{len(drawn['images'])} samples:")
+        print(f"\n{len(drawn['images'])} samples. Area under the ROC curve of detectors, 0.5 is chance, by size of a pixel:")
+        print(pd.DataFrame(found["generation"]["summary"]).T.astype(float).round(2).to_string() + "\n")
         for name, target in found["generation"]["targets"].items():
-            met = "met" if target["met"] else "not met"
-            print(f"  {name:<24} {target['value']:8.4g}   target {target['target']:<8} {met}")
+            value, real = (f"{target[key]:8.4g}" for key in ("value", "real"))
+            print(f"  {name:<24} {value}   real subjects {real}   target {target['target']:<9} {target['verdict']}")
     write_json(given.out, found)
     print(f"\nall of it in {given.out}")
 

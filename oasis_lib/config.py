@@ -96,9 +96,9 @@ class EvaluationConfig:
     samples: int = 1000  # of each prior
     bootstrap: int = 2000
     feature_steps: int = 300  # of the feature network's training
-    components: int = 32  # of either feature space
-    neighbours: int = 5  # of precision, recall, density and coverage
-    draws: int = 5  # of equally many slices a level, averaged
+    components: int = 32  # of the feature space
+    neighbours: int = 5  # of precision and recall
+    detector_steps: int = 200  # of each detector's training
     seed: int = 0
 
 
@@ -146,7 +146,7 @@ PROFILES = {
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, batch=16, lr=4e-3, shift=2)),
         codegan=Part(CodeGANConfig(hidden=16), TrainingConfig(epochs=2, **ADVERSARIAL)),
-        evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, draws=2),
+        evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, detector_steps=20),
     ),
     "laptop": Profile(
         name="laptop",

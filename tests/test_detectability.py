@@ -8,7 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from oasis_lib.evaluation.detectability import Recipe, Report, Result, detectability, folds_of, roc_area
+from oasis_lib.evaluation.detectability import Recipe, Result, detectability, folds_of, roc_area
+from oasis_lib.evaluation.instrument import Report
 from oasis_lib.evaluation.prepared import SIDE, brain_box, crops_of, prepare, without_cues
 
 QUICK = Recipe(steps=50, draws=200, crops=2)
@@ -117,3 +118,31 @@ def test_faint_texture_of_a_decoder_is_seen(real):
         recipe=Recipe(steps=150, draws=200, crops=2),
     )
     assert faint[1].auc > 0.9 and faint[1].low > 0.75
+
+
+def noisy(images: np.ndarray, strength: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, strength, images.shape)
+    return np.where(images > 0, images + noise, 0).clip(0, 255).astype(np.uint8)
+
+
+def gridded(images: np.ndarray, strength: float) -> np.ndarray:
+    lines = (np.indices(images.shape[1:]) % 4 == 0).any(0)
+    return np.where(images > 0, images + strength * lines, 0).clip(0, 255).astype(np.uint8)
+
+
+def swapped(images: np.ndarray, count: float) -> np.ndarray:
+    """So many patches of 16 x 16 pixels from the same place of another subject."""
+    rng, changed = np.random.default_rng(0), images.copy()
+    for row in range(len(images)):
+        for _ in range(int(count)):
+            top, left = rng.integers(16, 48, 2)
+            other = images[(row + 4 * rng.integers(1, 16)) % len(images)]
+            changed[row, top : top + 16, left : left + 16] = other[top : top + 16, left : left + 16]
+    return changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil, strengths", [(noisy, (4, 20)), (gridded, (3, 14)), (swapped, (1, 12))])
+def test_spoiled_slices_are_detected_the_more_the_stronger(real, spoil, strengths):
+    mild, strong = (compared(real, lambda images: spoil(images, strength))[1] for strength in strengths)  # noqa: B023
+    assert strong.low > 0.5 and strong.auc > mild.auc, (mild.auc, strong.auc)

@@ -11,10 +11,10 @@ import torch
 from oasis_lib import sampling
 from oasis_lib.cohort import Cohort, open_cohort
 from oasis_lib.config import PRIORS, profile
-from oasis_lib.evaluation import evaluator as evaluator_module
+from oasis_lib.evaluation import fitted as fitted_module
 from oasis_lib.evaluation.evaluator import Evaluator, Samples
 from oasis_lib.evaluation.features import extract
-from oasis_lib.evaluation.generation import TARGETS
+from oasis_lib.evaluation.instrument import Instrument
 from oasis_lib.evaluation.samples import SETTINGS, choose_settings, read_all
 from oasis_lib.explore import Generator, Painter
 from oasis_lib.models import load
@@ -34,19 +34,22 @@ def test_every_prior_has_samples_of_every_level(run):
         assert one["codes"].dtype == np.int16 and set(one["level"]) == set(range(32))
 
 
-def test_the_account_has_floor_references_and_verdict(run):
+def test_the_account_has_baseline_controls_and_verdict(run):
     account = json.loads(run.path("metrics.json").read_text())
     table = account["generation"]["table"]
     for row in (
-        "synthetic training people",
-        "reconstructed test people",
-        "unigram codes",
-        "shuffled codes",
-        "blurred people",
+        "real-vs-real",
+        "positional tokens",
+        "unigram tokens",
+        "blur",
         "mean image",
     ):
-        assert table[row]["frechet_trained"] is not None
-    assert set(account["generation"]["verdict"]["transformer"]) == set(TARGETS)
+        assert table[row]["frechet"] is not None
+    verdicts = account["generation"]["verdict"]
+    assert set(verdicts["real-vs-real"]) == set(verdicts["transformer"]) and "recall" in verdicts["transformer"]
+    assert all(one["verdict"] != "missed" for one in verdicts["real-vs-real"].values()), "real subjects never miss"
+    sets = {row["set"] for row in account["generation"]["detectability"]}
+    assert {"real-vs-real", "reconstructions, faithful", "transformer", "positional tokens", "unigram tokens", "blur"} <= sets
     assert account["generation"]["anomaly"]["surprise"]["roc_area"] is not None
     assert account["generation settings"]["chosen"] in SETTINGS and set(account["generation settings"]["tried"]) == set(SETTINGS)
     assert account["reconstruction"]["black image"]["ssim_brain"] < 0.1
@@ -58,9 +61,8 @@ def test_the_trained_features_are_kept_and_not_trained_twice(run, monkeypatch):
 
 
 def test_settings_are_never_chosen_on_test_people(run):
-    evaluator = Evaluator(run.cohort, run.profile.evaluation, cache=run.path("evaluation"))
-    with pytest.raises(ValueError, match="validate people"):
-        choose_settings(run.cohort, None, None, evaluator)
+    with pytest.raises(ValueError, match="validation subjects"):
+        choose_settings(Instrument(run.cohort, split="test"), None, None)
 
 
 def test_filling_a_box_leaves_the_rest(run):
@@ -107,9 +109,9 @@ def test_what_is_known_of_people_is_kept_and_only_while_it_holds(smoke, run, tmp
     first = Evaluator(cohort, settings, cache=tmp_path, vqvae=vqvae)
     bank, lines = first.audit["bank"], first.audit["lines"]
     looked = []
-    monkeypatch.setattr(evaluator_module, "extract", lambda *given: looked.append(given) or extract(*given))
+    monkeypatch.setattr(fitted_module, "extract", lambda *given: looked.append(given) or extract(*given))
     again = Evaluator(cohort, settings, cache=tmp_path, vqvae=vqvae)
-    np.testing.assert_array_equal(again.audit["bank"]["trained"], bank["trained"])
+    np.testing.assert_array_equal(again.audit["bank"]["features"], bank["features"])
     assert again.audit["lines"]["pixels"].line == lines["pixels"].line and not looked
     with torch.no_grad():
         vqvae.quantizer.codebook.add_(0.1)
@@ -126,4 +128,4 @@ def test_a_cohort_without_levels_can_be_judged(smoke, run):
     flat = Cohort(whole.folder, whole.info | {"levels": 0, "hash": "flat"}, splits)
     evaluator = Evaluator(flat, profile("smoke", ["evaluation.feature_steps=2"]).evaluation)
     found = evaluator.measure(Samples(np.asarray(whole["test"].images), np.full(len(whole["test"]), -1)))
-    assert "level_error" not in found and np.isfinite(found["frechet_trained"])
+    assert "level_error" not in found and np.isfinite(found["frechet"])

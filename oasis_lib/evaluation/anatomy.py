@@ -119,7 +119,3 @@ class LevelReader:
             if name in self.fold:
                 found[row] = each[self.fold[name], row]
         return np.clip(found + self.middle, 0, self.last)
-
-    def agreement(self, features: np.ndarray, asked: np.ndarray, people: np.ndarray | None = None) -> dict[str, float]:
-        error = np.abs(self.read(features, people) - asked)
-        return {"level_within_one": float((error < 1.5).mean()), "level_error": float(error.mean())}

@@ -6,21 +6,16 @@ Fine scales show texture, coarse scales anatomy. See Lopez-Paz & Oquab 2017 (cla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-from oasis_lib.cohort import Cohort
-from oasis_lib.evaluation.prepared import SCALES, Prepared, brain_box, crops_of, prepare
-
-BASELINE = "real-vs-real"
+from oasis_lib.evaluation.prepared import Prepared, crops_of
 
 
 @dataclass(frozen=True)
@@ -97,27 +92,29 @@ def train(net: nn.Module, sides: Sequence[Tensor], inside: Sequence[Tensor], see
     return net.eval()
 
 
-def _seeded(make: Callable, seed: int) -> nn.Module:
+def seeded_net(make: Callable, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
 
 
-@torch.no_grad()
 def scores(net: nn.Module, images: Tensor, inside: Tensor, crops: int) -> np.ndarray:
     """(N,) mean logit over `crops` positions of each image, spread evenly over those inside the brain."""
-    total = []
+    return crop_scores(net, images, inside, crops)[0].mean(1)
+
+
+@torch.no_grad()
+def crop_scores(net: nn.Module, images: Tensor, inside: Tensor, crops: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and positions (N, crops) of crops spread evenly over the positions inside the brain."""
+    logits, positions = [], []
     for part, weight in zip(images.split(64), inside.split(64)):
-        found = torch.zeros(len(part), device=part.device)
-        count = weight.sum(1)
-        order = torch.argsort(weight, dim=1, descending=True, stable=True)
+        order, rows = torch.argsort(weight, dim=1, descending=True, stable=True), torch.arange(len(part), device=part.device)
         tries = min(crops, weight.shape[1])
-        for number in range(tries):
-            pick = ((number + 0.5) / tries * count).long()
-            x = crops_of(part, torch.arange(len(part), device=part.device), order.gather(1, pick[:, None])[:, 0])
-            found += net(x)
-        total.append(found / tries)
-    return torch.cat(total).float().cpu().numpy()
+        picks = [((number + 0.5) / tries * weight.sum(1)).long() for number in range(tries)]
+        places = [order.gather(1, pick[:, None])[:, 0] for pick in picks]
+        logits.append(torch.stack([net(crops_of(part, rows, place)) for place in places], 1).float().cpu())
+        positions.append(torch.stack(places, 1).cpu())
+    return torch.cat(logits).numpy(), torch.cat(positions).numpy()
 
 
 def roc_area(real: np.ndarray, generated: np.ndarray, real_weight: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -151,13 +148,6 @@ class Result:
     generated: np.ndarray
 
 
-def balanced_rows(levels: np.ndarray, counts: dict[int, int], seed: int = 0) -> np.ndarray:
-    """Rows with at most `counts` slices of each slice index, drawn without replacement."""
-    rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(np.flatnonzero(levels == level))[:count] for level, count in counts.items()]
-    return np.sort(np.concatenate(chosen))
-
-
 def detectability(
     fit: Prepared,
     real: Prepared,
@@ -180,7 +170,7 @@ def detectability(
         rng = np.random.default_rng([recipe.seed, repeat])
         fold = folds_of(generated.levels, generated.subjects, recipe.folds, rng)
         jobs += [(scale, repeat * recipe.folds + number, fold == number) for number in range(recipe.folds) for scale in real.scales]
-    nets = [_seeded(make, recipe.seed * 1000 + number) for _, number, _ in jobs]  # the global generator serves one thread
+    nets = [seeded_net(make, recipe.seed * 1000 + number) for _, number, _ in jobs]  # the global generator serves one thread
     for side in (fit, real, generated):
         side.inside  # noqa: B018 (made once, before the threads share it)
 
@@ -222,95 +212,3 @@ def _resampled(subjects: np.ndarray, draws: int, rng: np.random.Generator) -> np
     names, which = np.unique(subjects, return_inverse=True)
     picks = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     return np.concatenate([np.ones((1, len(subjects))), picks[:, which]]).astype(np.float32)
-
-
-class Instrument:
-    """Real slices of a cohort, prepared once; then `compare` puts sets beside real-vs-real at the same numbers.
-
-    Detectors learn on half of the training subjects and are tested on those of `split`. The other half of the training
-    subjects stands in for a generator: real-vs-real. Reconstructions and spoiled slices are made of that half as well.
-    """
-
-    def __init__(
-        self, cohort: Cohort, *, split: str = "validate", recipe: Recipe | None = None, device: str = "cpu", mm: float | None = None
-    ):
-        self.cohort, self.split, self.recipe, self.device = cohort, split, recipe or Recipe(), str(device)
-        self.mm = mm or pixel_mm(cohort)
-        train, real = cohort["train"], cohort[split]
-        subjects = np.random.default_rng(self.recipe.seed).permutation(np.unique(train.subjects))
-        learned = np.isin(train.subjects, subjects[: len(subjects) // 2])
-        self.other_rows = np.flatnonzero(~learned)
-        self.scales = [scale for scale in SCALES if scale == 1 or cohort.size // scale >= 32]
-        self.box = brain_box(train.images[:: max(1, len(train) // 256)])
-        rows = np.random.default_rng(self.recipe.seed).permutation(np.flatnonzero(learned))[: self.recipe.most]
-        self.fit = self.prepare(train.images[np.sort(rows)], train.levels[np.sort(rows)], train.subjects[np.sort(rows)])
-        self.real = self.prepare(real.images, real.levels, real.subjects)
-
-    def prepare(self, images: np.ndarray, levels: np.ndarray, subjects: np.ndarray | None = None) -> Prepared:
-        """A set; without `subjects` each slice is a subject of its own."""
-        subjects = np.array([f"generated {row}" for row in range(len(images))]) if subjects is None else subjects
-        return prepare(images, levels, subjects, self.box, self.scales, device=self.device)
-
-    def counts(self, sets: Sequence[np.ndarray]) -> dict[int, int]:
-        """Slices of each slice index that every set (of slice indices) and the other real subjects can give."""
-        sides = [pd.Series(levels).value_counts() for levels in (self.cohort["train"].levels[self.other_rows], *sets)]
-        shared = set.intersection(*(set(side.index) for side in sides))
-        if not shared:
-            raise ValueError("the sets have no slice index in common with the cohort")
-        most = max(1, self.recipe.most // len(shared))
-        return {int(level): int(min(most, *(side[level] for side in sides))) for level in sorted(shared)}
-
-    def others(self, counts: Mapping[int, int]) -> np.ndarray:
-        """Rows of the other training subjects, so many of each slice index."""
-        return self.other_rows[balanced_rows(self.cohort["train"].levels[self.other_rows], counts, self.recipe.seed)]
-
-    def compare(self, sets: Mapping[str, tuple], progress: bool = False) -> Report:
-        """Every set (images, slice indices, and subjects where known) at every scale, real-vs-real first."""
-        counts = self.counts([given[1] for given in sets.values()])
-        rows, train = self.others(counts), self.cohort["train"]
-        sets = {BASELINE: (train.images[rows], train.levels[rows], train.subjects[rows])} | dict(sets)
-        networks = self.recipe.folds * self.recipe.repeats * len(self.scales)
-        found = {}
-        with tqdm(total=len(sets) * networks, disable=not progress, desc="detectors", mininterval=1) as bar:
-            for name, (images, levels, *subjects) in sets.items():
-                rows = balanced_rows(np.asarray(levels), counts, self.recipe.seed)
-                chosen = [np.asarray(part)[rows] for part in (images, levels, *subjects)]
-                bar.set_postfix_str(name)
-                results = detectability(self.fit, self.real, self.prepare(*chosen), self.recipe, progress=bar.update)
-                found[name] = results
-        return Report(found, self.mm)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Results of all sets, the first of them real-vs-real. Lengths are in mm, or in pixels where those are not known."""
-
-    results: dict[str, dict[int, Result]]
-    mm: float | None
-
-    @property
-    def unit(self) -> str:
-        return "mm" if self.mm else "px"
-
-    def table(self) -> pd.DataFrame:
-        """One row a set and scale: size of a pixel, AUC with its interval, balanced accuracy, and whether it passes."""
-        rows, bounds = [], {scale: max(0.5, found.high) for scale, found in next(iter(self.results.values())).items()}
-        for name, scales in self.results.items():
-            for scale, found in scales.items():
-                row = {"set": name, "scale": scale * (self.mm or 1), "auc": found.auc, "low": found.low, "high": found.high}
-                rows.append(row | {"accuracy": found.accuracy, "passes": found.auc <= bounds[scale]})
-        return pd.DataFrame(rows)
-
-    def summary(self) -> pd.DataFrame:
-        """One row a set: AUC at each scale, their mean, and the finest scale passed such that all coarser ones pass too."""
-        table = self.table()
-        wide = table.pivot(index="set", columns="scale", values="auc").loc[list(self.results)]
-        passes = table.pivot(index="set", columns="scale", values="passes").loc[list(self.results)]
-        wide.columns = [f"{scale:g} {self.unit}" for scale in passes.columns]
-        finest = [passes.columns[row[::-1].cumprod()[::-1].astype(bool)].min() for row in passes.to_numpy(bool)]
-        return wide.assign(mean=wide.mean(axis=1), finest_passed=finest)
-
-
-def pixel_mm(cohort: Cohort) -> float | None:
-    """mm across a pixel, where the cohort tells; the synthetic cohort's images are 256 mm across."""
-    return cohort.info.get("mm") or (256 / cohort.size if cohort.synthetic else None)

@@ -1,10 +1,13 @@
-"""Distances between two sets of features, written out plainly so that anyone can recompute them. None of them is FID."""
+"""Distances between two sets of features, and how different slices of one set are. None of them is FID."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
+import pandas as pd
+import torch
+
+from oasis_lib.evaluation.features import to_tensor
+from oasis_lib.metrics import at_once, ms_ssim
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -21,32 +24,19 @@ def _root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased squared maximum mean discrepancy, kernel (x.y / d + 1)^3 (Binkowski et al. 2018); may fall below zero."""
-    n, m = len(a), len(b)
-    aa, bb, ab = (((x @ y.T) / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
-    within = (aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1))
-    return float(within - 2 * ab.mean())
-
-
 def manifold(
     real: np.ndarray, fake: np.ndarray, real_people: np.ndarray, fake_people: np.ndarray | None = None, neighbours: int = 5
 ) -> dict[str, float]:
-    """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), by person.
+    """Precision and recall (Kynkaanniemi et al. 2019), by subject.
 
-    A slice's radius reaches its k-th nearest slice of *another* person: a head's neighbouring slices are near-copies, and
-    would shrink every ball to one head. Generated slices count as one person each unless `fake_people` says otherwise.
+    A slice's radius reaches its k-th nearest slice of *another* subject: a brain's neighbouring slices are near-copies, and
+    would shrink every ball to one brain. Generated slices count as one subject each unless `fake_people` says otherwise.
     """
     fake_people = np.arange(len(fake)) if fake_people is None else fake_people
     real_radius, fake_radius = (_radius(x, p, neighbours) for x, p in ((real, real_people), (fake, fake_people)))
     between = pairwise(real, fake)  # (real, fake)
-    inside = between <= real_radius[:, None]
-    return {
-        "precision": float(inside.any(0).mean()),
-        "recall": float((between <= fake_radius[None]).any(1).mean()),
-        "density": float(inside.sum(0).mean() / neighbours),
-        "coverage": float(inside.any(1).mean()),
-    }
+    precision, recall = (between <= real_radius[:, None]).any(0).mean(), (between <= fake_radius[None]).any(1).mean()
+    return {"precision": float(precision), "recall": float(recall)}
 
 
 def _radius(points: np.ndarray, people: np.ndarray, k: int) -> np.ndarray:
@@ -63,47 +53,22 @@ def pairwise(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0))
 
 
-def jackknife(without: Callable[[int], Sequence[float]], parts: int) -> np.ndarray:
-    """Standard errors of the numbers that `without(part)` gives when one of so many equal parts is left out."""
-    found = np.array([without(part) for part in range(parts)])
-    return np.sqrt((parts - 1) / parts * ((found - found.mean(0)) ** 2).sum(0))
-
-
-def two_sample(
-    real: np.ndarray, fake: np.ndarray, real_people: np.ndarray, fake_people: np.ndarray, *, repeats: int = 500, seed: int = 0
-) -> tuple[float, float, float]:
-    """How often a classifier tells fake from real, held out by person on both sides; 0.5 is chance. Interval: over people."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    x = np.concatenate([real, fake])
-    y = np.repeat([0, 1], [len(real), len(fake)])
-    groups = np.concatenate([[f"real {p}" for p in real_people], [f"fake {p}" for p in fake_people]])
-    right = np.zeros(len(x))
-    fold = np.concatenate([_folds(real_people, GroupKFold), _folds(fake_people, GroupKFold)])
-    for number in range(fold.max() + 1):
-        train, test = fold != number, fold == number
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, class_weight="balanced", max_iter=300))
-        right[test] = model.fit(x[train], y[train]).predict(x[test]) == y[test]
-    rng, sides = np.random.default_rng(seed), []
-    for side in (0, 1):
-        _, person = np.unique(groups[y == side], return_inverse=True)
-        sums, counts = np.bincount(person, right[y == side]), np.bincount(person)
-        draws = rng.integers(len(sums), size=(repeats, len(sums)))
-        sides.append(sums[draws].sum(1) / counts[draws].sum(1))
-    low, high = np.quantile((sides[0] + sides[1]) / 2, [0.025, 0.975])
-    accuracy = (right[y == 0].mean() + right[y == 1].mean()) / 2
-    return float(accuracy), float(low), float(high)
-
-
-def _folds(people: np.ndarray, splitter, folds: int = 5) -> np.ndarray:
-    """The fold of each row, whole people together."""
-    fold = np.zeros(len(people), int)
-    count = min(folds, len(np.unique(people)))
-    if count < 2:
-        raise ValueError(f"a two-sample test held out by person needs at least two people, not {count}")
-    for number, (_, test) in enumerate(splitter(count).split(people, groups=people)):
-        fold[test] = number
-    return fold
+@torch.no_grad()
+def pairwise_similarity(
+    images: np.ndarray, levels: np.ndarray, people: np.ndarray, *, pairs: int = 8, seed: int = 0, device: str = "cpu"
+) -> pd.DataFrame:
+    """MS-SSIM of pairs of different subjects: slice index, both rows, value. To be matched with real pairs', not minimised."""
+    rng, chosen = np.random.default_rng(seed), []
+    for level in np.unique(levels):
+        rows = np.flatnonzero(levels == level)
+        for _ in range(pairs):
+            a = rng.choice(rows)
+            others = rows[people[rows] != people[a]]
+            if len(others):
+                chosen.append((level, a, rng.choice(others)))
+    level, first, second = np.array(chosen, int).reshape(-1, 3).T
+    values, few = [np.empty(0)], at_once(images[0].size, device)
+    for start in range(0, len(level), few):
+        part = slice(start, start + few)
+        values.append(ms_ssim(to_tensor(images[first[part]], device), to_tensor(images[second[part]], device)).cpu().numpy())
+    return pd.DataFrame({"level": level, "first": first, "second": second, "ms_ssim": np.concatenate(values)})

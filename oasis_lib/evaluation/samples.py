@@ -10,8 +10,11 @@ import pandas as pd
 import torch
 
 from oasis_lib.cohort import Cohort
+from oasis_lib.config import EvaluationConfig
+from oasis_lib.evaluation.detectability import Recipe
 from oasis_lib.evaluation.evaluator import Evaluator, Samples, pick_rows
 from oasis_lib.evaluation.features import to_tensor
+from oasis_lib.evaluation.instrument import Instrument
 from oasis_lib.sampling import draw, draw_all, even_levels, read_all, trained_priors
 from oasis_lib.training import best_device, codes_of, decode_codes
 from oasis_lib.vision import blur
@@ -46,9 +49,9 @@ def beside_real(cohort: Cohort, drawn: dict[str, dict[str, np.ndarray]], count: 
 
 
 def references(evaluator: Evaluator, vqvae: Any | None = None, most: int = 100_000, seed: int = 0) -> dict[str, Samples]:
-    """The ladder between real people and nonsense. Those that need codes are left out where there is no VQ-VAE.
+    """Reconstructions and negative controls, all from the same training slices, whose subjects no instrument was fitted on.
 
-    All but the reconstructions of test people start from the same training slices, which no feature was fitted on.
+    Those that need tokens are left out where there is no VQ-VAE.
     """
     rng, floor, train = np.random.default_rng(seed), evaluator.floor, evaluator.cohort["train"]
     counts = evaluator.counts(floor.levels)
@@ -57,21 +60,29 @@ def references(evaluator: Evaluator, vqvae: Any | None = None, most: int = 100_0
     real = Samples(np.asarray(floor.images[rows]), floor.levels[rows], floor.people[rows])
     found, device = {}, best_device()
     if vqvae is not None:
-        codes = codes_of(vqvae, evaluator.cohort, "train", device)[evaluator.floor_rows[rows]]
-        test = pick_rows(evaluator.real.levels, {level: min(n, share) for level, n in counts.items()}, rng)
-        back = decode_codes(vqvae, codes_of(vqvae, evaluator.cohort, evaluator.split, device)[test], device)
-        found["reconstructed training people"] = Samples(decode_codes(vqvae, codes, device), real.levels, real.people)
-        found[f"reconstructed {evaluator.split} people"] = Samples(back, evaluator.real.levels[test], evaluator.real.subjects[test])
-        unigram = rng.permutation(codes.ravel()).reshape(codes.shape)
-        found["unigram codes"] = Samples(decode_codes(vqvae, unigram, device), real.levels)
-        shuffled = np.stack([rng.permutation(one.ravel()).reshape(one.shape) for one in codes])
-        found["shuffled codes"] = Samples(decode_codes(vqvae, shuffled, device), real.levels)
-    size = evaluator.cohort.size
-    found["blurred people"] = Samples(blurred(real.images, size / 128), real.levels, real.people)
+        every = codes_of(vqvae, evaluator.cohort, "train", device)
+        codes = every[evaluator.floor_rows[rows]]
+        for name in ("faithful", *(["crisp"] if vqvae.crisp is not None else [])):
+            images = decode_codes(vqvae, codes, device, crisp=name == "crisp")
+            found[f"reconstructions, {name}"] = Samples(images, real.levels, real.people)
+        controls = {"positional tokens": positional(every, train.levels, real.levels, rng)}
+        controls["unigram tokens"] = rng.permutation(codes.ravel()).reshape(codes.shape)
+        found |= {name: Samples(decode_codes(vqvae, tokens, device), real.levels) for name, tokens in controls.items()}
+    found["blur"] = Samples(blurred(real.images, evaluator.cohort.size / 128), real.levels, real.people)
     means = {level: train.images[np.flatnonzero(train.levels == level)].mean(0) / 255 for level in counts}
     found["mean image"] = Samples(np.stack([means[level] for level in real.levels]).astype(np.float32), real.levels)
     found["black image"] = Samples(np.zeros_like(real.images), real.levels)
     return found
+
+
+def positional(codes: np.ndarray, levels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(len(wanted), h, w): each position's token drawn from those at that position and slice index, independently."""
+    flat, drawn = codes.reshape(len(codes), -1), np.empty((len(wanted), codes[0].size), codes.dtype)
+    for level in np.unique(wanted):
+        pool, rows = np.flatnonzero(levels == level), np.flatnonzero(wanted == level)
+        picks = rng.choice(pool, (len(rows), flat.shape[1]))
+        drawn[rows] = np.take_along_axis(flat, picks, 0)
+    return drawn.reshape(len(wanted), *codes.shape[1:])
 
 
 def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
@@ -80,27 +91,30 @@ def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def choose_settings(
-    cohort: Cohort,
+    instrument: Instrument,
     prior: Any,
     vqvae: Any,
-    evaluator: Evaluator,
     *,
-    samples: int = 128,
+    samples: int = 96,
     settings: Mapping[str, dict[str, float]] = SETTINGS,
     seed: int = 0,
+    progress: bool = False,
 ) -> pd.DataFrame:
-    """Ways to choose codes (a row each), measured against validate people; the best first.
+    """Sampling settings (a row each) by detectability on validation subjects, the least detectable first.
 
-    The score is the mean over both spaces of log Fréchet: neither space outweighs the other. Test people play no part.
+    Columns are the mean AUC over the instrument's scales, and the widest ends of its 95 % intervals.
     """
-    if evaluator.split != "validate":
-        raise ValueError(
-            f"settings are chosen on validate people, not on {evaluator.split!r}: make Evaluator(..., split='validate')"
-        )
-    rows, levels = {}, even_levels(samples, cohort.levels)
-    for name, how in settings.items():
-        drawn = draw(prior, vqvae, levels, seed=seed, **how)
-        found = evaluator.distances(as_samples(drawn))
-        score = np.mean([np.log(found[f"frechet_{space}"]) for space in ("trained", "fixed")])
-        rows[name] = {"score": float(score)} | found
-    return pd.DataFrame(rows).T.sort_values("score").rename_axis("setting")
+    if instrument.split != "validate":
+        raise ValueError(f"settings are chosen on validation subjects, not on {instrument.split!r}: use split='validate'")
+    levels = even_levels(samples, instrument.cohort.levels)
+    sets = {name: as_samples(draw(prior, vqvae, levels, seed=seed, **how)).given for name, how in settings.items()}
+    found = instrument.compare(sets, progress=progress).table().groupby("set", sort=False)
+    table = found.agg({"auc": "mean", "low": "min", "high": "max"}).loc[list(settings)]
+    return table.sort_values("auc", kind="stable").rename_axis("setting")
+
+
+def settings_instrument(cohort: Cohort, config: EvaluationConfig, device: str = "cpu") -> Instrument:
+    """The cheap instrument that settings are chosen by: validation subjects, a quarter of the resolution, short trainings."""
+    recipe = Recipe(steps=min(config.detector_steps, 80), seed=config.seed, draws=200)
+    scale = max(1, min(4, cohort.size // 32))
+    return Instrument(cohort, split="validate", recipe=recipe, device=device, scales=(scale,))

@@ -1,4 +1,4 @@
-"""The account in pictures: distances beside the floor, anatomy by level, detail, nearest neighbours, failures, anomalies."""
+"""The evaluation in pictures: detectability, distances, anatomy by slice index, nearest neighbours, failures, anomalies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure, nothi
 
 
 def reconstruction(summary: pd.DataFrame) -> Figure:
-    """SSIM of each way to give a slice back, full frame and inside the brain, with intervals over people."""
+    """SSIM of reconstructions, full frame and inside the brain, with intervals over subjects."""
     figure, (axes,) = new_figure(
-        1, 2, width=9, height=0.4 * len(summary) + 1.8, sharey=True, title="How well are slices given back?"
+        1, 2, width=9, height=0.4 * len(summary) + 1.8, sharey=True, title="SSIM of reconstructed test slices"
     )
     for axis, column, where in zip(axes, ("ssim", "ssim_brain"), ("full frame", "inside the brain")):
         colours = [MODEL if "VQ" in name else BAD for name in summary.index]
@@ -25,57 +25,90 @@ def reconstruction(summary: pd.DataFrame) -> Figure:
     return figure
 
 
+def detectability(table: pd.DataFrame, generators: Sequence[str], unit: str = "mm") -> Figure:
+    """AUC of detectors over pixel size: a line a set with 95 % intervals, real-vs-real as a band."""
+    figure, ((axis,),) = new_figure(1, 1, width=9, height=4.2, title="Area under the ROC curve of detectors, held-out subjects")
+    first, sets = table["set"].iloc[0], dict(list(table.groupby("set", sort=False)))
+    for number, (name, rows) in enumerate(sets.items()):
+        x = rows["scale"].to_numpy(float)
+        if name == first:
+            axis.fill_between(x, rows["low"], rows["high"], color=REAL, alpha=0.2, lw=0, label=f"{name}, 95 % interval")
+            axis.plot(x, rows["auc"], color=REAL, lw=1)
+            continue
+        x = x * 1.025 ** (number - len(sets) / 2)  # side by side
+        reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["auc"].to_numpy())
+        style = {"marker": "o", "lw": 2} if name in generators else {"marker": "s", "lw": 0.8, "ls": "--", "ms": 4}
+        axis.errorbar(x, rows["auc"], yerr=reach, color=COLOURS[number % len(COLOURS)], capsize=2, label=name, **style)
+    axis.axhline(0.5, color=BAD, lw=0.8, ls=":")
+    ticks = sorted(table["scale"].unique())
+    axis.set(
+        xscale="log", xlabel=f"size of a pixel ({unit}); coarser to the right", ylabel="AUC (0.5 is chance)", ylim=(0.25, 1.03)
+    )
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def patches(found: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """The patches that detectors are surest about: a block a pixel size, rows real and generated."""
+    blocks = [(f"{name},\n{size}", images) for size, sides in found.items() for name, images in sides.items()]
+    columns = max(len(images) for _, images in blocks)
+    figure, axes = new_figure(len(blocks), columns, width=1.1 * columns + 1.6, height=1.15 * len(blocks) + 0.5)
+    for line, (name, images) in zip(axes, blocks):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, image in zip(line, images):
+            axis.set_axis_on()
+            show_image(axis, image, high=255)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle("Patches the detectors are surest about, held-out slices")
+    return figure
+
+
 def ladder(table: pd.DataFrame, generators: Sequence[str]) -> Figure:
-    """Every set of slices on four measures, the floor's value as a line: where does each generator stand?"""
+    """Every set on four measures with 95 % intervals, real-vs-real's value as a line."""
     panels = {
-        "frechet_trained": ("Fréchet, trained features", "log"),
-        "frechet_fixed": ("Fréchet, fixed features", "log"),
-        "coverage_trained": ("coverage, trained features", "linear"),
-        "two_sample": ("told from test people", "linear"),
+        "frechet": ("Fréchet distance (lower is better)", "log"),
+        "precision": ("precision (higher)", "linear"),
+        "recall": ("recall (higher)", "linear"),
+        "tissue_distance": ("tissue distance (lower)", "linear"),
     }
     figure, (axes,) = new_figure(1, 4, width=13, height=0.32 * len(table) + 1.6, sharey=True)
     colours = [REAL if i == 0 else MODEL if name in generators else BAD for i, name in enumerate(table.index)]
     for axis, (column, (label, scale)) in zip(axes, panels.items()):
-        axis.scatter(table[column].astype(float), table.index, color=colours, s=36)
-        axis.axvline(float(table[column].iloc[0]), color=REAL, lw=1, ls=":")
+        values = table[column].astype(float)
+        low, high = (table[f"{column}_{end}"].astype(float) for end in ("low", "high"))
+        axis.hlines(table.index, low.clip(lower=values / 10 if scale == "log" else 0), high, color="0.75", zorder=0)
+        axis.scatter(values, table.index, color=colours, s=36)
+        axis.axvline(float(values.iloc[0]), color=REAL, lw=1, ls=":")
         axis.set(xlabel=label, xscale=scale)
     axes[0].invert_yaxis()
-    figure.suptitle("People (blue), generators (orange), references (grey); the dotted line is the floor")
+    figure.suptitle("Real subjects (blue), generators (orange), references (grey); the dotted line is real-vs-real")
     return figure
 
 
 def areas_by_level(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
-    """Tissue areas by level: the middle four fifths of people as a band, the mean of each generator as a line."""
+    """Tissue areas by slice index: the middle four fifths of real subjects as a band, the mean of each generator as a line."""
     figure, (axes,) = new_figure(
-        1, len(names), width=3.1 * len(names), height=3.0, title="Tissue in percent of the frame, by level"
+        1, len(names), width=3.1 * len(names), height=3.0, title="Tissue in percent of the frame, by slice index"
     )
     for number, (axis, name) in enumerate(zip(axes, names)):
         for (who, (values, levels)), colour in zip(areas.items(), COLOURS):
             shown = np.unique(levels)
             mean = [values[levels == level, number].mean() for level in shown]
-            axis.plot(shown + 1, mean, color=colour, label=who, lw=2 if who == next(iter(areas)) else 1.2)
+            axis.plot(shown, mean, color=colour, label=who, lw=2 if who == next(iter(areas)) else 1.2)
         values, levels = next(iter(areas.values()))
         shown = np.unique(levels)
         band = np.array([np.quantile(values[levels == level, number], [0.1, 0.9]) for level in shown]).T
-        axis.fill_between(shown + 1, *band, color=REAL, alpha=0.15, lw=0)
-        axis.set(xlabel="level", title=name)
+        axis.fill_between(shown, *band, color=REAL, alpha=0.15, lw=0)
+        axis.set(xlabel="slice index", title=name)
     axes[0].legend(fontsize=7)
     return figure
 
 
-def spectra(curves: Mapping[str, np.ndarray]) -> Figure:
-    """Power over frequency, as decibels away from test people's: below zero is blur, above it invented detail."""
-    figure, ((axis,),) = new_figure(1, 1, width=8, height=3.4, title="How much detail, beside test people")
-    reference = next(iter(curves.values()))
-    for (name, curve), colour in zip(curves.items(), COLOURS):
-        axis.plot((np.arange(len(curve)) + 1) / (len(curve) + 1) / 2, curve - reference, color=colour, label=name)
-    axis.set(xlabel="cycles a pixel", ylabel="decibels from test people")
-    axis.legend(fontsize=7)
-    return figure
-
-
 def pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame, title: str) -> Figure:
-    """Samples, the training slice that is nearest to each, and what differs. 1 is the usual distance of a held-out person."""
+    """Samples, the training slice that is nearest to each, and what differs. 1 is the usual distance of a held-out subject."""
     count = len(table)
     figure, axes = new_figure(3, count, width=1.6 * count + 1, height=5.2, title=title)
     for column, (relative, sample, real) in enumerate(zip(table["relative"], samples, train)):
