@@ -99,8 +99,6 @@ def main() -> None:
     shown = summary.round(2)
     print(f"SYNTHETIC data, {given.subjects} subjects at {given.size} x {given.size}; {(time.perf_counter() - begun) / 60:.1f} min")
     print(shown.sort_values("mean").to_string() + "\n\n" + found.round(2).to_string())
-    table.to_csv("/tmp/y/measures.csv")
-    summary.to_csv("/tmp/y/auc.csv")
     keep("measures", given, found)
 
 
