@@ -35,10 +35,12 @@ def detectability(table: pd.DataFrame, generators: Sequence[str], unit: str = "m
             axis.fill_between(x, rows["low"], rows["high"], color=REAL, alpha=0.2, lw=0, label=f"{name}, 95 % interval")
             axis.plot(x, rows["auc"], color=REAL, lw=1)
             continue
-        x = x * 1.025 ** (number - len(sets) / 2)  # side by side
+        x = x * 1.015 ** (number - len(sets) / 2)  # side by side
         reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["auc"].to_numpy())
         style = {"marker": "o", "lw": 2} if name in generators else {"marker": "s", "lw": 0.8, "ls": "--", "ms": 4}
-        axis.errorbar(x, rows["auc"], yerr=reach, color=COLOURS[number % len(COLOURS)], capsize=2, label=name, **style)
+        axis.errorbar(
+            x, rows["auc"], yerr=reach, color=COLOURS[1 + (number - 1) % (len(COLOURS) - 1)], capsize=2, label=name, **style
+        )
     axis.axhline(0.5, color=BAD, lw=0.8, ls=":")
     ticks = sorted(table["scale"].unique())
     axis.set(
