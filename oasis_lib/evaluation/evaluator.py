@@ -14,6 +14,8 @@ from scipy.stats import t
 from oasis_lib.evaluation import anatomy, distances, memorisation
 from oasis_lib.evaluation.fitted import Fitted, Samples
 
+SHARES = ("precision", "recall", "level_within_one", "memorised", "standing_out")  # how those measures' names begin
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -90,7 +92,8 @@ class Evaluator(Fitted):
         found, half = numbers(ours, theirs), self._half_widths(numbers, samples.persons, ours, theirs)
         areas = dict(zip((f"area_{name}" for name in anatomy.AREAS), seen.areas[ours].mean(0).tolist()))
         ends = {f"{name}_low": float(np.maximum(0, found[name] - reach)) for name, reach in half.items()}
-        ends |= {f"{name}_high": found[name] + reach for name, reach in half.items()}
+        most = {name: 1.0 if name.startswith(SHARES) else np.inf for name in half}
+        ends |= {f"{name}_high": float(np.minimum(most[name], found[name] + reach)) for name, reach in half.items()}
         return {"slices": len(ours)} | found | areas | self._ssim_count(images) | ends
 
     def distances(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, float]:

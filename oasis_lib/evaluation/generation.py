@@ -12,7 +12,7 @@ from scipy.stats import binom
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig
 from oasis_lib.evaluation.detectability import Recipe
-from oasis_lib.evaluation.evaluator import Evaluator, Samples
+from oasis_lib.evaluation.evaluator import SHARES, Evaluator, Samples
 from oasis_lib.evaluation.instrument import BASELINE, Instrument, Report
 
 CONTROLS = ("positional tokens", "unigram tokens", "blur", "mean image", "black image")  # negative controls
@@ -27,7 +27,6 @@ TARGETS = {  # measure -> relation to the end of real-vs-real's interval
     "memorised_pixels": "<=",
     "memorised_features": "<=",
 }
-SHARES = ("precision", "recall", "level_within_one", "memorised_pixels", "memorised_features")  # of the slices
 COPIES = ("memorised_pixels", "memorised_features")  # 1 % by construction; no control copies, so none can fail
 UNKNOWN = "not measurable at this size"
 
@@ -98,7 +97,7 @@ def verdict(table: pd.DataFrame, report: Report | None, name: str) -> dict[str, 
     for measure, row in bounds(table).iterrows():
         if measure not in table:
             continue
-        value, step = table.loc[name, measure], 1 / count if measure in SHARES else 0.0
+        value, step = table.loc[name, measure], 1 / count if measure.startswith(SHARES) else 0.0
         judged = state(value, row["relation"], row["bound"], row["measurable"], step)
         target = f"{row['relation']} {row['bound']:.3g}"
         found[measure] = {"target": target, "real": table.iloc[0][measure], "value": value, "verdict": judged}
