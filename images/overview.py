@@ -9,6 +9,7 @@ import numpy as np
 
 from oasis_lib.cohort import open_cohort
 from oasis_lib.config import PRIORS
+from oasis_lib.evaluation.codebook import Reading
 from oasis_lib.figures.grid import Row, image_grid
 from oasis_lib.figures.style import synthetic
 from oasis_lib.models import load
@@ -27,11 +28,12 @@ def main(run: str, out: str = "images/overview.png") -> None:
     rows = [int(found[i % len(found)]) for i, found in enumerate(places)]  # another subject in each column
     drawn = np.load(folder / "samples" / f"{PRIORS[0]}.npz")
     picks = [int(np.abs(drawn["level"] - test.levels[row]).argmin()) for row in rows]
-    codes = np.load(folder / "codes" / "test.npy", mmap_mode="r")[rows]
+    maps = {name: np.load(folder / "codes" / f"{name}.npy", mmap_mode="r") for name in ("train", "test")}
+    book, codes = Reading(load(folder / "vqvae"), cohort, maps), maps["test"][rows]
     shown = {
         "test subjects": test.images[rows],
-        "their tokens": Row(list(codes), cmap="viridis", high=float(codes.max())),
-        "reconstructions": decode_codes(load(folder / "vqvae"), codes),
+        "their tokens": Row(book.shades[codes], cmap="viridis"),
+        "reconstructions": decode_codes(book.model, codes),
         "new slices, from the prior": drawn["images"][picks],
     }
     synthetic(image_grid(shown), cohort.synthetic).savefig(out)
