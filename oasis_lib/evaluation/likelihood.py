@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -177,15 +176,6 @@ def variety(folder: str | Path) -> pd.DataFrame:
     shots = snapshots(folder, most=1000)
     drawn = pd.DataFrame({"step": list(shots), "differing": [differing(codes) for codes in shots.values()]})
     return drawn.merge(history, on="step")
-
-
-def at_temperatures(prior: Any, temperatures: Iterable[float], count: int = 8, seed: int = 0) -> dict[float, np.ndarray]:
-    """{temperature: (count, h, w) codes}: the same seed and the same levels, from bottom to top, every time."""
-    level = torch.from_numpy(even_levels(count, prior.levels))
-    drawn = {
-        t: prior.sample(count, level=level, temperature=t, generator=torch.Generator().manual_seed(seed)) for t in temperatures
-    }
-    return {t: codes.cpu().numpy() for t, codes in drawn.items()}
 
 
 def of_one_person(split: Split, count: int = 3) -> np.ndarray:

@@ -12,26 +12,19 @@ from oasis_lib.evaluation.codebook import Reading, farthest
 from oasis_lib.metrics import bootstrap_by_person, brain_mask, ssim
 
 
-def swapped(reading: Reading, codes: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """A map (h, w) with the least similar token in the middle, and the pixels (row, column, height, width) it covers."""
-    edited, factor = np.array(codes), reading.factor
-    row, column = (side // 2 for side in edited.shape)
-    edited[row, column] = farthest(reading.codebook, int(edited[row, column]), reading.counts)
-    return edited, (row * factor, column * factor, factor, factor)
-
-
-def variants(reading: Reading, codes: np.ndarray, keep: int = 0) -> tuple[dict[str, np.ndarray], tuple[int, int, int, int]]:
-    """A map (h, w) decoded as it is and perturbed three ways, and the pixels of the replaced token."""
-    edited, box = swapped(reading, codes)
-    keep = keep or few(reading)
-    maps = {"decoded": codes, "one token replaced": edited, f"{keep} most used": keep_commonest(reading, codes, keep)}
-    maps["shuffled"] = shuffled(codes)
-    return dict(zip(maps, reading.decode(np.stack(list(maps.values()))))), box
-
-
-def few(reading: Reading) -> int:
-    """How many tokens are kept when only the commonest are: 64, or a quarter of a small codebook."""
-    return max(1, min(64, len(reading.codebook) // 4))
+def perturbed(reading: Reading, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Maps (n, h, w) as they are and perturbed three ways: the middle token swapped for the least similar, few kept, shuffled."""
+    keep = max(1, min(64, len(reading.codebook) // 4))
+    swapped, middle = np.array(codes), tuple(side // 2 for side in codes.shape[1:])
+    for one in swapped:
+        one[middle] = farthest(reading.codebook, int(one[middle]), reading.counts)
+    mixed = np.stack([np.random.default_rng(seed).permutation(one.ravel()) for seed, one in enumerate(codes)])
+    return {
+        "all tokens": codes,
+        "one token replaced": swapped,
+        f"{keep} most used": keep_commonest(reading, codes, keep),
+        "shuffled": mixed.reshape(codes.shape),
+    }
 
 
 def keep_commonest(reading: Reading, codes: np.ndarray, keep: int) -> np.ndarray:
@@ -43,24 +36,12 @@ def keep_commonest(reading: Reading, codes: np.ndarray, keep: int) -> np.ndarray
     return instead[np.asarray(codes)]
 
 
-def shuffled(codes: np.ndarray, seed: int = 0) -> np.ndarray:
-    """One map's own tokens, permuted."""
-    return np.random.default_rng(seed).permutation(np.asarray(codes).ravel()).reshape(np.shape(codes))
-
-
-def tamper(reading: Reading, rows: Sequence[int], keep: int = 0) -> pd.DataFrame:
-    """SSIM inside the brain (by subject, with its interval): all tokens, the `keep` most used, shuffled."""
-    rows, keep = np.sort(np.asarray(rows)), keep or few(reading)
+def tamper(reading: Reading, rows: Sequence[int]) -> pd.DataFrame:
+    """SSIM inside the brain of test slices, mean over subjects with its interval: a row a perturbation."""
     images, codes = np.asarray(reading.shown.images[rows]), np.asarray(reading.codes["test"][rows])
-    mask = torch.from_numpy(brain_mask(images))[:, None]
-    real = torch.from_numpy(images)[:, None].float() / 255
-    variants = {
-        "all tokens": codes,
-        f"{keep} most used": keep_commonest(reading, codes, keep),
-        "shuffled": np.stack([shuffled(one, seed) for seed, one in enumerate(codes)]),
-    }
-    people, scores = reading.shown.subjects[rows], {}
-    for name, maps in variants.items():
+    mask, real = torch.from_numpy(brain_mask(images))[:, None], torch.from_numpy(images)[:, None].float() / 255
+    scores = {}
+    for name, maps in perturbed(reading, codes).items():
         each = ssim(torch.from_numpy(reading.decode(maps))[:, None], real, mask=mask).numpy()
-        scores[name] = bootstrap_by_person(each, people)
+        scores[name] = bootstrap_by_person(each, reading.shown.subjects[rows])
     return pd.DataFrame(scores, index=["ssim", "low", "high"]).T
