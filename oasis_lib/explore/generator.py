@@ -31,8 +31,8 @@ class PriorPanel(RunPanel):
             "seed": IntText(description="seed", value=0),
         }
 
-    def defaults(self) -> dict:
-        return {name: control.value for name, control in self.common().items()}
+    def options(self, temperature: float, top_p: float, seed: int) -> dict:
+        return {"temperature": temperature, "top_p": top_p if top_p < 1 else None, "seed": seed}
 
 
 class Generator(PriorPanel):
@@ -49,16 +49,17 @@ class Generator(PriorPanel):
 
     def examples(self):
         """Each prior once, at the middle slice index."""
-        settings = [self.defaults() | {"prior": name, "rating": -1} for name in self.priors]
+        usual = {name: control.value for name, control in self.controls().items()}
+        settings = [usual | {"prior": name} for name in self.priors]
         for values in settings:
             self.sample(**values)
         return settings
 
     def sample(self, prior: str, level: int, temperature: float, top_p: float, seed: int, rating: int) -> None:
-        options = {"temperature": temperature, "top_p": top_p if top_p < 1 else None}
+        options = self.options(temperature, top_p, seed)
         options["rating"] = rating if rating >= 0 and self.priors[prior].ratings else None
         levels = np.full(SHOWN, level if self.cohort.levels else -1)
-        drawn = sampling.draw(self.priors[prior], self.book.model, levels, seed=seed, **options)
+        drawn = sampling.draw(self.priors[prior], self.book.model, levels, **options)
         self.done[prior, level, temperature, top_p, seed, rating] = drawn
 
     def draw(self, prior: str, level: int, temperature: float, top_p: float, seed: int, rating: int) -> tuple[list[Tile], str]:
@@ -82,13 +83,10 @@ class Painter(PriorPanel):
             raise FileNotFoundError(f"{run.folder} has no prior that can fill in: train the transformer in notebook 04")
 
     def controls(self):
-        boxes = {f"box, {way}": side for way, side in zip(("down", "across"), self.codes.shape[1:])}
-        sliders = {
-            name.removeprefix("box, "): IntRangeSlider(
-                description=name, max=side - 1, value=(side // 3, side - side // 3 - 1), continuous_update=False
-            )
-            for name, side in boxes.items()
-        }
+        sliders = {}
+        for way, side in zip(("down", "across"), self.codes.shape[1:]):
+            middle = {"max": side - 1, "value": (side // 3, side - side // 3 - 1)}
+            sliders[way] = IntRangeSlider(description=f"box, {way}", continuous_update=False, **middle)
         return {"person": choice("subject", self.book.people)} | self.common() | sliders
 
     def actions(self):
@@ -110,7 +108,7 @@ class Painter(PriorPanel):
     def fill(self, prior: str, temperature: float, top_p: float, seed: int, **where) -> None:
         """Draws the tokens inside the box anew; all others stay as they are."""
         codes = self.codes[self.book.slice_of(where["person"], where["level"])][None]
-        options = {"temperature": temperature, "top_p": top_p if top_p < 1 else None, "seed": seed}
+        options = self.options(temperature, top_p, seed)
         new = sampling.inpaint(self.priors[prior], codes, self.mask(where["down"], where["across"]), where["level"], **options)[0]
         self.done[(prior, temperature, top_p, seed, *where.values())] = new
 
