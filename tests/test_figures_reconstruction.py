@@ -162,7 +162,7 @@ def test_snapshots_begin_before_training_and_double(cohort: Cohort, trained):
 def test_triples_show_input_codes_and_decoded(cohort: Cohort, model: VQVAE):
     look = reconstruction.look(model, cohort["test"].images[:3])
     shades = np.linspace(0, 1, 16)
-    figure = draw.triples(look["images"], look["codes"], look["decoded"], shades, ["one", "two", "three"])
+    figure = draw.compare(look, ["one", "two", "three"], ("images", "codes", "decoded"), shades)
     drawn = grey(figure.axes)
     np.testing.assert_array_equal(drawn[0], look["images"][0])
     np.testing.assert_array_equal(drawn[4], shades[look["codes"][1]])
@@ -172,17 +172,18 @@ def test_triples_show_input_codes_and_decoded(cohort: Cohort, model: VQVAE):
 
 def test_both_decoders_are_shown_beside_the_input():
     slices = np.random.default_rng(0).random((2, 16, 16))
-    figure = draw.decoders({"images": slices, "decoded": 0.5 * slices, "crisp": 0.9 * slices}, ["a", "b"])
+    parts = ("images", "decoded", "crisp", "decoded - images", "crisp - images")
+    figure = draw.compare({"images": slices, "decoded": 0.5 * slices, "crisp": 0.9 * slices}, ["a", "b"], parts)
     drawn = grey(figure.axes)
     np.testing.assert_allclose(drawn[4], 0.9 * slices[0])
     np.testing.assert_allclose(drawn[9], -0.1 * slices[1])
     assert "crisp decoder" in texts(figure) and "decoded - input (intensity)" in texts(figure)
-    assert len(grey(draw.decoders({"images": slices, "decoded": slices}, ["a", "b"]).axes)) == 6
+    assert len(grey(draw.compare({"images": slices, "decoded": slices}, ["a", "b"], parts).axes)) == 6
 
 
 def test_error_maps_show_the_signed_difference(cohort: Cohort, model: VQVAE):
     look = reconstruction.look(model, cohort["test"].images[:2])
-    figure = draw.error_maps(look["images"], look["decoded"], look["map"], ["a", "b"])
+    figure = draw.compare(look, ["a", "b"], ("images", "decoded", "decoded - images", "map"))
     drawn = grey(figure.axes)
     np.testing.assert_allclose(drawn[4], look["decoded"][0] - look["images"][0])
     np.testing.assert_array_equal(drawn[7], look["map"][1])
@@ -239,8 +240,8 @@ def test_the_plane_of_a_codebook_that_learns_by_gradient(cohort: Cohort):
 def test_probes_and_pairs_and_diagram(cohort: Cohort, model: VQVAE):
     odd, shades = reconstruction.probes(cohort["test"]), np.linspace(0, 1, 16)
     look = reconstruction.look(model, np.stack(list(odd.values())))
-    assert "noise" in texts(draw.probes(list(odd), look, shades))
-    pairs = draw.pairs(look["images"][:2], look["decoded"][:2], ["this", "that"])
+    assert "noise" in texts(draw.compare(look, list(odd), ("images", "codes", "decoded", "decoded - images"), shades, crop=False))
+    pairs = draw.compare({name: some[:2] for name, some in look.items()}, ["this", "that"], ("images", "decoded"))
     assert [axis.get_title() for axis in pairs.axes] == ["this", "that", "", ""]
     np.testing.assert_array_equal(grey(pairs.axes)[3], look["decoded"][1])
     figure = diagram.model(look["images"][0], shades[look["codes"][0]], look["decoded"][0], model.quantizer.codebook.numpy())

@@ -14,35 +14,23 @@ from oasis_lib.figures.grid import Row, image_grid
 from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, REAL, SEQUENTIAL, new_figure
 
 
-def triples(images: np.ndarray, codes: np.ndarray, decoded: np.ndarray, shades: np.ndarray, names: Sequence[str]) -> Figure:
-    """Input, its token map, and the image decoded from it: a column a slice. `shades` colours a token by its brightness."""
-    tokens = Row(shades[codes], cmap=SEQUENTIAL, bar="mean intensity of the decoded patch")
-    rows = {"input": Row(images), f"tokens, {codes.shape[1]} x {codes.shape[2]}": tokens, "decoded": Row(decoded)}
-    return image_grid(rows, names, "Test slices, their tokens, and what is decoded from them")
+def compare(
+    shown: Mapping[str, np.ndarray], names: Sequence[str], parts: Sequence[str], shades: np.ndarray | None = None, **options
+) -> Figure:
+    """Slices (columns) and `parts` (rows) of what `reconstruction.look` found; "decoded - images" is a signed difference.
 
-
-def pairs(images: np.ndarray, decoded: np.ndarray, names: Sequence[str]) -> Figure:
-    """Before and after, one above the other."""
-    return image_grid({"input": Row(images), "decoded": Row(decoded)}, names)
-
-
-def decoders(shown: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """The input, both decoders' images of the same tokens, and the signed difference of each to the input."""
-    kinds = {"faithful": shown["decoded"]} | ({"crisp": shown["crisp"]} if "crisp" in shown else {})
-    rows = {"input": Row(shown["images"])} | {f"{kind} decoder": Row(images) for kind, images in kinds.items()}
-    reach = max(float(np.quantile(np.abs(images - shown["images"]), 0.995)) for images in kinds.values()) or 1e-3
-    signed = {"cmap": DIVERGING, "low": -reach, "high": reach, "bar": "decoded - input (intensity)"}
-    rows |= {f"{kind} - input": Row(images - shown["images"], **signed) for kind, images in kinds.items()}
-    return image_grid(rows, names, "Two decoders of the same tokens")
-
-
-def error_maps(images: np.ndarray, decoded: np.ndarray, maps: np.ndarray, names: Sequence[str]) -> Figure:
-    """Where it errs: the signed difference in intensity, and SSIM pixel by pixel."""
-    difference = decoded - images
-    reach = max(float(np.quantile(np.abs(difference), 0.995)), 1e-3)
-    signed = Row(difference, cmap=DIVERGING, low=-reach, high=reach, bar="decoded - input")
-    local = Row(maps, cmap=SEQUENTIAL, bar="SSIM")
-    return image_grid({"input": Row(images), "decoded": Row(decoded), "difference": signed, "SSIM": local}, names)
+    `shades` colours a token by its brightness. Parts of a decoder that a model lacks are left out.
+    """
+    parts = [part for part in parts if set(part.split(" - ")) <= set(shown)]
+    signed = {part: shown[part.split(" - ")[0]] - shown["images"] for part in parts if " - " in part}
+    reach = max([1e-3, *(float(np.quantile(np.abs(change), 0.995)) for change in signed.values())])
+    looks = {part: {"cmap": DIVERGING, "low": -reach, "high": reach, "bar": "decoded - input (intensity)"} for part in signed}
+    looks |= {"codes": {"cmap": SEQUENTIAL, "bar": "mean intensity of the patch"}, "map": {"cmap": SEQUENTIAL, "bar": "SSIM"}}
+    images = shown | signed | ({} if shades is None else {"codes": shades[shown["codes"]]})
+    called = {"map": "SSIM", "crisp": "crisp decoder", "decoded": "faithful decoder" if "crisp" in parts else "decoded"}
+    called["codes"] = "tokens, {} x {}".format(*shown["codes"].shape[1:]) if "codes" in parts else ""
+    rows = {called.get(part, part.replace("images", "input")): Row(images[part], **looks.get(part, {})) for part in parts}
+    return image_grid(rows, names, **options)
 
 
 def progress(steps: Sequence[int], strips: np.ndarray, targets: np.ndarray, final: np.ndarray | None = None) -> Figure:
@@ -53,13 +41,6 @@ def progress(steps: Sequence[int], strips: np.ndarray, targets: np.ndarray, fina
     last = [final, targets] if final is not None else [targets]
     rows = {f"subject {i + 1}": Row([*strips[chosen, i], *(images[i] for images in last)]) for i in range(len(targets))}
     return image_grid(rows, names, "Reconstructions of validation slices as training goes on")
-
-
-def probes(names: Sequence[str], shown: Mapping[str, np.ndarray], shades: np.ndarray) -> Figure:
-    """Odd inputs (columns): what is put in, its tokens, what is decoded, and what was lost."""
-    rows = {"input": Row(shown["images"]), "tokens": Row(shades[shown["codes"]], cmap=SEQUENTIAL), "decoded": Row(shown["decoded"])}
-    difference = Row(shown["decoded"] - shown["images"], cmap=DIVERGING, low=-1, high=1, bar="decoded - input")
-    return image_grid(rows | {"difference": difference}, names, "Inputs that no training subject resembles", crop=False)
 
 
 def subjects(table: pd.DataFrame, baselines: Mapping[str, float], key: str = "ssim_brain") -> Figure:
