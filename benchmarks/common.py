@@ -13,8 +13,9 @@ import pandas as pd
 from oasis_lib.check import environment_line
 from oasis_lib.cohort import Cohort, open_cohort
 from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
-from oasis_lib.paths import PROJECT, user_path, write_json
+from oasis_lib.paths import PROJECT, user_path
 from oasis_lib.run import open_run
+from oasis_lib.storage import write_json
 from oasis_lib.study import prepare_default
 
 RESULTS = PROJECT / "benchmarks" / "results"

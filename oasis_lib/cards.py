@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
-from oasis_lib.checkpoint import CONFIG
-from oasis_lib.paths import atomic, read_json
+from oasis_lib.storage import CONFIG, atomic, read_json
 
 BY_TOKEN = "draws token maps one token after the other, and gives the probability of a map"
 PURPOSE = {

@@ -15,7 +15,8 @@ from oasis_lib.check import choose_device
 from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConfig, apply_settings, from_dict
 from oasis_lib.config import profile as profile_of
 from oasis_lib.kernel import CellFailed, StageFailed, execute
-from oasis_lib.paths import read_json, user_path
+from oasis_lib.paths import user_path
+from oasis_lib.storage import read_config
 
 FOLDER = {"type": user_path, "metavar": "DIR"}
 NEW = {"type": click.Path(path_type=Path, resolve_path=True), "metavar": "PATH"}
@@ -175,7 +176,7 @@ def train(given: Given) -> None:
 
 def trained_with(folder: Path, kind: str) -> Part:
     """What the prior of a folder was made and trained with."""
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     if kind == "vqvae" or config["kind"] != kind:
         raise ValueError(f"--begin needs a {kind} prior, and {folder} holds a {config['kind']}; a VQ-VAE takes no --begin")
     return Part(from_dict(MODEL_CONFIGS[kind], config["model"]), from_dict(TrainingConfig, config["training"]))
@@ -238,7 +239,7 @@ def evaluate(given: Given) -> None:
     from oasis_lib.evaluation import reconstruction
     from oasis_lib.evaluation.generation import evaluate_generation
     from oasis_lib.models import load
-    from oasis_lib.paths import write_json
+    from oasis_lib.storage import write_json
     from oasis_lib.training import best_device
 
     config = profile_of("laptop", given.settings).evaluation

@@ -8,11 +8,68 @@ import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
+
+# The smallest and largest value of each number, by its name; others: see `checked`.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("people", "samples", "bootstrap", "batch", "components", "neighbours", "draws"), (1, 1e6)),
+    **dict.fromkeys(("decay", "dropout", "hide", "beta1", "beta2", "ema", "warmup", "intensity"), (0, 1)),
+    **dict.fromkeys(("code_dim", "hidden", "noise"), (1, 8192)),
+    **dict.fromkeys(("lesions", "levels", "ratings", "knots"), (0, 4096)),
+    "size": (8, 2048),
+    "grid": (1, 1024),
+    "channels": (1, 64),
+    "factor": (4, 16),
+    "entries": (1, 32_768),  # tokens are kept in 16 bits
+    "blocks": (0, 64),
+    "layers": (1, 256),
+    "heads": (1, 256),
+    "width": (1, 16_384),
+    "smoothing": (0, 0.5),
+    "lr": (0, 100),
+    "weight_decay": (0, 100),
+    "shift": (0, 512),
+    "seed": (0, 2**31),
+}
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+class Checked:
+    """Settings that are looked at when they are made, wherever they come from: field by field, type and range."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():
+            checked(name, kind, getattr(self, name))
+
+
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def checked(name: str, kind: Any, value: Any) -> None:
+    """Whole numbers pass as decimals, but nothing else as what it isn't. Numbers without a range are 0 to a thousand million."""
+    shown = f"{name}={str(value)[:40]!r}" if isinstance(value, str) else f"{name}={str(value)[:40]}"
+    if typing.get_origin(kind) is tuple:
+        if type(value) is not tuple or len(value) != len(typing.get_args(kind)):
+            raise ValueError(f"{shown} must be {len(typing.get_args(kind))} numbers")
+        for part, one in zip(typing.get_args(kind), value):
+            checked(name, part, one)
+    elif typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if type(value) is not str or value not in choices:
+            raise ValueError(f"{shown} must be one of {', '.join(map(repr, choices))}")
+    elif type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"{shown} must be {WORDS[kind]}, not {type(value).__name__}")
+    elif kind in (int, float):
+        low, high = RANGES.get(name, (0, 1e9))
+        if not low <= value <= high:
+            raise ValueError(f"{shown} must lie in {low:g} .. {high:g}")
 
 
 @dataclass(frozen=True)
-class CohortConfig:
+class CohortConfig(Checked):
     size: int = 128  # slices are square, this many pixels a side
     people: int = 60  # of the phantom
     lesions: int = 8  # further copies of phantom test people, with a planted lesion
@@ -20,7 +77,7 @@ class CohortConfig:
 
 
 @dataclass(frozen=True)
-class VQVAEConfig:
+class VQVAEConfig(Checked):
     channels: int = 1
     factor: int = 4  # pixels a code covers, each way: 4, 8 or 16
     entries: int = 512
@@ -38,7 +95,7 @@ class VQVAEConfig:
 
 
 @dataclass(frozen=True)
-class PixelCNNConfig:
+class PixelCNNConfig(Checked):
     hidden: int = 64
     layers: int = 12
     dropout: float = 0.1
@@ -47,7 +104,7 @@ class PixelCNNConfig:
 
 
 @dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(Checked):
     width: int = 192
     layers: int = 6
     heads: int = 3
@@ -58,7 +115,7 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True)
-class CodeGANConfig:
+class CodeGANConfig(Checked):
     noise: int = 48  # standard normal numbers of a subject: scores of as many principal components
     knots: int = 12  # slice indices at which mean and components are kept; between them in a straight line
     hidden: int = 48  # channels of both networks at half the grid
@@ -67,7 +124,17 @@ class CodeGANConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TokenMaps(Checked):
+    """What a prior is over: the maps' size, and how many tokens, slice indices and ratings there are."""
+
+    grid: tuple[int, int]
+    entries: int
+    levels: int
+    ratings: int
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Checked):
     """The loop. It ends at the first of `epochs`, `steps` and `minutes` that is set (not 0)."""
 
     epochs: int = 0
@@ -92,7 +159,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Checked):
     samples: int = 1000  # of each prior
     bootstrap: int = 2000
     feature_steps: int = 300  # of the feature network's training
@@ -218,14 +285,20 @@ def as_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """A config from a saved file. An unknown name is an error: a config of another version must not load quietly."""
-    known = {f.name for f in dataclasses.fields(cls)}
-    values = {name: value for name, value in values.items() if name in known or value != RETIRED.get(name, ...)}
-    unknown = sorted(set(values) - known)
+def from_dict(cls: type, values: dict[str, Any], *, whole: bool = False) -> Any:
+    """A config from a saved file. An unknown name is an error: a config of another version must not load quietly.
+
+    `whole`: all names must be there. Else those without a default must.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {name: value for name, value in values.items() if name in fields or value != RETIRED.get(name, ...)}
+    unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}{near(unknown[0], known)}")
-    return cls(**values)
+        raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}{near(unknown[0], fields)}")
+    missing = [name for name, field in fields.items() if name not in values and (whole or field.default is dataclasses.MISSING)]
+    if missing:
+        raise ValueError(f"{cls.__name__} needs {missing[0]!r}, which is missing")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _split(setting: str) -> tuple[str, str, str]:

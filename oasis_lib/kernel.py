@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from oasis_lib import stop
-from oasis_lib.paths import read_json
+from oasis_lib.storage import read_json
 
 
 class CellFailed(RuntimeError):

@@ -8,13 +8,13 @@ more: a finished model of other settings is replaced by `--overwrite` alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-from oasis_lib.paths import library_digest, read_json, write_json
+from oasis_lib.paths import library_digest
+from oasis_lib.storage import content_hash, read_json, write_json
 
 FILE = "run.json"
 SHARED = {FILE, "metrics.json", "report.html", "captions.json", "seeds.json"}  # several stages write these
@@ -57,4 +57,4 @@ class Manifest:
 
 
 def digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=12).hexdigest()
+    return content_hash(json.dumps(value, sort_keys=True))[:24]

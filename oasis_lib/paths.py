@@ -1,16 +1,12 @@
-"""Where things live, and how files are written: beside, then renamed, so that nobody ever reads half a file."""
+"""Where things live."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import os
-import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+from oasis_lib.storage import content_hash
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Nothing a notebook computes depends on these: how stages are run and shown.
@@ -43,58 +39,4 @@ def overwriting() -> bool:
 def library_digest() -> str:
     """The library's own text, but for what only runs and shows the stages."""
     files = sorted(path for path in (PROJECT / "oasis_lib").rglob("*.py") if path.name not in ABOVE)
-    return hashlib.blake2b("".join(path.read_text() for path in files).encode(), digest_size=12).hexdigest()
-
-
-@contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """Write to the path given back; it takes the real name only when the block ended well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def only_one(lock: Path, doing: str) -> Iterator[None]:
-    """Hold the file `lock`, which names this process. A second process is refused; a dead one's lock is taken over.
-
-    A record lock of the system: it ends with its process, however that ends, and forked workers do not hold it.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise ValueError(f"{lock.parent}: process {file.read()} is {doing}; wait for it or end it") from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
-def write_json(path: str | Path, value: object) -> None:
-    with atomic(path) as beside:
-        beside.write_text(json.dumps(value, indent=2, default=_plain) + "\n")
-
-
-def read_json(path: str | Path) -> dict:
-    path = Path(path)
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); delete it and make it again") from error
-
-
-def _plain(value: object) -> object:
-    """NumPy scalars and paths, as JSON knows them."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+    return content_hash(*files)[:24]

@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, Template
 
 from oasis_lib.config import PRIORS
-from oasis_lib.paths import atomic, read_json, write_json
+from oasis_lib.storage import atomic, read_json, write_json
 
 PAGE = "report.html"
 

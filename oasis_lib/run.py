@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from oasis_lib.cohort import Cohort, open_cohort
 from oasis_lib.config import Part, Profile, profile
-from oasis_lib.paths import atomic, data_home, project_path, read_json, write_json
+from oasis_lib.paths import data_home, project_path
+from oasis_lib.storage import atomic, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ import torch
 from oasis_lib.config import PRIORS
 from oasis_lib.models import load
 from oasis_lib.models.prior import Inpainting
-from oasis_lib.paths import atomic
 from oasis_lib.run import Run
+from oasis_lib.storage import atomic
 from oasis_lib.training import best_device, decode_codes, even_levels
 from oasis_lib.training.data import seeded
 

@@ -16,8 +16,9 @@ from oasis_lib.check import describe_environment, environment_line
 from oasis_lib.config import as_dict, near
 from oasis_lib.kernel import CellFailed, StageFailed, execute
 from oasis_lib.manifest import Manifest, digest
-from oasis_lib.paths import PROJECT, data_home, overwriting, project_path, read_json, user_path, write_json
+from oasis_lib.paths import PROJECT, data_home, overwriting, project_path, user_path
 from oasis_lib.run import Run, open_run
+from oasis_lib.storage import read_json, write_json
 
 NOTEBOOKS, DRIVER = PROJECT / "notebooks", PROJECT / "driver.ipynb"
 PEAK = ".peak.json"  # what a notebook's kernel leaves: its peak memory in bytes

@@ -12,13 +12,13 @@ import torch
 from test_loop import weights
 
 from oasis_lib.check import layers
-from oasis_lib.checkpoint import save_model
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import CodeGANConfig, Part, TrainingConfig, VQVAEConfig, as_dict
 from oasis_lib.figures import diagram
 from oasis_lib.metrics import apart, in_regions
 from oasis_lib.models import CodeGAN, Discriminator, Generator, load
 from oasis_lib.models.codegan import FRESH, LinearStart
+from oasis_lib.storage import save_model
 from oasis_lib.training import loop, train_prior, train_vqvae
 from oasis_lib.training.gan import verdicts
 

@@ -270,8 +270,8 @@ def test_noise_is_even_and_belongs_to_its_image():
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_thousand_entries_survive_the_disk(name, tmp_path):
-    from oasis_lib.checkpoint import save_model
     from oasis_lib.config import as_dict
+    from oasis_lib.storage import save_model
 
     prior = tiny(name, (4, 4), entries=1024)
     save_model(tmp_path, prior.state_dict(), {"kind": prior.kind, "model": as_dict(prior.config), **prior.shape})

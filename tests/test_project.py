@@ -21,8 +21,9 @@ BROUGHT_ALONG = {"nbclient", "pygments", "IPython", "traitlets", "jupyter_client
 
 # Imports run downward only: a module may import what stands on a lower line, and what is in its own package.
 LAYERS = [
-    {"paths", "stop"},
-    {"config", "checkpoint", "vision", "device"},
+    {"storage", "stop"},
+    {"paths"},
+    {"config", "vision", "device"},
     {"cards", "metrics", "projection"},
     {"cohort"},
     {"run", "figures"},

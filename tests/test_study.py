@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from oasis_lib import report
 from oasis_lib.config import profile
 from oasis_lib.manifest import Manifest
-from oasis_lib.paths import read_json, write_json
+from oasis_lib.storage import read_json, write_json
 from oasis_lib.study import StageFailed, begin, check_parameters, run_study
 
 PARAMETERS = 'profile: str = "smoke"\nrun: str = ""\ncohort: str = ""\nsettings: list = []\nepochs: int = 3'

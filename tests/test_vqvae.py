@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from oasis_lib import models
-from oasis_lib.checkpoint import save_model
 from oasis_lib.config import VQVAEConfig, as_dict
 from oasis_lib.models import VQVAE, ResidualBlock, VectorQuantizer, perplexity
 from oasis_lib.models.quantizer import flatten
+from oasis_lib.storage import save_model
 
 
 @pytest.fixture(autouse=True)

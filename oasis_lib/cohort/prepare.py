@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import os
 import re
@@ -19,8 +18,9 @@ from oasis_lib.cohort.folders import IMAGES, plan_folder
 from oasis_lib.cohort.store import Cohort, CohortError, Options, Plan, open_cohort
 from oasis_lib.cohort.subjects import examples, find_sheet
 from oasis_lib.cohort.volumes import VOLUMES, plan_volumes
-from oasis_lib.cohort.writer import disk_errors, write
+from oasis_lib.cohort.writer import write
 from oasis_lib.paths import project_path, user_path
+from oasis_lib.storage import content_hash, disk_errors
 
 # What a damaged, encrypted or unknown archive raises.
 UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, shutil.ReadError, EOFError)
@@ -76,7 +76,7 @@ def _look(root: Path, files: list[Path], unpacked: Path, how: Options, say: Call
     folder = root if root.is_dir() else root.parent
     archives = [f for f in files if archive_kind(f)]
     if archives and not _ending(files, IMAGES + VOLUMES):
-        with disk_errors(unpacked):
+        with disk_errors(unpacked, CohortError):
             unpack(archives, unpacked, say)
         folder, files = unpacked, listing(unpacked)
     sheet = find_sheet(folder, folder.parent, root, root.parent)
@@ -115,7 +115,7 @@ def _existing(out: Path, request: dict[str, Any]) -> Cohort:
 def _fingerprint(root: Path, files: list[Path]) -> str:
     """Names and sizes of the files: enough to see that a source changed."""
     text = "\n".join(f"{os.path.relpath(f, root)} {f.stat().st_size if f.exists() else 0}" for f in sorted(files))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return content_hash(text)[:16]
 
 
 def archive_kind(file: Path) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from oasis_lib.paths import project_path, read_json
+from oasis_lib.paths import project_path
+from oasis_lib.storage import content_hash, read_json
 
 SPLITS = ("train", "validate", "test")
 SUFFIXES = {"images": "", "tissue": "_tissue", "lesion": "_lesion"}  # of a split's arrays: train_tissue.npy
@@ -201,8 +202,7 @@ def digests(path: Path, full: bool) -> dict[str, Any]:
         for start in np.linspace(0, max(0, size - 4096), 64).astype(int):
             file.seek(start)
             sample.update(file.read(4096))
-        file.seek(0)
-        every = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()} if full else {}
+    every = {"sha256": content_hash(path)} if full else {}
     return {"bytes": size, "sample": sample.hexdigest()[:16]} | every
 
 

@@ -6,8 +6,6 @@ is renamed to NAME. Items are written beside and renamed, with checksums tested 
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import multiprocessing
 import os
@@ -17,7 +15,6 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from oasis_lib.cohort.store import SUFFIXES, CohortError, Item, Plan, Slices, digests
-from oasis_lib.paths import atomic, only_one, read_json, write_json
+from oasis_lib.storage import atomic, content_hash, disk_errors, only_one, read_json, write_json
 
 COLUMNS = ["split", "subject", "session", "level", "file"]
 
@@ -34,7 +31,7 @@ COLUMNS = ["split", "subject", "session", "level", "file"]
 def write(plan: Plan, out: Path, request: dict, *, skip_bad: bool, progress: bool, processes: int) -> None:
     """Fill `out` from the plan; it appears whole or not at all. An interrupted run of the same request is continued."""
     part = out.with_name(f".{out.name}.part")
-    with disk_errors(part), only_one(part / "lock", f"preparing {out}"):
+    with disk_errors(part, CohortError), only_one(part / "lock", f"preparing {out}"):
         if not out.exists():  # else another process finished it just now
             if not (part / "request.json").is_file() or read_json(part / "request.json") != request:
                 shutil.rmtree(part / "items", ignore_errors=True)
@@ -129,7 +126,7 @@ def _assemble(plan: Plan, items: Path, whole: Path, request: dict) -> None:
     files = {name: digests(whole / name, full=True) for name in names}
     rated = people[people["split"] == "train"].get("cdr", pd.Series(dtype=float)).dropna()
     info = {
-        "hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16],
+        "hash": content_hash(json.dumps(files, sort_keys=True))[:16],
         "size": request["size"],
         "levels": int(table["level"].max()) + 1,
         **plan.info,
@@ -175,17 +172,3 @@ def _check_room(plan: Plan, part: Path, size: int) -> None:
     if needed > free:
         needs = f"needs {needed / 1e9:.2f} GB more on the disk of {part.parent}, which has {free / 1e9:.2f} GB free"
         raise CohortError(f"{part.parent}: the cohort {needs}; make room or choose another folder")
-
-
-@contextmanager
-def disk_errors(part: Path) -> Iterator[None]:
-    """A full disk or a missing permission as one line that says what to do."""
-    try:
-        yield
-    except PermissionError as error:
-        path = error.filename or part
-        raise CohortError(f"{path}: no permission to write here; choose another folder for the cohort") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise CohortError(f"{part}: the disk is full; make room and run the same command: it continues") from error

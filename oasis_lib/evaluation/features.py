@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oasis_lib.checkpoint import read_model, save_model
 from oasis_lib.metrics import at_once
+from oasis_lib.storage import CONFIG, read_config, read_weights, save_model
 
 FEATURES = 32 + 64 + 4 * 128
 VERSION = 3  # of the network and its training: a kept one of another version is trained again
@@ -91,12 +92,15 @@ def _train(images: np.ndarray, levels: np.ndarray, subjects: np.ndarray, steps: 
 
 def cached_network(cache: Path | None, key: dict, make) -> FeatureNet:
     """The network of this key from the folder `cache`, or made and kept there."""
-    if cache and (cache / "config.json").is_file():
-        state, config = read_model(cache)
-        if config["key"] == key:
-            net = FeatureNet(**config["model"])
-            net.load_state_dict(state)
-            return net.eval()
+    if cache and (cache / CONFIG).is_file():
+        try:
+            config = read_config(cache)
+            if config.get("key") == key:
+                net = FeatureNet(**config["model"])
+                net.load_state_dict(read_weights(cache, config, net.state_dict()))
+                return net.eval()
+        except (ValueError, FileNotFoundError) as error:
+            warnings.warn(f"{error}; the feature network is trained anew", stacklevel=2)
     net = make()
     if cache:
         save_model(cache, net.state_dict(), {"kind": "features", "model": net.config, "key": key})

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from oasis_lib.checkpoint import fingerprint, kept_arrays
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig
 from oasis_lib.evaluation import anatomy, features, memorisation
 from oasis_lib.evaluation.features import Space, cached_network, extract, train_network
+from oasis_lib.storage import fingerprint, kept_arrays
 from oasis_lib.training import codes_of, decode_codes
 
 

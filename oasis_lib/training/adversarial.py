@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib import metrics
-from oasis_lib.checkpoint import fingerprint
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, TrainingConfig, as_dict
 from oasis_lib.models import VQVAE, load
 from oasis_lib.models.blocks import PatchDiscriminator
 from oasis_lib.models.vqvae import CRISP
+from oasis_lib.storage import fingerprint
 from oasis_lib.training.codes import codes_of
 from oasis_lib.training.data import Batch, Batches, content_box, evenly, flips, in_channels, seeded, to_images
 from oasis_lib.training.loop import Task

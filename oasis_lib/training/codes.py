@@ -8,18 +8,17 @@ import numpy as np
 import torch
 
 from oasis_lib import metrics
-from oasis_lib.checkpoint import fingerprint
 from oasis_lib.cohort import Cohort
 from oasis_lib.device import best_device, full_precision
 from oasis_lib.models import VQVAE, load
-from oasis_lib.paths import atomic, read_json, write_json
+from oasis_lib.storage import fingerprint, kept_arrays
 from oasis_lib.training.data import ends, evenly, in_channels, swapped, to_images
-
-KEYS = "keys.json"  # beside the token maps: the weights and cohort that each file is of
 
 
 def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
     """(N, H, W) uint8 -> (N, h, w) int16."""
+    if not len(pixels):
+        raise ValueError("no images to encode: the batch is empty")
     vqvae = vqvae.to(device)
     few = metrics.at_once(pixels[0].size, device)
     slices = (to_images(pixels[i : i + few], device) for i in range(0, len(pixels), few))
@@ -30,6 +29,8 @@ def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str =
 
 def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu", *, crisp: bool | None = None) -> np.ndarray:
     """(N, h, w) -> (N, H, W) uint8, by the faithful decoder or the crisp one; None is the crisp one where it was trained."""
+    if not len(codes):
+        raise ValueError("no tokens to decode: the batch is empty")
     vqvae, crisp = vqvae.to(device), vqvae.crisp is not None if crisp is None else crisp
     parts, few = [], metrics.at_once(codes[0].size * vqvae.config.factor**2, device)
     for start in range(0, len(codes), few):
@@ -45,18 +46,12 @@ def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | st
     """
     images, name, folder = cohort[split].images, f"{split}-mirrored" if mirrored else split, codes_folder(vqvae.folder)
     key = {"cohort": cohort.hash, "vqvae": fingerprint(vqvae), "slices": len(images)}
-    known = read_json(folder / KEYS) if folder and (folder / KEYS).is_file() else {}
-    if known.get(name) == key and (folder / f"{name}.npy").is_file():
-        return np.load(folder / f"{name}.npy")
-    codes = encode_images(vqvae, swapped(images, ends(images[evenly(len(images), 256)])) if mirrored else images, device)
-    if folder:
-        try:
-            with atomic(folder / f"{name}.npy") as beside, beside.open("wb") as file:
-                np.save(file, codes)
-            write_json(folder / KEYS, known | {name: key})
-        except OSError:
-            pass  # another's folder, or a full disk: encoded each time
-    return codes
+
+    def encode() -> dict[str, np.ndarray]:
+        seen = swapped(images, ends(images[evenly(len(images), 256)])) if mirrored else images
+        return {"": encode_images(vqvae, seen, device)}
+
+    return kept_arrays(folder, name, key, encode)[""]
 
 
 def codes_folder(vqvae: Path | None) -> Path | None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from oasis_lib import stop
-from oasis_lib.checkpoint import read_state, save_model, save_state
 from oasis_lib.config import TrainingConfig
+from oasis_lib.storage import read_state, save_model, save_state
 from oasis_lib.training.data import Batch, Batches, seeded
 
 SAVE_EVERY = 30  # seconds between saved states, so that short epochs don't spend their time on the disk

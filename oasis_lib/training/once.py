@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from oasis_lib.checkpoint import CONFIG, STATE, WEIGHTS
 from oasis_lib.config import MODEL_CONFIGS, TrainingConfig, as_dict, from_dict
-from oasis_lib.paths import library_digest, overwriting, read_json, write_json
+from oasis_lib.paths import library_digest, overwriting
+from oasis_lib.storage import CONFIG, STATE, WEIGHTS, read_json, write_json
 from oasis_lib.training.data import Batches
 from oasis_lib.training.loop import Task, fit
 from oasis_lib.training.progress import watcher

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor
 
 from oasis_lib.cards import write_cards
-from oasis_lib.checkpoint import WEIGHTS, read_model
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, as_dict, near
 from oasis_lib.models import build, load
+from oasis_lib.storage import WEIGHTS, content_hash, read_config, read_weights
 from oasis_lib.training.data import Batches
 from oasis_lib.training.gan import GANTask
 from oasis_lib.training.once import fit_once
@@ -31,23 +30,17 @@ def task_of(kind: str) -> type[PriorTask]:
     return TASKS[kind]
 
 
-def digest(folder: Path) -> str:
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-
-
 def weights_of(folder: Path, wanted: dict[str, Any]) -> dict[str, Tensor]:
     """An earlier prior's, if it is over the same codes as the one `wanted`, and made alike."""
-    state, config = read_model(folder)
+    config = read_config(folder)
     for key in ("kind", "vqvae", "grid", "levels", "ratings"):
         if config.get(key) != wanted[key]:
             raise ValueError(f"{folder} can't be begun with: its {key} is {config.get(key)}, not {wanted[key]}")
-    shapes = {name: value.shape for name, value in state.items()}
     fresh = build(wanted["kind"], wanted["model"], **{key: wanted[key] for key in ("grid", "entries", "levels", "ratings")})
-    if shapes != {name: value.shape for name, value in fresh.state_dict().items()}:
-        raise ValueError(
-            f"{folder} can't be begun with: its network is made otherwise; leave its settings as they are in config.json"
-        )
-    return state
+    try:
+        return read_weights(folder, config, fresh.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{folder} can't be begun with: its network is made otherwise, or damaged ({error})") from error
 
 
 def train_prior(
@@ -64,11 +57,12 @@ def train_prior(
     if hasattr(config, "code_dim"):
         config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
     shape = {"grid": [side, side], "entries": entries, "levels": cohort.levels, "ratings": len(cohort.ratings)}
-    made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": digest(vqvae)}
+    made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": content_hash(vqvae / WEIGHTS)}
     if begin and Path(begin).absolute() == out.absolute():
         raise ValueError(f"{out} can't be begun with and written to; give another folder")
     weights = weights_of(Path(begin), made) if begin else None
-    saved = made | {"cohort": cohort.hash, "synthetic": cohort.synthetic} | ({"begin": digest(Path(begin))} if begin else {})
+    saved = made | {"cohort": cohort.hash, "synthetic": cohort.synthetic}
+    saved |= {"begin": content_hash(Path(begin) / WEIGHTS)} if begin else {}
 
     def make_task(device: torch.device) -> PriorTask:
         ready = task(build(kind, config, **shape), load(vqvae), cohort, device, training, out)

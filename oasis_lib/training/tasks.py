@@ -16,7 +16,7 @@ from oasis_lib.config import TrainingConfig
 from oasis_lib.device import full_precision
 from oasis_lib.models import VQVAE
 from oasis_lib.models.prior import Autoregressive, Prior
-from oasis_lib.paths import atomic
+from oasis_lib.storage import atomic
 from oasis_lib.training.codes import codes_of, encode_images
 from oasis_lib.training.data import Batch, ends, even_levels, evenly, flips, in_channels, rating_index, seeded, swapped
 from oasis_lib.training.loop import Task

@@ -17,7 +17,7 @@ from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, build, perplexity
-from oasis_lib.paths import atomic
+from oasis_lib.storage import atomic
 from oasis_lib.training.adversarial import train_crisp
 from oasis_lib.training.data import Batch, Batches, evenly, in_channels, seeded, to_images
 from oasis_lib.training.loop import Task

@@ -1,0 +1,249 @@
+"""Files: one content hash, one cache of arrays, atomic writes, one lock, model folders. Loading executes nothing.
+
+A model folder holds `config.json` and `model.safetensors`; while it is trained also `training.pt`, for an exact resume.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # imported where they are used: `oasis --help` needs neither
+    import numpy as np
+    import torch
+
+    Arrays = dict[str, np.ndarray]
+
+WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "training.pt"
+# Of config.json. 1 had no hash of the weights. Whoever adds a setting to a model adds 1: a file of this format has all of them.
+FORMAT = 2
+
+
+def content_hash(*parts: str | bytes | Path | np.ndarray) -> str:
+    """SHA-256 of texts, bytes, arrays, and of files by their path: 64 digits."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                while block := file.read(1 << 22):
+                    total.update(block)
+        else:
+            total.update(part.encode() if isinstance(part, str) else part if isinstance(part, bytes) else part.tobytes())
+    return total.hexdigest()
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Write to the path given back. Once the block ended well, it is flushed to the disk and takes the real name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(lock: Path, doing: str) -> Iterator[None]:
+    """Hold the file `lock`, which names this process. A second process is refused; the lock of a dead one is taken over.
+
+    A record lock of the system: it ends with its process, however that ends, and forked workers do not hold it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
+                yield
+                return
+            file.seek(0)
+            raise ValueError(f"{lock.parent}: process {file.read()} is {doing}; wait for it, or end it first") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)  # not removed: another process may have it open by now
+
+
+@contextmanager
+def disk_errors(folder: Path, kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """A full disk or a missing permission as one line that says what to do."""
+    try:
+        yield
+    except PermissionError as error:
+        path = error.filename or folder
+        raise kind(f"{path}: no permission to write here; choose another folder") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise kind(f"{folder}: the disk is full; make room and run the same command, it goes on where it was") from error
+
+
+def write_json(path: str | Path, value: object) -> None:
+    with atomic(path) as beside:
+        beside.write_text(to_json(value))
+
+
+def to_json(value: object) -> str:
+    return json.dumps(value, indent=2, default=_plain) + "\n"
+
+
+def read_json(path: str | Path) -> Any:
+    path = Path(path)
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); delete it and make it again") from error
+
+
+def _plain(value: object) -> object:
+    """NumPy scalars and paths, as JSON knows them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
+def kept_arrays(folder: Path | None, name: str, key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays of this key from `folder`, or made and kept there.
+
+    `NAME-PART.npy` holds one array (NAME.npy the part ""), `NAME.json` the key and the arrays' content hashes.
+    """
+    import numpy as np
+
+    if folder is None:
+        return make()
+    index, key = folder / f"{name}.json", json.loads(to_json(key))
+    try:
+        kept = read_json(index) if index.is_file() else {}
+        if kept.get("key") == key:
+            files = {part: folder / f"{name}{part and '-'}{part}.npy" for part in kept["arrays"]}
+            for part, file in files.items():
+                if content_hash(file) != kept["arrays"][part]:
+                    raise ValueError(f"{file} was altered")
+            return {part: np.load(file) for part, file in files.items()}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        warnings.warn(f"{index}: {error}; its arrays are made anew", stacklevel=2)
+    found, hashes = make(), {}
+    try:
+        index.unlink(missing_ok=True)
+        for part, array in found.items():
+            with atomic(folder / f"{name}{part and '-'}{part}.npy") as beside:
+                with beside.open("wb") as file:
+                    np.save(file, array)
+                hashes[part] = content_hash(beside)
+        write_json(index, {"key": key, "arrays": hashes})
+    except OSError:
+        pass  # another's folder, or a full disk: made each time
+    return found
+
+
+def save_model(folder: str | Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """`config` holds `kind` and `model` (what rebuilds it), and whatever else is worth knowing of its making.
+
+    It also takes the hash of the weights, and of those it replaces: killed between the two files, the folder is whole.
+    """
+    from safetensors.torch import save
+
+    folder, data = Path(folder), save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    before = [content_hash(folder / WEIGHTS)] if (folder / WEIGHTS).is_file() else []
+    write_json(folder / CONFIG, config | {"format": FORMAT, "weights": [content_hash(data), *before]})
+    with atomic(folder / WEIGHTS) as beside:
+        beside.write_bytes(data)
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """What `config.json` says, after a look at its format."""
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}; train the model first")
+    config, path = read_json(folder / CONFIG), folder / CONFIG
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {str(config)[:40]!r}")
+    written = config.get("format", 1)
+    if type(written) is not int or written < 1:
+        raise ValueError(f"{path}: format={str(written)[:40]!r} must be a whole number from 1 to {FORMAT}")
+    if written > FORMAT:
+        raise ValueError(f"{path} was made by a later version of oasis_lib (format {written}, known: {FORMAT}); update it")
+    wanted = {"kind": str, "model": dict} | ({"weights": list} if written > 1 else {})
+    for name, kind in wanted.items():
+        if not isinstance(config.get(name), kind):
+            raise ValueError(f"{path}: {name} must be a {kind.__name__}, not {str(config.get(name))[:40]!r}")
+    return config
+
+
+def read_weights(folder: str | Path, config: dict[str, Any], wanted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a model folder, if they are those that `config` speaks of.
+
+    `wanted` may be on the meta device: names and shapes are compared with the file's header before memory is taken.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder) / WEIGHTS
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            for name in sorted(shapes.keys() | wanted.keys()):
+                asked = tuple(wanted[name].shape) if name in wanted else "nothing"
+                if shapes.get(name, "nothing") != asked:
+                    raise ValueError(f"{path} and {CONFIG} disagree: {name} is {shapes.get(name, 'nothing')}, not {asked}")
+            if config.get("format", 1) > 1 and content_hash(path) not in config["weights"]:
+                raise ValueError(f"{path} is damaged: its hash is not in {CONFIG}; restore it, or train again")
+            state = {name: file.get_tensor(name) for name in shapes}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or delete it and train again") from error
+    for name, value in state.items():
+        if value.dtype != wanted[name].dtype:
+            raise ValueError(f"{path} and {CONFIG} disagree: {name} is {value.dtype}, not {wanted[name].dtype}")
+    return state
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """What tells these weights from any others; a crisp decoder, which changes no token, is left out."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    named = (part for name, value in state.items() if not name.startswith("crisp.") for part in (name, value.numpy()))
+    return content_hash(*named)[:16]
+
+
+def save_state(folder: str | Path, state: dict[str, Any]) -> None:
+    """Everything that an exact resume needs: tensors and plain values only."""
+    import torch
+
+    with atomic(Path(folder) / STATE) as beside:
+        torch.save(state, beside)
+
+
+def read_state(folder: str | Path) -> dict[str, Any] | None:
+    """The file is a zip archive, whose checksums tell a truncated or altered one."""
+    import torch
+
+    path = Path(folder) / STATE
+    if not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if altered := archive.testzip():
+                raise ValueError(f"{altered} has another checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no one error for a file that it can't read
+        found = f"{path} is damaged ({str(error).splitlines()[0][:80]})"
+        raise ValueError(f"{found}; delete it, and the same command trains from the start") from error
