@@ -73,3 +73,12 @@ def test_a_frame_surrounds_its_pixels():
     frame(axis, 2, 3, 4, 5)
     x, y = axis.lines[0].get_data()
     assert (x.min(), x.max(), y.min(), y.max()) == (2.5, 7.5, 1.5, 5.5)
+
+
+def test_a_colour_bar_with_a_long_label_moves_no_rows_apart():
+    looks = {"cmap": "viridis", "bar": "mean intensity of the decoded patch"}
+    images = np.random.default_rng(0).random((6, 16, 16))
+    figure = image_grid({"one": images, "two": Row(images, **looks), "three": Row(images, **looks)}, crop=False)
+    figure.draw_without_rendering()
+    heights = [figure.axes[row * 6].get_position().y0 for row in range(3)]
+    assert np.ptp(np.diff(heights)) < 0.02

@@ -66,8 +66,8 @@ def image_grid(
         lines = [line for line, _ in group]
         if bar:  # beside the last cell of its rows: a bar of its own would shift their columns
             drawn = next(axis.images[0] for line in lines for axis in line if axis.images)
-            tall = 1 + 1.08 * (len(lines) - 1)
-            figure.colorbar(drawn, cax=lines[0][-1].inset_axes((1.08, 1 - tall, 0.07, tall)), label=bar)
+            figure.colorbar(drawn, cax=lines[0][-1].inset_axes((1.08, 0, 0.07, 1)))  # a taller one would move rows apart
+            drawn.colorbar.set_label(textwrap.fill(bar, 16), fontsize=8)
     if mm:
         scale_bar(axes[0, 0], mm)
     return figure

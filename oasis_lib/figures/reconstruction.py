@@ -24,7 +24,7 @@ def compare(
     parts = [part for part in parts if set(part.split(" - ")) <= set(shown)]
     signed = {part: shown[part.split(" - ")[0]] - shown["images"] for part in parts if " - " in part}
     reach = max([1e-3, *(float(np.quantile(np.abs(change), 0.995)) for change in signed.values())])
-    looks = {part: {"cmap": DIVERGING, "low": -reach, "high": reach, "bar": "decoded - input (intensity)"} for part in signed}
+    looks = {part: {"cmap": DIVERGING, "low": -reach, "high": reach, "bar": "decoded - input"} for part in signed}
     looks |= {"codes": {"cmap": SEQUENTIAL, "bar": "mean intensity of the patch"}, "map": {"cmap": SEQUENTIAL, "bar": "SSIM"}}
     images = shown | signed | ({} if shades is None else {"codes": shades[shown["codes"]]})
     called = {"map": "SSIM", "crisp": "crisp decoder", "decoded": "faithful decoder" if "crisp" in parts else "decoded"}

@@ -19,13 +19,13 @@ def curves(history: pd.DataFrame, title: str = "") -> Figure:
     losses = losses.where(losses > 0)  # a log axis has no place for zero
     _lines(axes[0], history, losses, alpha=0.3, lw=1)
     _lines(axes[0], history, losses.rolling(1 + len(history) // 10, center=True, min_periods=1).mean(), label=True)
-    axes[0].set(yscale="log", title="training losses (faint: as measured)")
+    axes[0].set(yscale="log", title="losses (faint: as measured)")
     measures = history.filter(regex=MEASURES)
     _lines(axes[1], history, measures if measures.size else history[["score"]], label=True)
     if "validate_ssim_min" in history:
         axes[1].fill_between(history["step"], history["validate_ssim_min"], history["validate_ssim_max"], alpha=0.2, lw=0)
         axes[1].set_ylim(min(0.0, history["validate_ssim_min"].min()), 1)
-    axes[1].set_title("validation (band: lowest to highest slice)" if "validate_ssim_min" in history else "validation")
+    axes[1].set_title("validation (band: all slices)" if "validate_ssim_min" in history else "validation")
     if use.size:
         _lines(axes[2], history, use, label=True)
         axes[2].set(title="codebook, validation", ylim=(0, None))
