@@ -40,7 +40,7 @@ class Manifest:
 
     def finish(self, name: str, key: str, begun: float, **values: Any) -> None:
         """Note what the stage left: files that are new, and those of an earlier time that it found good."""
-        fresh = [p for p in self.folder.rglob("*") if p.is_file() and p.stat().st_mtime >= begun - 1]
+        fresh = [p for p in self.folder.rglob("*") if p.is_file() and p.name[0] != "." and p.stat().st_mtime >= begun - 1]
         files = {str(path.relative_to(self.folder)) for path in fresh if path.name not in SHARED and path.suffix != ".html"}
         files |= {file for file in self.stage(name).get("files", []) if (self.folder / file).is_file()}
         values |= {"key": key, "seconds": round(time.time() - begun, 1), "library": library_digest()}

@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes exactly, it stops at nonsense, and two processes are one."""
 
+import errno
 import json
 import os
 import signal
@@ -156,9 +157,57 @@ def test_nan_stops_with_words_and_the_good_weights_stay(tmp_path, monkeypatch):
         return (loss * float("nan") if len(seen) > 8 else loss), logs
 
     monkeypatch.setattr(vqvae, "reconstruction_loss", poisoned)
-    with pytest.raises(FloatingPointError, match="smaller learning rate"):
+    with pytest.raises(FloatingPointError, match=r"at step \d+, at a learning rate of .*kept in .*smaller learning rate"):
         train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "m").values())
+
+
+def test_a_second_training_of_one_folder_is_refused_and_a_killed_ones_rest_is_removed(tmp_path):
+    cohort, folder = made_cohort(tmp_path), tmp_path / "m"
+    folder.mkdir()
+    (folder / ".model.safetensors.1.part").write_text("half")
+    hold = "import sys, time; from pathlib import Path; from oasis_lib.storage import only_one\n"
+    hold += "with only_one(Path(sys.argv[1]), 'training here'): print('held', flush=True); time.sleep(60)"
+    first = subprocess.Popen([sys.executable, "-c", hold, folder / ".lock"], stdout=subprocess.PIPE)
+    try:
+        first.stdout.readline()
+        with pytest.raises(ValueError, match=f"process {first.pid} on .* is training here"):
+            train_vqvae(cohort, folder, Part(MODEL, TRAINING), progress=False)
+    finally:
+        first.kill()
+        first.communicate()
+    train_vqvae(cohort, folder, Part(MODEL, replace(TRAINING, steps=1)), progress=False)
+    assert not list(folder.glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (torch.OutOfMemoryError("tried 2 GiB"), "memory is full; lower batch .now 8."),
+        (OSError(errno.ENOSPC, "No space left on device"), "m: the disk is full; make room and run the same command"),
+    ],
+)
+def test_a_full_memory_or_disk_is_said_and_the_run_goes_on_later(error, message, tmp_path, monkeypatch):
+    cohort, save = made_cohort(tmp_path), loop.save_model
+
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(loop, "save_model", full)
+    with pytest.raises(ValueError, match=message):
+        train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    monkeypatch.setattr(loop, "save_model", save)
+    assert train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)["step"].iloc[-1] == 12
+
+
+def test_a_codebook_that_collapses_is_said_in_words_and_kept(tmp_path, monkeypatch):
+    from oasis_lib.training import vqvae
+
+    monkeypatch.setattr(vqvae, "MEANT", 0)
+    monkeypatch.setattr(vqvae, "perplexity", lambda counts: 1.2)
+    with pytest.warns(UserWarning, match="the codebook collapses: its use equals that of 1.2 of 32 tokens; raise vqvae.revival"):
+        train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    assert "step 12: the codebook collapses" in (tmp_path / "m" / loop.WARNINGS).read_text()
 
 
 def test_the_best_weights_are_those_of_the_highest_score(tmp_path, monkeypatch):

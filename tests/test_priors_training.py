@@ -181,7 +181,7 @@ def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, wo
     cohort, folder = world
     monkeypatch.setitem(cohort.info, "left_right", "columns")
     training, cpu = replace(TRAINING, shift=0 if still else 1, intensity=0.0), torch.device("cpu")
-    asked, encode = [], VQVAE.encode
+    asked, encode = [], VQVAE.tokens
 
     def task(kind: str) -> LikelihoodTask:
         model = build(kind, MODELS[kind], grid=(8, 8), entries=16, levels=4, ratings=1)
@@ -189,7 +189,7 @@ def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, wo
 
     vqvae = tmp_path / "vqvae"
     shutil.copytree(folder, vqvae)
-    monkeypatch.setattr(VQVAE, "encode", lambda self, images: asked.append(len(images)) or encode(self, images))
+    monkeypatch.setattr(VQVAE, "tokens", lambda self, images: asked.append(len(images)) or encode(self, images))
     first, batches = task("transformer"), Batches(cohort, "train", training, cpu)
     first.begin(batches.batch(0))
     asked.clear()
@@ -233,13 +233,13 @@ def test_variety_is_the_share_of_places_that_differ():
 
 def test_tokens_are_decided_in_full_precision(world, monkeypatch):
     cohort, folder = world
-    vqvae, seen, encode = load(folder), [], VQVAE.encode
+    vqvae, seen, encode = load(folder), [], VQVAE.tokens
 
     def spied(self, images):
         seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
         return encode(self, images)
 
-    monkeypatch.setattr(VQVAE, "encode", spied)
+    monkeypatch.setattr(VQVAE, "tokens", spied)
     torch.set_float32_matmul_precision("high")  # as the training loop leaves it on a GPU
     with torch.autocast("cpu", torch.bfloat16):
         encode_images(vqvae, cohort["test"].images)

@@ -247,3 +247,49 @@ def test_a_full_disk_is_said_in_a_line_and_what_was_there_stays(tmp_path):
             beside.write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mine", [VQVAEConfig, TransformerConfig])
+def test_settings_are_looked_at_wherever_they_come_from(mine):
+    name = "entries" if mine is VQVAEConfig else "layers"
+    with pytest.raises(ValueError, match=f"{name}=-1 must lie in"):
+        mine(**{name: -1})
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (torch.full((1, 1, 16, 16), 255.0), "must lie in .0, 1., not 255"),
+        (torch.full((1, 1, 16, 16), float("nan")), "must lie in .0, 1., not nan"),
+        (torch.zeros(1, 3, 16, 16), "must be .B, 1, H, W., not .1, 3, 16, 16"),
+        (torch.zeros(1, 1, 16, 15), "of .16, 15. pixels"),
+        (torch.zeros(0, 1, 16, 16), "the batch is empty"),
+        (torch.zeros(1, 1, 16, 16, dtype=torch.uint8), "floats in .0, 1., not torch.uint8"),
+    ],
+)
+def test_encode_quotes_what_is_wrong_with_images(images, message):
+    with pytest.raises(ValueError, match=message):
+        build("vqvae", TINY["vqvae"]).encode(images)
+
+
+@pytest.mark.parametrize(
+    "tokens, message",
+    [
+        (torch.full((1, 4, 4), 8), "must lie in 0 .. 7, not 8 .. 8"),
+        (torch.full((1, 4, 4), -1), "must lie in 0 .. 7, not -1 .. -1"),
+        (torch.zeros(1, 4, 4), "whole numbers.*not torch.float32"),
+        (torch.zeros(0, 4, 4, dtype=torch.int64), "empty|not torch.int64 .0, 4, 4."),
+        (torch.zeros(4, 4, dtype=torch.int64), "must be .*not .*.4, 4."),
+    ],
+)
+def test_decode_and_nll_quote_what_is_wrong_with_tokens(tokens, message):
+    for ask in (build("vqvae", TINY["vqvae"]).decode, build("transformer", TINY["transformer"], **SHAPE).nll):
+        with pytest.raises(ValueError, match=message):
+            ask(tokens)
+
+
+@pytest.mark.parametrize("level, message", [(3, "level=3 must be 0 .. 2"), (1.5, "level must be whole numbers")])
+@pytest.mark.parametrize("kind", ["pixelcnn", "transformer", "codegan"])
+def test_sample_names_a_slice_index_that_does_not_exist(kind, level, message):
+    with pytest.raises(ValueError, match=message):
+        build(kind, TINY[kind], **SHAPE).sample(1, level=level)

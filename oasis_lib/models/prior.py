@@ -84,9 +84,13 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def check_codes(self, codes: Tensor) -> Tensor:
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"codes must be whole numbers, not {codes.dtype}")
         if codes.dim() != 3 or tuple(codes.shape[1:]) != self.grid:
             raise ValueError(f"codes must be (B, {self.grid[0]}, {self.grid[1]}), not {tuple(codes.shape)}")
-        if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.entries:
+        if not len(codes):
+            raise ValueError("codes: the batch is empty")
+        if not 0 <= int(codes.min()) <= int(codes.max()) < self.entries:
             raise ValueError(f"codes must lie in 0 .. {self.entries - 1}, not {int(codes.min())} .. {int(codes.max())}")
         return codes.to(self.device, torch.int64)
 
@@ -182,7 +186,10 @@ def _look_up(table: nn.Embedding, label: Tensor | None, n: int) -> Tensor:
 def _label(name: str, value: Label, count: int, n: int) -> Tensor:
     if value is None:
         return torch.full((n,), -1)
-    value = torch.as_tensor(value).to(torch.int64).reshape(-1)
+    given = torch.as_tensor(value)
+    value = given.to(torch.int64).reshape(-1)
+    if (given.is_floating_point() and bool((given.reshape(-1) != value).any())) or given.dtype == torch.bool:
+        raise ValueError(f"{name} must be whole numbers, not {given.dtype}")
     if len(value) not in (1, n):
         raise ValueError(f"{name} must be one number or {n} of them, not {len(value)}")
     if int(value.max()) >= count or int(value.min()) < -1:

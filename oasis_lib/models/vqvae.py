@@ -12,6 +12,7 @@ from oasis_lib.config import VQVAEConfig
 from oasis_lib.models.blocks import Decoder, Encoder
 from oasis_lib.models.quantizer import VectorQuantizer
 
+SLACK = 1e-3  # outside [0, 1] that resampling and rounding may leave
 CRISP = "crisp"  # the folder, inside a VQ-VAE's own, that its adversarial decoder is kept in
 
 
@@ -77,11 +78,19 @@ class VQVAE(nn.Module):
         shown = quantized if self.training else self.quantizer.embed(codes)
         return VQOutput(self.decode_latents(shown), codes, latents, quantized, commitment)
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, h, w) int64. Never moves the codebook."""
-        latents = self.latents(images)
-        return self.quantizer(latents)[1]
+        if not images.numel():
+            raise ValueError(f"images {tuple(images.shape)}: the batch is empty")
+        low, high = (float(x) for x in images.aminmax())  # NaN if any is
+        if not (low >= -SLACK and high <= 1 + SLACK):
+            raise ValueError(f"images must lie in [0, 1], not {low:.4g} .. {high:.4g}; divide grey values by their maximum")
+        return self.tokens(images)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """`encode` without a look at the values, which a GPU would have to wait for: in a training step."""
+        return self.quantizer(self.latents(images))[1]
 
     def embed(self, codes: Tensor) -> Tensor:
         return self.quantizer.embed(codes)
@@ -91,6 +100,8 @@ class VQVAE(nn.Module):
         """(B, h, w) -> (B, C, H, W) in [0, 1], by the faithful decoder (highest SSIM) or the crisp one (sharp texture)."""
         if crisp and self.crisp is None:
             raise ValueError(f"{self.folder or 'this VQ-VAE'} has no crisp decoder; train it with vqvae.adversarial above 0")
-        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < self.config.entries):
+        if codes.dim() != 3 or not codes.numel() or codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"codes must be whole numbers (B, h, w), not {codes.dtype} {tuple(codes.shape)}")
+        if not (0 <= int(codes.min()) and int(codes.max()) < self.config.entries):
             raise ValueError(f"codes must lie in 0 .. {self.config.entries - 1}, not {int(codes.min())} .. {int(codes.max())}")
         return self.scaled((self.crisp if crisp else self.decoder)(self.embed(codes))).clamp(0, 1)

@@ -34,6 +34,7 @@ DISCRIMINATOR = 32  # channels of its first layer
 VALIDATED = 128  # validation slices measured while training
 FOREGROUND, AROUND = 10 / 255, 4  # what the discriminator sees: brighter pixels, and so many around them
 WINDOW, EDGE = 112, 8  # pixels a side that a step looks at (texture is local), and of them the border that no loss sees
+MEANT, WON = 200, 0.98  # steps before which no balance is judged; the share of right answers of a discriminator that has won
 LOST = 0.1  # of SSIM inside the brain, below the faithful decoder's: the stage has diverged
 
 
@@ -129,6 +130,12 @@ class AdversarialTask(Task):
                 stacklevel=2,
             )
         return {"validate_ssim_brain": brain, "validate_sharpness": float(sharp), "score": -1.0 if diverged else self.fraction}
+
+    def verdicts(self, row: dict[str, float]) -> list[str]:
+        if row["train_accuracy"] < WON or row["step"] < MEANT:
+            return []
+        right = f"{row['train_accuracy']:.0%} of its answers are right"
+        return [f"the discriminator wins: {right}, and the crisp decoder learns little from it; lower vqvae.lr"]
 
 
 def slice_of(box: slice, draw: float, factor: int) -> slice:

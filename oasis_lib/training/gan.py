@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from oasis_lib.training.tasks import PriorTask
 
 COMMITMENT = 1.0  # weight of the distance between the generator's latents and the codebook; at 0.01 latents grow without end
 SETTLED = 200  # steps before which nothing is said of the balance
-WARNINGS = "warnings.txt"
 
 
 class GANTask(PriorTask):
@@ -35,7 +33,6 @@ class GANTask(PriorTask):
 
     def begin(self, batch: Batch) -> None:
         super().begin(batch)
-        (self.out / WARNINGS).unlink(missing_ok=True)
         if self.learnt:
             return
         train, sides = self.cohort["train"], len(self.maps)
@@ -81,13 +78,11 @@ class GANTask(PriorTask):
             "level_within_one": within_one(model, drawn, level),
             "accuracy": float(model.accuracy),
         }
-        real_within_one = within_one(model, self.codes, level)
-        for words in verdicts(found, real_within_one) if self.step >= SETTLED else []:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with (self.out / WARNINGS).open("a") as file:
-                file.write(f"step {self.step}: {words}\n")
-            warnings.warn(f"codegan, step {self.step}: {words}", stacklevel=2)
+        self.real_within_one = within_one(model, self.codes, level)
         return found | {"score": -found["validate_regions"]}
+
+    def verdicts(self, row: dict[str, float]) -> list[str]:
+        return verdicts(row, self.real_within_one) if row["step"] >= SETTLED else []
 
 
 def verdicts(found: dict[str, float], real_within_one: float) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from oasis_lib import stop
 from oasis_lib.config import TrainingConfig
-from oasis_lib.storage import read_state, save_model, save_state
+from oasis_lib.storage import STATE, WEIGHTS, atomic, read_state, save_model, save_state
 from oasis_lib.training.data import Batch, Batches, seeded
 
 SAVE_EVERY = 30  # seconds between saved states, so that short epochs don't spend their time on the disk
+WARNINGS = "warnings.txt"  # in the model's folder: what `Task.verdicts` said
 LOOK_EVERY = 20  # steps between looks at the loss: each look waits for the GPU
 
 
@@ -51,6 +53,10 @@ class Task:
         """Of the averaged weights. `score` is what the best is chosen by: higher is better."""
         raise TypeError(f"{type(self).__name__} has no validation")
 
+    def verdicts(self, row: dict[str, float]) -> list[str]:
+        """What the numbers of a validation say in words: collapse, a balance lost."""
+        return []
+
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """What is kept of the averaged model."""
         return model.state_dict()
@@ -60,12 +66,16 @@ class Task:
             part.compile()
 
 
+def processes() -> PartialState:
+    """The CPU is said outright, or several CPU processes would not find each other."""
+    return PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
+
+
 def accelerator_for(training: TrainingConfig) -> Accelerator:
     """Device and processes as they are found; bf16 wherever the hardware has it."""
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    probe = PartialState(cpu=not accelerated).device  # said outright, or several CPU processes would not find each other
+    device = processes().device.type
     half = {"cuda": torch.cuda.is_available() and torch.cuda.is_bf16_supported(), "cpu": cpu_has_bf16(), "mps": False}
-    bf16 = training.precision == "bf16" or (training.precision == "auto" and half.get(probe.type, False))
+    bf16 = training.precision == "bf16" or (training.precision == "auto" and half.get(device, False))
     AcceleratorState._reset_state()  # a kernel may train several models, each at its own precision
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
@@ -103,13 +113,18 @@ def fit(
     optimizers = {name: _optimizer(part, training, task.rates.get(name, 1.0)) for name, part in task.parts.items()}
     state = read_state(out)
     if state is not None:
-        step, seconds, best, rows = state["step"], state["seconds"], state["best"], state["rows"]
-        sums = {key: value.to(device) for key, value in state["sums"].items()}
-        task.model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        try:
+            step, seconds, best, rows = state["step"], state["seconds"], state["best"], state["rows"]
+            sums = {key: value.to(device) for key, value in state["sums"].items()}
+            task.model.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
+            for name, optimizer in optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            found = f"{out / STATE} is of another network or version of the library"
+            raise ValueError(f"{found}; delete it, and the same command trains from the start") from error
     else:
+        (out / WARNINGS).unlink(missing_ok=True)
         task.begin(batches.batch(0))
     if training.compile:
         task.compile()
@@ -148,10 +163,10 @@ def fit(
         if accelerator.num_processes > 1:
             fraction, stopping = _agreed(fraction, stopping, device)
         if step % LOOK_EVERY == 0 or fraction >= 1:
-            _refuse_nan(loss, step, out)
+            _refuse_nan(loss, step, optimizer, out)
             report(pd.DataFrame(rows), fraction)
         if step % every == 0 or fraction >= 1:
-            _refuse_nan(loss, step, out)
+            _refuse_nan(loss, step, optimizer, out)
             count, now = step - shown, time.perf_counter()
             row = {"step": step, "epoch": step / batches.steps_an_epoch, "seconds": seconds, "lr": optimizer.param_groups[0]["lr"]}
             row["images_per_second"] = count * batches.size / (now - looked)
@@ -168,7 +183,12 @@ def fit(
                 if fraction >= 1 or time.perf_counter() - kept > SAVE_EVERY:
                     kept = time.perf_counter()
                     save_state(out, _state(step, seconds, best, rows, sums, task, average, optimizers))
-                pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
+                with atomic(out / "history.csv") as beside:
+                    pd.DataFrame(rows).to_csv(beside, index=False)
+                for words in task.verdicts(row):
+                    warnings.warn(f"{out.name}, step {step}: {words}", stacklevel=2)
+                    with (out / WARNINGS).open("a") as file:
+                        file.write(f"step {step}: {words}\n")
             report(pd.DataFrame(rows), fraction)
         if stopping and fraction < 1:
             if accelerator.is_main_process:
@@ -221,11 +241,12 @@ def _agreed(fraction: float, stopping: bool, device: torch.device) -> tuple[floa
     return float(shared[0]), bool(shared[1])
 
 
-def _refuse_nan(loss: Tensor, step: int, out: Path) -> None:
+def _refuse_nan(loss: Tensor, step: int, optimizer: torch.optim.Optimizer, out: Path) -> None:
     if not torch.isfinite(loss):
+        rate = f"at a learning rate of {optimizer.param_groups[0]['lr']:.3g}"
+        kept = f"the best weights so far are kept in {out}" if (out / WEIGHTS).is_file() else "no weights were kept yet"
         raise FloatingPointError(
-            f"the loss is {loss.item()} at step {step}: training stopped. The best weights so far are kept in {out}; "
-            "try a smaller learning rate, or precision=no"
+            f"the loss is {loss.item()} at step {step}, {rate}; {kept}. Try a smaller learning rate, or precision=no"
         )
 
 

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from accelerate.utils import broadcast_object_list
 
 from oasis_lib.config import MODEL_CONFIGS, TrainingConfig, as_dict, from_dict
 from oasis_lib.paths import library_digest, overwriting
-from oasis_lib.storage import CONFIG, STATE, WEIGHTS, read_json, write_json
+from oasis_lib.storage import CONFIG, STATE, WEIGHTS, disk_errors, only_one, read_json, write_json
 from oasis_lib.training.data import Batches
-from oasis_lib.training.loop import Task, fit
+from oasis_lib.training.loop import Task, fit, processes
 from oasis_lib.training.progress import watcher
 
-REQUEST = "request.json"  # the settings of the folder's training; written before the first step
+LOCK, REQUEST = ".lock", "request.json"  # who trains here; the settings, written before the first step
 
 
 def fit_once(
@@ -32,6 +34,27 @@ def fit_once(
     progress: bool = True,
 ) -> pd.DataFrame:
     out, asked = Path(out), complete(saved | {"training": as_dict(training)})
+    main = processes().is_main_process
+    with disk_errors(out), only_one(out / LOCK, "training here") if main else nullcontext():
+        finished = [main and begin(out, asked, progress)]
+        if broadcast_object_list(finished)[0]:
+            return pd.read_csv(out / "history.csv")
+        try:
+            with watcher(out.name, progress) as report:
+                history = fit(make_task, make_batches, training, out, saved | {"training": as_dict(training)}, report)
+        except torch.OutOfMemoryError as error:
+            found = f"{out}: the device's memory is full; lower batch (now {training.batch}) or the width of the network"
+            raise ValueError(f"{found}. It goes on from its last saved state ({str(error).splitlines()[0]})") from error
+        if main:
+            write_json(out / REQUEST, {"settings": asked, "library": library_digest(), "finished": True})
+            (out / STATE).unlink(missing_ok=True)
+    return history
+
+
+def begin(out: Path, asked: dict[str, Any], progress: bool) -> bool:
+    """Whether the folder's training is finished. If not, other settings are refused, and all is ready for the next step."""
+    for left in out.glob(".*.part"):  # of a killed process
+        left.unlink()
     before = read_json(out / REQUEST) if (out / REQUEST).is_file() else {}
     there = (out / WEIGHTS).is_file() or (out / STATE).is_file()
     changed = differences(made_with(out, before), asked) if there else []
@@ -45,14 +68,9 @@ def fit_once(
     elif before.get("finished", not (out / STATE).is_file()):
         if stale and progress:
             print(f"{out}: made by another version of the library; --overwrite trains it anew")
-        return pd.read_csv(out / "history.csv")
-    request = {"settings": asked, "library": library_digest(), "finished": False}
-    write_json(out / REQUEST, request)
-    with watcher(out.name, progress) as report:
-        history = fit(make_task, make_batches, training, out, saved | {"training": as_dict(training)}, report)
-    write_json(out / REQUEST, request | {"finished": True})
-    (out / STATE).unlink(missing_ok=True)
-    return history
+        return True
+    write_json(out / REQUEST, {"settings": asked, "library": library_digest(), "finished": False})
+    return False
 
 
 def made_with(out: Path, before: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +78,7 @@ def made_with(out: Path, before: dict[str, Any]) -> dict[str, Any]:
     known = before.get("settings") or (read_json(out / CONFIG) if (out / CONFIG).is_file() else {})
     try:
         return complete(known)
-    except (KeyError, ValueError):  # of another version of the library
+    except (KeyError, ValueError, TypeError):  # of another version of the library
         return known
 
 

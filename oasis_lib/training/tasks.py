@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
 from oasis_lib.device import full_precision
 from oasis_lib.models import VQVAE
+from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
 from oasis_lib.storage import atomic
 from oasis_lib.training.codes import codes_of, encode_images
@@ -27,6 +29,7 @@ COUNTED = 4096  # training slices whose tokens are counted before the first step
 SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
 VARIED = 0.7  # of the run: from here on slices are as they are, for a prior draws what it was shown last
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
+MEANT = 200  # steps before which no bits are judged
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
 
@@ -59,7 +62,7 @@ class PriorTask(Task):
         if self.still or not varied:
             return self.maps[(batch.mirrored & varied).long(), batch.rows].long()
         with full_precision(self.device):
-            return self.vqvae.encode(in_channels(batch.images, self.vqvae))
+            return self.vqvae.tokens(in_channels(batch.images, self.vqvae))
 
     def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """Level and rating, each left open now and then."""
@@ -116,6 +119,20 @@ class LikelihoodTask(PriorTask):
         nats = model.nll(self.codes, self.level, self.rating, batch=BATCH)
         bits = float(nats.mean()) / math.log(2)
         return {"validate_bits": bits, "validate_nats_a_code": float(nats.mean()) / self.codes[0].numel(), "score": -bits}
+
+    @cached_property
+    def counted(self) -> float:
+        """Bits of a validation image by the frequency of each token at each position of training maps."""
+        counts = PositionPrior(self.model.grid, self.model.entries).to(self.device)
+        counts.start(self.maps[0, evenly(self.maps.shape[1], COUNTED)].long())
+        return float(-counts.logits.log_softmax(-1).gather(1, self.codes.flatten(1).T).sum(0).mean()) / math.log(2)
+
+    def verdicts(self, row: dict[str, float]) -> list[str]:
+        bits = row["validate_bits"]
+        if row["step"] < MEANT or bits < self.counted:
+            return []
+        found = f"{bits:.0f} bits an image of validation subjects; counting tokens position by position gives {self.counted:.0f}"
+        return [f"{found}: the prior has learned nothing that holds for others; lower its lr, or add subjects"]
 
 
 def keep_snapshot(path: Path, model: Prior, step: int) -> None:

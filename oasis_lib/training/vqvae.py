@@ -27,6 +27,7 @@ VALIDATED = 256  # slices looked at while training; the reported numbers are of 
 AIR = 2 / 255
 HEAD_START = 0.25  # of the run at most, whatever `warm` says: a slow machine's few steps must not end before there is a codebook
 SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
+MEANT, FEW = 200, 0.02  # steps before which no codebook is judged; the share in use below which it has collapsed
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # the same few people, drawn before training and whenever the steps have doubled
 
 
@@ -95,6 +96,13 @@ class VQVAETask(Task):
             "perplexity": perplexity(counts.cpu()),
             "score": float(brain.mean()),
         }
+
+    def verdicts(self, row: dict[str, float]) -> list[str]:
+        used, entries = row["perplexity"], self.model.config.entries
+        if not self.begun or row["step"] < MEANT or used >= max(2.0, FEW * entries):
+            return []
+        found = f"the codebook collapses: its use equals that of {used:.1f} of {entries} tokens"
+        return [f"{found}; raise vqvae.revival, or lower vqvae.lr"]
 
     @torch.no_grad()
     def keep_snapshot(self, model: VQVAE) -> None:
