@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def best_device() -> torch.device:
@@ -15,6 +16,16 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """To the device without waiting for it: a GPU copies from pinned memory while the host goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor.to(device)
+
+
+def together(device: torch.device | str, few: int) -> int:
+    """How many maps to sample together: `few`, or as many as keep a GPU busy."""
+    return 512 if torch.device(device).type == "cuda" else few
 
 
 @contextmanager

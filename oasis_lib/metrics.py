@@ -36,7 +36,7 @@ def _band(size: int, device: torch.device) -> Tensor:
     band = torch.zeros(rows, size, dtype=torch.float64)
     for row in range(rows):
         band[row, row : row + WINDOW] = window / window.sum()
-    return band.to(device, torch.float32)
+    return band.float().to(device)  # MPS has no float64
 
 
 def _blur(images: Tensor) -> Tensor:

@@ -214,7 +214,7 @@ def test_the_best_weights_are_those_of_the_highest_score(tmp_path, monkeypatch):
     from oasis_lib.training.vqvae import VQVAETask
 
     scores = iter([0.3, 0.9, 0.5])
-    monkeypatch.setattr(VQVAETask, "validate", lambda self, model: {"score": next(scores)})
+    monkeypatch.setattr(VQVAETask, "validate", lambda self, model: {"score": next(scores), "perplexity": 32.0})
     train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
     kept = json.loads((tmp_path / "m/config.json").read_text())
     assert (kept["step"], kept["score"]) == (8, 0.9)

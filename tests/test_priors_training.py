@@ -22,7 +22,7 @@ from oasis_lib.config import (
     TransformerConfig,
     VQVAEConfig,
 )
-from oasis_lib.evaluation import likelihood
+from oasis_lib.evaluation import codebook, likelihood
 from oasis_lib.models import VQVAE, build, load
 from oasis_lib.training import codes_of, encode_cohort, encode_images, loop, to_images, train_prior, train_vqvae
 from oasis_lib.training.data import Batches
@@ -233,15 +233,17 @@ def test_variety_is_the_share_of_places_that_differ():
 
 def test_tokens_are_decided_in_full_precision(world, monkeypatch):
     cohort, folder = world
-    vqvae, seen, encode = load(folder), [], VQVAE.tokens
+    vqvae, seen, latents = load(folder), [], VQVAE.latents
 
     def spied(self, images):
         seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
-        return encode(self, images)
+        return latents(self, images)
 
-    monkeypatch.setattr(VQVAE, "tokens", spied)
+    monkeypatch.setattr(VQVAE, "latents", spied)
     torch.set_float32_matmul_precision("high")  # as the training loop leaves it on a GPU
     with torch.autocast("cpu", torch.bfloat16):
         encode_images(vqvae, cohort["test"].images)
-    assert set(seen) == {("highest", False)} and torch.get_float32_matmul_precision() == "high"
+        vqvae.encode(torch.zeros(1, 1, 32, 32))
+        codebook.Reading(vqvae, cohort, {}).latents(cohort["test"].images[:1])
+    assert seen and set(seen) == {("highest", False)} and torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision("highest")

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from oasis_lib.cohort import Cohort, Split
+from oasis_lib.device import full_precision
 from oasis_lib.models import load, perplexity
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Reading:
         return self._apply(self.model.latents, pixels)
 
     def _apply(self, function: Callable, array: np.ndarray, kind: type = np.float32) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(next(self.model.parameters()).device):
             given = torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(next(self.model.parameters()).device)
             return function(given).float().cpu().numpy()
 

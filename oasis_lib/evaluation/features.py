@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oasis_lib.device import full_precision
 from oasis_lib.metrics import at_once
 from oasis_lib.storage import CONFIG, read_config, read_weights, save_model
 
@@ -109,15 +110,16 @@ def cached_network(cache: Path | None, key: dict, make) -> FeatureNet:
 
 def to_tensor(images: np.ndarray, device: str = "cpu") -> Tensor:
     """(N, H, W), uint8 or already in [0, 1] -> (N, 1, H, W) float in [0, 1]."""
-    tensor = torch.as_tensor(np.array(images))[:, None].to(device)
-    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+    tensor = torch.as_tensor(np.array(images))[:, None]
+    return tensor.to(device).float() / 255 if tensor.dtype == torch.uint8 else tensor.float().to(device)  # MPS has no float64
 
 
 @torch.no_grad()
 def extract(network: nn.Module, images: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """(N, H, W) -> (N, features) float32."""
+    """(N, H, W) -> (N, features) float32, in full precision: features of two devices are compared."""
     network, few = network.to(device), at_once(images[0].size, device)
-    parts = [network(to_tensor(images[i : i + few], device)).cpu() for i in range(0, len(images), few)]
+    with full_precision(device):
+        parts = [network(to_tensor(images[i : i + few], device)).cpu() for i in range(0, len(images), few)]
     return torch.cat(parts).numpy()
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from oasis_lib.cohort import Split
+from oasis_lib.device import full_precision
 from oasis_lib.metrics import PAIRS, apart, bootstrap_by_person, in_regions, pairs
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Likelihood
@@ -97,6 +98,7 @@ def influence(prior: Any, codes: np.ndarray, row: int, column: int, every: int =
     """(h, w) how much the chances at one place move when each other code is changed: half the summed difference, 0 to 1.
 
     `every` second, third ... row and column alone is tried, and comes back: (h / every, w / every).
+    The unchanged map goes through in each batch: a GPU reckons otherwise in a batch of another size.
     """
     maps = torch.from_numpy(np.asarray(codes, np.int64)).to(prior.device)
     h, w = maps.shape
@@ -104,9 +106,10 @@ def influence(prior: Any, codes: np.ndarray, row: int, column: int, every: int =
     changed = maps.expand(places.numel(), h, w).clone().view(-1, h * w)
     each = torch.arange(places.numel(), device=prior.device)
     changed[each, places.flatten()] = (changed[each, places.flatten()] + prior.entries // 2) % prior.entries
-    before = prior(maps[None])[:, row, column].softmax(-1)
-    parts = changed.view(-1, h, w).split(64)
-    moved = [(prior(part)[:, row, column].softmax(-1) - before).abs().sum(1) / 2 for part in parts]
+    with full_precision(prior.device):
+        parts = (torch.cat([maps[None], part]) for part in changed.view(-1, h, w).split(64))
+        chances = (prior(part)[:, row, column].softmax(-1) for part in parts)
+        moved = [(chance[1:] - chance[0]).abs().sum(1) / 2 for chance in chances]
     return torch.cat(moved).view(places.shape).cpu().numpy()
 
 

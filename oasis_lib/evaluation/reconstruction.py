@@ -37,7 +37,7 @@ def measure(split: Split, give_back: Give, most: int = 100_000, only: Iterable[s
         shown = give_back(images, part)
         values = {name: MEASURES[name](images, shown) for name in only}
         values |= {f"{name}_brain": MEASURES[name](images, shown, mask) for name in only}
-        parts.append(pd.DataFrame({name: value.double().cpu().numpy() for name, value in values.items()}))
+        parts.append(pd.DataFrame({name: value.cpu().double().numpy() for name, value in values.items()}))
     about = split.table.iloc[rows][["subject", "level"]].reset_index(drop=True)
     return pd.concat([about.assign(row=rows), pd.concat(parts, ignore_index=True)], axis=1)
 
@@ -130,11 +130,14 @@ def gap(tables: dict[str, pd.DataFrame], key: str = "ssim", repeats: int = 2000,
 
 
 @torch.no_grad()
-def look(model: VQVAE, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """What figures show of slices (N, H, W) uint8: `images`, `codes`, `decoded` (and `crisp`), the `map` of SSIM, and `ssim`."""
+def look(model: VQVAE, pixels: np.ndarray, codes: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """What figures show of slices (N, H, W) uint8: `images`, `codes`, `decoded` (and `crisp`), the `map` of SSIM, and `ssim`.
+
+    `codes` are their tokens where these are known: another device may find others where two entries are equally near.
+    """
     images = to_images(np.asarray(pixels))
     model = model.cpu().eval()
-    codes = model.encode(in_channels(images, model))
+    codes = model.encode(in_channels(images, model)) if codes is None else torch.from_numpy(np.asarray(codes, np.int64))
     decoded = model.decode(codes).mean(1, keepdim=True)
     each = metrics.ssim(images, decoded)
     shown = {"images": images[:, 0], "codes": codes, "decoded": decoded[:, 0], "ssim": each}

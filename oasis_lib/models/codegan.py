@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from oasis_lib.config import CodeGANConfig
+from oasis_lib.device import together
 from oasis_lib.models.position_prior import Background
 from oasis_lib.models.prior import Label, Labels, Prior, drawing, exact
 from oasis_lib.models.sampler import Sampler, image_seeds, uniform
@@ -49,7 +50,8 @@ class LinearStart(nn.Module):
         brains, weights = brains.unflatten(0, (count, knots)), weights.view(count, knots, 1, 1, 1)
         self.mean.copy_(brains.sum(0) / weights.sum(0).clamp(min=1e-6))
         apart = torch.where(weights > 0, brains / weights.clamp(min=1e-6) - self.mean, 0.0).flatten(1)
-        vectors = torch.linalg.eigh((apart @ apart.T).double() / count)[1].flip(1).to(apart.dtype)
+        products = (apart @ apart.T).cpu().double() / count  # on the CPU: MPS has neither float64 nor eigh
+        vectors = torch.linalg.eigh(products)[1].flip(1).to(torch.float32).to(apart.device)
         found = (vectors[:, : self.components.shape[1]].T @ apart / count**0.5).unflatten(1, (knots, -1))
         self.components[:, : found.shape[0]] = found.transpose(0, 1).half()
 
@@ -182,6 +184,7 @@ class CodeGAN(Prior):
         self.background = Background(self.grid, entries)
         self.register_buffer("vectors", torch.randn(entries, config.code_dim, generator=torch.Generator().manual_seed(0)))
         self.register_buffer("accuracy", torch.tensor(0.75))  # while training: the discriminator's share of right answers
+        self._sides: tuple = (None, 0, [])
         self.register_buffer("box", torch.tensor([0, self.grid[0], 0, self.grid[1]]))  # rows and columns of the foreground
 
     @torch.no_grad()
@@ -204,7 +207,11 @@ class CodeGAN(Prior):
 
     def cut(self, maps: Tensor) -> Tensor:
         """(..., h, w) -> its foreground box."""
-        top, bottom, left, right = self.box.tolist()
+        known, version, sides = self._sides
+        if known is not self.box or version != self.box._version:  # read once: a GPU would have to wait for each look
+            sides = self.box.tolist()
+            self._sides = (self.box, self.box._version, sides)
+        top, bottom, left, right = sides
         return maps[..., top:bottom, left:right]
 
     def draw(self, noise: Tensor, fresh: Tensor, level: Tensor, rating: Tensor, through: nn.Module | None = None) -> Tensor:
@@ -237,7 +244,7 @@ class CodeGAN(Prior):
 
     @torch.no_grad()
     def sample(self, n: int, level: Label = None, rating: Label = None, *, generator: torch.Generator | None = None,
-               batch: int = 16, progress: bool | None = None, temperature: float = 1.0, **how: Any) -> Tensor:  # fmt: skip
+               batch: int = 0, progress: bool | None = None, temperature: float = 1.0, **how: Any) -> Tensor:  # fmt: skip
         """(n, h, w) int64, in one pass. Where the slice index is open, each is equally probable.
 
         `temperature` scales the noise: below 1 subjects are nearer to the mean (truncation, Brock 2018, arXiv:1809.11096).
@@ -251,7 +258,7 @@ class CodeGAN(Prior):
         level = torch.where(level < 0, (uniform(seeds, -1)[:, 0, 0] * max(self.levels, 1)).long(), level)
         maps = self.background.usual.view(self.grid).repeat(n, 1, 1)
         with exact(self), drawing(n, "map", progress) as bar:
-            for part in torch.arange(n, device=self.device).split(batch):
+            for part in torch.arange(n, device=self.device).split(batch or together(self.device, 16)):
                 noise, fresh = self.noise(seeds[part])
                 self.cut(maps)[part] = self.tokens(self.draw(temperature * noise, fresh, level[part], rating[part]))
                 bar.update(len(part))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from oasis_lib.device import full_precision
+from oasis_lib.device import full_precision, together
 from oasis_lib.models.position_prior import Background
 from oasis_lib.models.sampler import Sampler, gumbel, image_seeds
 
@@ -131,15 +131,16 @@ class Autoregressive(Prior):
 
     @torch.no_grad()
     def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *,
-             generator: torch.Generator | None = None, batch: int = 64, progress: bool | None = None,
+             generator: torch.Generator | None = None, batch: int = 0, progress: bool | None = None,
              guidance: float = 0.0, **how: Any) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true, each given the tokens before it. `how` is what `Sampler` takes.
 
+        `batch` is how many at once, 0 as many as suit the device; no sample depends on it.
         `guidance` moves all logits away from those with the slice index left open (Ho 2022, arXiv:2207.12598).
         """
         sampler, codes, mask = Sampler(**how), self.check_codes(codes), mask.to(self.device).expand(len(codes), *self.grid)
         labels, seeds = self.labels(len(codes), level, rating), image_seeds(len(codes), generator, self.device)
-        wanted, done = mask.flatten(1), []
+        wanted, done, batch = mask.flatten(1), [], batch or together(self.device, 64)
         end = int(wanted.any(0).nonzero().max()) + 1 if bool(wanted.any()) else 0
         order = range(end) if self.background is None else [t for t in self.background.positions().tolist() if t < end]
         with exact(self), drawing(-(-len(codes) // batch) * len(order), "token", progress) as bar:

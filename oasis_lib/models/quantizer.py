@@ -8,6 +8,7 @@ from torch.distributed import all_gather, all_reduce, get_rank, get_world_size, 
 from torch.nn import functional as F
 
 from oasis_lib.config import VQVAEConfig
+from oasis_lib.device import upload
 
 CHUNK = 8192  # vectors compared at a time: the distances stay in the cache
 
@@ -93,7 +94,7 @@ class VectorQuantizer(nn.Module):
     def _revive(self, flat: Tensor, places: int, generator: torch.Generator | None) -> None:
         mean = self.counts.mean()
         dead = self.counts < self.config.revival * mean  # no `if dead.any()`: that would wait for the GPU
-        picks = torch.randint(len(flat) * world(), (self.config.entries,), generator=generator).to(flat.device)
+        picks = upload(torch.randint(len(flat) * world(), (self.config.entries,), generator=generator), flat.device)
         image, place = picks // places, picks % places
         candidates = flat[image // world() * places + place]
         if world() > 1:  # each process gives the picks that are its own
@@ -104,7 +105,8 @@ class VectorQuantizer(nn.Module):
         self.sums.copy_(torch.where(dead[:, None], candidates * mean, self.sums))
 
     def _tally(self, flat: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        counts = torch.bincount(codes, minlength=self.config.entries).to(flat.dtype)
+        """How many vectors chose each entry, and their sum. No `bincount`: a GPU would have to wait for its range."""
+        counts = torch.zeros_like(self.counts).index_add_(0, codes, flat.new_ones(()).expand(len(codes)))
         return counts, torch.zeros_like(self.sums).index_add_(0, codes, flat)
 
 
@@ -130,5 +132,6 @@ def straight_through(latents: Tensor, entries: Tensor) -> Tensor:
 
 def perplexity(counts: Tensor) -> float:
     """exp of the entropy of how often each entry is used: 1 for a single entry, K for all alike."""
-    p = counts.double() / counts.sum().clamp(min=1)
+    counts = counts.cpu().double()  # MPS has no float64
+    p = counts / counts.sum().clamp(min=1)
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))

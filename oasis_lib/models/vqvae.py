@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oasis_lib.config import VQVAEConfig
+from oasis_lib.device import full_precision
 from oasis_lib.models.blocks import Decoder, Encoder
 from oasis_lib.models.quantizer import VectorQuantizer
 
@@ -89,8 +90,9 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """`encode` without a look at the values, which a GPU would have to wait for: in a training step."""
-        return self.quantizer(self.latents(images))[1]
+        """`encode` without a look at the values, which a GPU would have to wait for. Full precision, whatever surrounds it."""
+        with full_precision(images.device):
+            return self.quantizer(self.latents(images))[1]
 
     def embed(self, codes: Tensor) -> Tensor:
         return self.quantizer.embed(codes)

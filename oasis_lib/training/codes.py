@@ -9,7 +9,7 @@ import torch
 
 from oasis_lib import metrics
 from oasis_lib.cohort import Cohort
-from oasis_lib.device import best_device, full_precision
+from oasis_lib.device import best_device
 from oasis_lib.models import VQVAE, load
 from oasis_lib.storage import fingerprint, kept_arrays
 from oasis_lib.training.data import ends, evenly, in_channels, swapped, to_images
@@ -22,9 +22,7 @@ def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str =
     vqvae = vqvae.to(device)
     few = metrics.at_once(pixels[0].size, device)
     slices = (to_images(pixels[i : i + few], device) for i in range(0, len(pixels), few))
-    with full_precision(device):
-        parts = [vqvae.encode(in_channels(part, vqvae)).cpu() for part in slices]
-    return torch.cat(parts).numpy().astype(np.int16)
+    return torch.cat([vqvae.encode(in_channels(part, vqvae)).cpu() for part in slices]).numpy().astype(np.int16)
 
 
 def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu", *, crisp: bool | None = None) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
+from oasis_lib.device import upload
 
 BLACK = 10  # grey values up to this are noise, not head
 KNOTS = (7, 7)  # of a smooth warp, evenly over the frame
@@ -71,21 +72,21 @@ class Batches:
         rows = self._order[place * self.size : (place + 1) * self.size][mine]
         draws = torch.rand(self.size, 4, generator=seeded(self.training.seed, 2, step))[mine]
         pixels = self._pixels(rows)
-        rows, draws = rows.to(self.device), draws.to(self.device)
+        rows, draws = upload(rows, self.device), upload(draws, self.device)
         mirrored = (draws[:, 2] >= 0.5) & self.flip
         images = vary(pixels, draws, self.training, mirrored, self.ends)
         if self.training.warp:
-            bends = torch.randn(self.size, 2, *KNOTS, generator=seeded(self.training.seed, 8, step))[mine].to(self.device)
-            images = warped(images, self.training.warp * bends)
+            bends = torch.randn(self.size, 2, *KNOTS, generator=seeded(self.training.seed, 8, step))[mine]
+            images = warped(images, self.training.warp * upload(bends, self.device))
         return Batch(images, rows, self.level[rows], self.rating[rows], mirrored)
 
     def _pixels(self, rows: Tensor) -> Tensor:
         if isinstance(self.images, Tensor):
-            return self.images[rows.to(self.device)]
+            return self.images[upload(rows, self.device)]
         order = np.argsort(rows.numpy())  # the disk is read in its own order
         pixels = np.empty((len(rows), *self.images.shape[1:]), np.uint8)
         pixels[order] = self.images[rows.numpy()[order]]
-        return torch.from_numpy(pixels).to(self.device, non_blocking=True)
+        return upload(torch.from_numpy(pixels), self.device)
 
 
 def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor, ends: int | None = None) -> Tensor:
@@ -112,7 +113,7 @@ def warped(images: Tensor, bends: Tensor) -> Tensor:
     """(B, 1, H, W) bent smoothly: (B, 2, *KNOTS) displacements in pixels, across and down, at knots over the frame."""
     height, width = images.shape[2:]
     moves = F.interpolate(bends, size=(height, width), mode="bicubic", align_corners=True)
-    moves = moves.movedim(1, -1) * moves.new_tensor([2 / width, 2 / height])
+    moves = torch.stack([moves[:, 0] * (2 / width), moves[:, 1] * (2 / height)], -1)
     still = torch.eye(2, 3, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(still, list(images.shape), align_corners=False) + moves
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)

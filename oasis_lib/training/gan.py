@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
+from oasis_lib.device import upload
 from oasis_lib.metrics import apart, in_regions
 from oasis_lib.models import VQVAE
 from oasis_lib.models.codegan import FRESH, CodeGAN
@@ -55,8 +56,8 @@ class GANTask(PriorTask):
             return loss + COMMITMENT * F.mse_loss(self.raw, fake.detach()), {"generator": loss}
         self.now = batch.level.clamp(min=0), self.labels(batch, step)[1]
         real = self.model.real_maps(self.encode(batch))
-        noise = torch.randn(len(real), self.model.config.noise, device=self.device)
-        fresh = torch.randn(len(real), FRESH, *self.model.grid, device=self.device)
+        shapes = (self.model.config.noise,), (FRESH, *self.model.grid)
+        noise, fresh = (upload(torch.randn(len(real), *shape), self.device) for shape in shapes)
         self.raw = self.model.draw(noise, fresh, *self.now, through=self.parts["generator"]).float()
         expected = self.model.expected(self.now[0])
         on_real, on_fake = (

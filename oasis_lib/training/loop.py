@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import warnings
@@ -14,16 +15,17 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from oasis_lib import stop
 from oasis_lib.config import TrainingConfig
+from oasis_lib.device import best_device, full_precision
 from oasis_lib.storage import STATE, WEIGHTS, atomic, read_state, save_model, save_state
 from oasis_lib.training.data import Batch, Batches, seeded
 
 SAVE_EVERY = 30  # seconds between saved states, so that short epochs don't spend their time on the disk
 WARNINGS = "warnings.txt"  # in the model's folder: what `Task.verdicts` said
 LOOK_EVERY = 20  # steps between looks at the loss: each look waits for the GPU
+WARM_UP = 2  # steps before the clock starts: the first ones compile, choose kernels and fetch memory
 
 
 class Task:
@@ -68,11 +70,11 @@ class Task:
 
 def processes() -> PartialState:
     """The CPU is said outright, or several CPU processes would not find each other."""
-    return PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
+    return PartialState(cpu=best_device().type == "cpu")
 
 
 def accelerator_for(training: TrainingConfig) -> Accelerator:
-    """Device and processes as they are found; bf16 wherever the hardware has it."""
+    """The device asked for, and processes as they are found; bf16 wherever the hardware has it."""
     device = processes().device.type
     half = {"cuda": torch.cuda.is_available() and torch.cuda.is_bf16_supported(), "cpu": cpu_has_bf16(), "mps": False}
     bf16 = training.precision == "bf16" or (training.precision == "auto" and half.get(device, False))
@@ -94,7 +96,13 @@ def fit(
     saved: dict[str, Any],
     report: Callable[[pd.DataFrame, float], None] = lambda history, fraction: None,
 ) -> pd.DataFrame:
-    """Train until the first limit; keep the best weights in `out`, and the last state beside them for an exact resume."""
+    """Train until the first limit; keep the best weights in `out`, and the last state beside them for a resume.
+
+    What varies the slices, opens labels and revives entries comes from CPU generators: the same on every device. Dropout and
+    hidden tokens draw on the device. On a CPU, a stopped run ends with the same numbers as one that was not. On a GPU it goes
+    on from the same state with the same batches, but sums in atomic operations have no fixed order, and so the last bits differ.
+    Compilation, warm-up, validation and writing are not training time.
+    """
     out = Path(out)
     limits = {name: getattr(training, name) for name in ("epochs", "steps", "minutes") if getattr(training, name)}
     if not limits:
@@ -108,8 +116,8 @@ def fit(
 
     step, seconds, best, rows = 0, 0.0, -math.inf, []
     sums: dict[str, Tensor] = {}  # of the losses since the last row
-    decay = [0.0]  # of the averaged weights: grows with the steps, so that short runs are not held back by their start
-    average = AveragedModel(task.model, multi_avg_fn=lambda old, new, _: torch._foreach_lerp_(old, new, 1 - decay[0]))
+    average = copy.deepcopy(task.model).requires_grad_(False)
+    weights = list(average.parameters()), list(task.model.parameters())
     optimizers = {name: _optimizer(part, training, task.rates.get(name, 1.0)) for name, part in task.parts.items()}
     state = read_state(out)
     if state is not None:
@@ -132,8 +140,8 @@ def fit(
     optimizers = {name: accelerator.prepare_optimizer(optimizer) for name, optimizer in optimizers.items()}
 
     every = training.validate_every or batches.steps_an_epoch
-    started, looked, shown = time.perf_counter() - seconds, time.perf_counter(), rows[-1]["step"] if rows else 0
-    kept = time.perf_counter()
+    started, kept, shown, counted = time.perf_counter() - seconds, time.perf_counter(), rows[-1]["step"] if rows else 0, seconds
+    begun, history = step, pd.DataFrame(rows)
     fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
     while fraction < 1:
         torch.manual_seed(training.seed * 1_000_003 + step * 64 + accelerator.process_index)  # dropout, the same after a resume
@@ -153,52 +161,66 @@ def fit(
             for key, value in logs.items():
                 sums[key] = sums.get(key, 0) + value.detach().float()
         task.after_step(step)
-        decay[0] = min(training.ema, (step + 1) / (step + 10))
-        average.update_parameters(task.model)
+        decay = min(training.ema, (step + 1) / (step + 10)) if step else 0.0  # grows: short runs are not held back by their start
+        with torch.no_grad():
+            torch._foreach_lerp_(*weights, 1 - decay)
         step += 1
 
-        seconds = time.perf_counter() - started
+        if step - begun == WARM_UP:
+            loss.item()  # waits for the GPU
+            started = time.perf_counter() - seconds
+        elif step - begun > WARM_UP:
+            seconds = time.perf_counter() - started
         fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
         stopping = bool(stop.asked)
         if accelerator.num_processes > 1:
             fraction, stopping = _agreed(fraction, stopping, device)
         if step % LOOK_EVERY == 0 or fraction >= 1:
             _refuse_nan(loss, step, optimizer, out)
-            report(pd.DataFrame(rows), fraction)
+            report(history, fraction)
         if step % every == 0 or fraction >= 1:
             _refuse_nan(loss, step, optimizer, out)
-            count, now = step - shown, time.perf_counter()
+            means = {f"train_{key}": float(value) / (step - shown) for key, value in sums.items()}  # waits for the GPU
+            timed = step - max(shown, begun + WARM_UP)
+            seconds = time.perf_counter() - started if timed > 0 else seconds
             row = {"step": step, "epoch": step / batches.steps_an_epoch, "seconds": seconds, "lr": optimizer.param_groups[0]["lr"]}
-            row["images_per_second"] = count * batches.size / (now - looked)
-            row |= {f"train_{key}": float(value) / count for key, value in sums.items()}
-            with torch.random.fork_rng(devices=[]):
-                row |= task.validate(average.module.eval())
-            started += time.perf_counter() - now  # validation is not training time
+            row["images_per_second"] = timed * batches.size / (seconds - counted) if timed > 0 else math.nan
+            _copy_buffers(average, task.model)
+            with torch.random.fork_rng(devices=[]), full_precision(device):
+                row |= means | task.validate(average.eval())
             rows.append(row)
-            sums, shown, looked = {}, step, time.perf_counter()
+            sums, shown, counted, history = {}, step, seconds, pd.DataFrame(rows)
             if accelerator.is_main_process:
                 if row["score"] > best:
                     best = row["score"]
-                    save_model(out, task.weights(average.module), saved | {"step": step, "score": best})
+                    save_model(out, task.weights(average), saved | {"step": step, "score": best})
                 if fraction >= 1 or time.perf_counter() - kept > SAVE_EVERY:
                     kept = time.perf_counter()
                     save_state(out, _state(step, seconds, best, rows, sums, task, average, optimizers))
                 with atomic(out / "history.csv") as beside:
-                    pd.DataFrame(rows).to_csv(beside, index=False)
+                    history.to_csv(beside, index=False)
                 for words in task.verdicts(row):
                     warnings.warn(f"{out.name}, step {step}: {words}", stacklevel=2)
                     with (out / WARNINGS).open("a") as file:
                         file.write(f"step {step}: {words}\n")
-            report(pd.DataFrame(rows), fraction)
+            report(history, fraction)
+            started = time.perf_counter() - seconds  # validation and writing are not training time
         if stopping and fraction < 1:
+            _copy_buffers(average, task.model)
             if accelerator.is_main_process:
                 save_state(out, _state(step, seconds, best, rows, sums, task, average, optimizers))
             raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on from there ({out})")
     accelerator.wait_for_everyone()
-    return pd.DataFrame(rows)
+    return history
 
 
-def _state(step, seconds, best, rows, sums, task: Task, average: AveragedModel, optimizers: dict) -> dict[str, Any]:
+def _copy_buffers(average: nn.Module, model: nn.Module) -> None:
+    """What has no gradient is not averaged: it is copied when the average is looked at."""
+    for old, new in zip(average.buffers(), model.buffers(), strict=True):
+        old.copy_(new)
+
+
+def _state(step, seconds, best, rows, sums, task: Task, average: nn.Module, optimizers: dict) -> dict[str, Any]:
     return {
         "step": step,
         "seconds": seconds,
@@ -236,7 +258,7 @@ def _fraction(limits: dict[str, float], step: int, seconds: float, steps_an_epoc
 
 def _agreed(fraction: float, stopping: bool, device: torch.device) -> tuple[float, bool]:
     """Clocks differ between processes: the slowest one's counts. A signal may reach one process alone: all of them stop."""
-    shared = torch.tensor([fraction, float(stopping)], device=device, dtype=torch.float64)
+    shared = torch.tensor([fraction, float(stopping)], device=device)
     torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
     return float(shared[0]), bool(shared[1])
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
-from oasis_lib.device import full_precision
+from oasis_lib.device import upload
 from oasis_lib.models import VQVAE
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
@@ -57,16 +57,15 @@ class PriorTask(Task):
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        """Codes as everywhere else: half precision would pick other entries."""
+        """Codes as everywhere else."""
         varied = self.fraction < VARIED
         if self.still or not varied:
             return self.maps[(batch.mirrored & varied).long(), batch.rows].long()
-        with full_precision(self.device):
-            return self.vqvae.tokens(in_channels(batch.images, self.vqvae))
+        return self.vqvae.tokens(in_channels(batch.images, self.vqvae))
 
     def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """Level and rating, each left open now and then."""
-        draws = torch.rand(2, len(batch.rows), generator=seeded(self.seed, 5, step)).to(self.device)
+        draws = upload(torch.rand(2, len(batch.rows), generator=seeded(self.seed, 5, step)), self.device)
         return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.level, batch.rating), draws))
 
     def begin(self, batch: Batch) -> None:
