@@ -155,7 +155,7 @@ def test_manifest_and_page(study: Study):
     shutil.copytree(study.run, other)
     (other / "tables" / "01_people.json").unlink()
     pair = report.write(study.run, other, out=study.root / "both.html").read_text()
-    assert pair.count("data:image/png;base64,") == 2 and "01_people: not in this run" in pair
+    assert pair.count("data:image/png;base64,") == 2 and "01_people, table: not in this run" in pair
     closing = report.closing(study.run)
     assert str(study.run / "report.html") in closing and "Three subjects" in closing
     assert report.items(study.run, "png", first=True).count("<img") == 1 and "<table" in report.items(study.run, "table")

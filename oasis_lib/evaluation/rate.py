@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def point(folder: str | Path, cohort: Cohort, most: int = MEASURED) -> dict[str,
 
 def short(part: Part, share: float) -> Part:
     """The same recipe with its limits cut down to a share, and the autoencoder's head start with them; in smaller batches."""
-    limits = {name: getattr(part.training, name) * share for name in ("epochs", "steps", "minutes")}
+    limits = {name: math.ceil(getattr(part.training, name) * share) for name in ("epochs", "steps")}
+    limits["minutes"] = part.training.minutes * share
     limits["batch"] = min(part.training.batch, max(8, part.training.batch // 4))
     model = dataclasses.replace(part.model, warm=max(1, round(part.model.warm * share)), adversarial=0.0)
     return Part(model, dataclasses.replace(part.training, **limits))

@@ -35,8 +35,8 @@ def build(kind: str, model: dict[str, Any] | Any, **shape: Any) -> nn.Module:
     """A fresh model. Priors also take grid=(h, w), entries, levels and ratings."""
     if kind not in KINDS:
         raise ValueError(f"no model {kind!r}; there are {', '.join(KINDS)}{near(kind, KINDS)}")
-    module, cls = KINDS[kind]
     config = from_dict(MODEL_CONFIGS[kind], model) if isinstance(model, dict) else model
+    module, cls = KINDS[kind]
     make = cls if callable(cls) else getattr(import_module(f"oasis_lib.models.{module}"), cls)
     return make(config, **shape)
 
@@ -63,7 +63,8 @@ def _built(folder: Path, config: dict[str, Any], device: str) -> nn.Module:
     """A fresh model of what a config.json says. On the meta device it takes no memory, whatever its size."""
     try:
         settings = from_dict(MODEL_CONFIGS[config["kind"]], config["model"], whole=config.get("format") == FORMAT)
-        shape = {} if config["kind"] == "vqvae" else as_dict(from_dict(TokenMaps, {k: v for k, v in config.items() if k in SHAPE}))
+        over = {name: config[name] for name in SHAPE if name in config}  # of a prior: what it is over
+        shape = as_dict(from_dict(TokenMaps, over)) if over else {}
         iterated = patch.object(_SpectralNorm, "_power_method", lambda *_: None)  # half a second on no numbers
         with torch.device(device), iterated if device == "meta" else nullcontext():
             return build(config["kind"], settings, **shape)
