@@ -18,12 +18,12 @@ from oasis_lib.evaluation import reconstruction
 from oasis_lib.models import load
 from oasis_lib.training import train_vqvae
 
-BASE = {"factor": 8, "entries": 512}
+BASE = {"factor": 8, "codebook_size": 512}
 CHANGES = {
     "ours": {},
     "code dimension 64": {"code_dim": 64},
-    "no revival": {"revival": 0.0},
-    "no revival, uniform start": {"revival": 0.0, "warm": 0},
+    "no revival": {"dead_code_threshold": 0.0},
+    "no revival, uniform start": {"dead_code_threshold": 0.0, "autoencoder_steps": 0},
     "codebook by gradient": {"codebook": "gradient"},
     "L1 alone": {"loss": "l1"},
     "L2 over variance": {"loss": "l2"},

@@ -73,8 +73,8 @@ class BaselineConfig(VQVAEConfig):
     recipe: str = "seed-003"
     code_dim: int = 64
     codebook: str = "gradient"
-    warm: int = 0
-    revival: float = 0.0
+    autoencoder_steps: int = 0
+    dead_code_threshold: float = 0.0
     loss: str = "l2"
     normalise: bool = False
     adversarial: float = 0.0
@@ -120,14 +120,14 @@ class BaselinePixelCNN(GatedPixelCNN):
         self.layers = nn.ModuleList(Layer(hidden, reach, 0.0) for reach in self.reaches)
         for layer in self.layers:
             layer.up = None
-        self.label_table = type(self.label_table)(self.levels, self.ratings, 2 * hidden * layers)
-        self.head = nn.Sequential(nn.Linear(hidden, 512), nn.ReLU(), nn.Linear(512, self.entries))
+        self.label_table = type(self.label_table)(self.slice_indices, self.cdrs, 2 * hidden * layers)
+        self.head = nn.Sequential(nn.Linear(hidden, 512), nn.ReLU(), nn.Linear(512, self.codebook_size))
         self.places.requires_grad_(False)
         self.label_table.requires_grad_(labels)
-        for table in () if labels else (self.label_table.level, self.label_table.rating):
+        for table in () if labels else (self.label_table.slice_index, self.label_table.cdr):
             nn.init.zeros_(table.weight)
 
-    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
+    def start(self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
         """Nothing is counted, no position is background, and no token knows its codebook vector."""
 
     def _logits(self, x: Tensor) -> Tensor:

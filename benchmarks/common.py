@@ -51,7 +51,9 @@ def ours(**changes: object) -> Part:
     of_model = {field.name for field in dataclasses.fields(VQVAEConfig)}
     model = {name: value for name, value in changes.items() if name in of_model}
     training = {name: value for name, value in changes.items() if name not in of_model}
-    return Part(VQVAEConfig(**({"factor": 4, "entries": 512} | model)), TrainingConfig(**({"batch": 16, "lr": 2e-3} | training)))
+    return Part(
+        VQVAEConfig(**({"factor": 4, "codebook_size": 512} | model)), TrainingConfig(**({"batch": 16, "lr": 2e-3} | training))
+    )
 
 
 def report(name: str, given: argparse.Namespace, cohort: Cohort, table: pd.DataFrame, shown: pd.DataFrame | None = None) -> Path:

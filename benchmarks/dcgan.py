@@ -21,7 +21,7 @@ from oasis_lib.models import KINDS, VQVAE
 from oasis_lib.models.prior import Label, Labels, Prior, drawing, exact
 from oasis_lib.models.sampler import Sampler, gumbel, image_seeds, uniform
 from oasis_lib.training.codes import codes_of
-from oasis_lib.training.data import Batch, evenly, seeded
+from oasis_lib.training.data import Batch, linspace_rows, seeded
 from oasis_lib.training.prior import TASKS
 from oasis_lib.training.tasks import PriorTask
 
@@ -38,7 +38,7 @@ class DCGANConfig:
     hidden: int = 64
     stabiliser: Literal["spectral", "r1", "none"] = "spectral"
     smoothing: float = 0.1  # real labels are 1 - this, false ones this
-    patience: float = 2.0  # the discriminator learns this many times as fast
+    discriminator_lr_scale: float = 2.0  # the discriminator learns this many times as fast
     code_dim: int = 8  # of the VQ-VAE's codebook; training fills it in
 
 
@@ -58,27 +58,29 @@ class Generator(nn.Module):
     statistics of others.
     """
 
-    def __init__(self, noise: int, hidden: int, outputs: int, grid: tuple[int, int], levels: int = 0, ratings: int = 0):
+    def __init__(self, noise: int, hidden: int, outputs: int, grid: tuple[int, int], slice_indices: int = 0, cdrs: int = 0):
         super().__init__()
         self.grid, ups = grid, halvings(grid)
         self.base = tuple(-(-side // 2**ups) for side in grid)
         width = hidden * 2**ups
-        self.labels, self.first = Labels(levels, ratings, noise), nn.Linear(2 * noise, width * self.base[0] * self.base[1])
+        self.labels, self.first = Labels(slice_indices, cdrs, noise), nn.Linear(2 * noise, width * self.base[0] * self.base[1])
         layers: list[nn.Module] = [nn.GroupNorm(8, width), nn.ReLU()]
         for _ in range(ups):
             layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1), nn.GroupNorm(8, width // 2), nn.ReLU()]
             width //= 2
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.Conv2d(2 * width, outputs, 1))
 
-    def forward(self, noise: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
-        start = self.first(torch.cat([noise, self.labels(level, rating, len(noise))], 1)).unflatten(1, (-1, *self.base))
+    def forward(self, noise: Tensor, slice_index: Tensor | None = None, cdr: Tensor | None = None) -> Tensor:
+        start = self.first(torch.cat([noise, self.labels(slice_index, cdr, len(noise))], 1)).unflatten(1, (-1, *self.base))
         return self.layers(start)[:, :, : self.grid[0], : self.grid[1]]
 
 
 class Discriminator(nn.Module):
     """(B, inputs, h, w) -> (B,) logits, above zero for "real"; how much images of a batch differ is one more thing it sees."""
 
-    def __init__(self, inputs: int, hidden: int, grid: tuple[int, int], levels: int = 0, ratings: int = 0, spectral: bool = True):
+    def __init__(
+        self, inputs: int, hidden: int, grid: tuple[int, int], slice_indices: int = 0, cdrs: int = 0, spectral: bool = True
+    ):
         super().__init__()
         bound = spectral_norm if spectral else lambda layer: layer
         layers, width = [bound(nn.Conv2d(inputs, hidden, 3, padding=1)), nn.LeakyReLU(0.2)], hidden
@@ -87,14 +89,14 @@ class Discriminator(nn.Module):
             width *= 2
         self.layers = nn.Sequential(*layers)
         self.last = bound(nn.Conv2d(width + 1, width, 3, padding=1))
-        self.score, self.labels = bound(nn.Linear(width, 1)), Labels(levels, ratings, width)
+        self.score, self.labels = bound(nn.Linear(width, 1)), Labels(slice_indices, cdrs, width)
 
-    def forward(self, maps: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
+    def forward(self, maps: Tensor, slice_index: Tensor | None = None, cdr: Tensor | None = None) -> Tensor:
         features = self.layers(maps)
         spread = features.var(0, unbiased=False).add(1e-8).sqrt().mean().expand(len(maps), 1, *features.shape[2:])
         pooled = F.leaky_relu(self.last(torch.cat([features, spread], 1)), 0.2).mean((2, 3))
         # Projection (Miyato 2018): does it look real, and does it look like this label?
-        fits = (F.normalize(self.labels(level, rating, len(maps)), dim=1) * pooled).sum(1)
+        fits = (F.normalize(self.labels(slice_index, cdr, len(maps)), dim=1) * pooled).sum(1)
         return self.score(pooled)[:, 0] + fits
 
 
@@ -104,19 +106,21 @@ class DCGAN(Prior):
 
     kind = "dcgan"
 
-    def __init__(self, config: DCGANConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
-        super().__init__(config, grid, entries, levels, ratings)
-        outputs = {"one-hot": entries, "latent": config.code_dim, "index": 1}[config.codes]
+    def __init__(self, config: DCGANConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
+        super().__init__(config, grid, codebook_size, slice_indices, cdrs)
+        outputs = {"one-hot": codebook_size, "latent": config.code_dim, "index": 1}[config.codes]
         inputs = 1 if config.codes == "index" else config.code_dim
-        self.generator = Generator(config.noise, config.hidden, outputs, self.grid, levels, ratings)
-        self.discriminator = Discriminator(inputs, config.hidden, self.grid, levels, ratings, config.stabiliser == "spectral")
+        self.generator = Generator(config.noise, config.hidden, outputs, self.grid, slice_indices, cdrs)
+        self.discriminator = Discriminator(inputs, config.hidden, self.grid, slice_indices, cdrs, config.stabiliser == "spectral")
         # What a code looks like to the discriminator: its codebook entry, scaled; training puts them in.
-        self.register_buffer("vectors", torch.randn(entries, config.code_dim, generator=torch.Generator().manual_seed(0)))
-        self.register_buffer("frequencies", torch.full((entries,), 1 / entries))  # of the codes, among training people
+        self.register_buffer("vectors", torch.randn(codebook_size, config.code_dim, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer(
+            "frequencies", torch.full((codebook_size,), 1 / codebook_size)
+        )  # of the codes, among training subjects
         # While training: the discriminator's share of right answers, and how much noise blurs what it sees.
         self.register_buffer("accuracy", torch.tensor(0.5))
         self.register_buffer("blur", torch.tensor(0.0))
-        edges = torch.linspace(-1, 1, entries + 1)
+        edges = torch.linspace(-1, 1, codebook_size + 1)
         self.register_buffer("real_edges", edges)  # of "index": the interval of [-1, 1] that stands for each code
         self.register_buffer("edges", edges.clone())  # and where a generated number is cut; differs for learned bins
 
@@ -153,13 +157,13 @@ class DCGAN(Prior):
         return torch.addmm(offset, flat, -2 * self.vectors.T).argmin(1).view(len(latents), *self.grid)
 
     @torch.no_grad()
-    def sample(self, n: int, level: Label = None, rating: Label = None, *, generator: torch.Generator | None = None,
+    def sample(self, n: int, slice_index: Label = None, cdr: Label = None, *, generator: torch.Generator | None = None,
                batch: int = 16, progress: bool | None = None, **how: Any) -> Tensor:  # fmt: skip
         """(n, h, w) int64, in one pass. `how` (see `Sampler`) acts on one-hot codes; the other ways leave nothing to draw."""
         choose = Sampler(**how)
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
-        labels, seeds = self.labels(n, level, rating), image_seeds(n, generator, self.device)
+        labels, seeds = self.labels(n, slice_index, cdr), image_seeds(n, generator, self.device)
         drawn = []
         with exact(self), drawing(n, "map", progress) as bar:
             for own, *label in zip(seeds.split(batch), *(label.split(batch) for label in labels)):
@@ -175,20 +179,20 @@ class DCGAN(Prior):
         if self.config.codes == "latent":
             return self.nearest(raw)
         places = torch.arange(self.grid[0] * self.grid[1], device=seeds.device)
-        return choose(raw.flatten(2).mT, gumbel(seeds, places, self.entries)).view(len(raw), *self.grid)
+        return choose(raw.flatten(2).mT, gumbel(seeds, places, self.codebook_size)).view(len(raw), *self.grid)
 
 
 class DCGANTask(PriorTask):
-    """Discriminator, then generator, each once a step. The score compares which codes are used where with validation people."""
+    """Discriminator, then generator, each once a step. The score compares which codes are used where with validation subjects."""
 
     model: DCGAN
 
     def __init__(self, model: DCGAN, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
         super().__init__(model, vqvae, cohort, device, training, out)
-        self.rates = {"discriminator": model.config.patience}
-        codes = codes_of(self.vqvae, cohort, "train", device)[evenly(len(cohort["train"]), 512)]
+        self.rates = {"discriminator": model.config.discriminator_lr_scale}
+        codes = codes_of(self.vqvae, cohort, "train", device)[linspace_rows(len(cohort["train"]), 512)]
         prepare(model, self.vqvae.quantizer.codebook.detach(), torch.from_numpy(codes).long().to(device))
-        self.real, self.now = self.codes[:0], (self.level, self.rating)
+        self.real, self.now = self.codes[:0], (self.slice_index, self.cdr)
         self.made = torch.empty(0, device=device)
 
     def split(self) -> dict[str, nn.Module]:
@@ -232,8 +236,8 @@ class DCGANTask(PriorTask):
 
     def measure(self, model: DCGAN) -> dict[str, float]:
         """How far the samples' tokens are from validation subjects', region by region."""
-        drawn = model.sample(len(self.codes), self.level, self.rating, generator=seeded(0))
-        regions = apart(*(in_regions(x, model.entries) for x in (self.codes, drawn)), 16 * model.entries)
+        drawn = model.sample(len(self.codes), self.slice_index, self.cdr, generator=seeded(0))
+        regions = apart(*(in_regions(x, model.codebook_size) for x in (self.codes, drawn)), 16 * model.codebook_size)
         return {
             "validate_regions": regions,
             "codes_used": len(drawn.unique()),
@@ -244,9 +248,9 @@ class DCGANTask(PriorTask):
 
 @torch.no_grad()
 def prepare(model: DCGAN, vectors: Tensor, codes: Tensor) -> None:
-    """What the model has to know of the codebook, and of how often training people use each code."""
+    """What the model has to know of the codebook, and of how often training subjects use each code."""
     model.vectors.copy_((vectors - vectors.mean(0)) / vectors.std())
-    counts = torch.bincount(codes.flatten(), minlength=model.entries).double()
+    counts = torch.bincount(codes.flatten(), minlength=model.codebook_size).double()
     # "uniform": equal bins for the codes in use, as seed 000 has it; "quantile": as wide as the code is frequent.
     widths = counts if model.config.bins == "quantile" else (counts > 0).double()
     edges = torch.cat([widths.new_zeros(1), widths.cumsum(0)]) / widths.sum() * 2 - 1
@@ -257,7 +261,7 @@ def prepare(model: DCGAN, vectors: Tensor, codes: Tensor) -> None:
 
 @torch.no_grad()
 def learn_bins(model: DCGAN, made: Tensor, rate: float = 0.02) -> None:
-    """Move the cuts towards those that would give each code its frequency among training people."""
+    """Move the cuts towards those that would give each code its frequency among training subjects."""
     values = made.flatten().float().sort().values
     shares = model.frequencies.cumsum(0)[:-1].clamp(0, 1)
     cuts = values[(shares * (len(values) - 1)).long()]

@@ -24,7 +24,7 @@ from oasis_lib.training.codes import encode_images
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
-        "samples", nargs="*", help="files with `images` and `level`, as notebook 05 keeps them; NAME=FILE names a row"
+        "samples", nargs="*", help="files with `images` and `slice_index`, as notebook 05 keeps them; NAME=FILE names a row"
     )
     parser.add_argument("--cohort", required=True)
     parser.add_argument("--mm", type=float, default=0, help="across a pixel, where the cohort does not tell")
@@ -40,17 +40,21 @@ def main() -> None:
     for item in given.samples:
         name, _, path = item.rpartition("=")
         with np.load(user_path(path)) as stored:
-            sets[name or f"{Path(path).parent.name}/{Path(path).stem}"] = stored["images"], stored["level"].astype(int)
+            sets[name or f"{Path(path).parent.name}/{Path(path).stem}"] = stored["images"], stored["slice_index"].astype(int)
     if given.vqvae:
-        rows = instrument.others(instrument.counts([levels for _, levels in sets.values()]))
+        rows = instrument.others(instrument.counts([slice_indices for _, slice_indices in sets.values()]))
         vqvae = load(user_path(given.vqvae)).to(device).eval()
         codes = encode_images(vqvae, train.images[rows], device)
-        sets["faithful reconstructions"] = decode_codes(vqvae, codes, device, crisp=False), train.levels[rows], train.subjects[rows]
+        sets["faithful reconstructions"] = (
+            decode_codes(vqvae, codes, device, crisp=False),
+            train.slice_indices[rows],
+            train.subjects[rows],
+        )
         if vqvae.crisp is not None:
             crisp = decode_codes(vqvae, codes, device, crisp=True)
-            sets["crisp reconstructions"] = crisp, train.levels[rows], train.subjects[rows]
+            sets["crisp reconstructions"] = crisp, train.slice_indices[rows], train.subjects[rows]
         mixed = np.random.default_rng(0).permutation(codes.ravel()).reshape(codes.shape)
-        sets["unigram tokens"] = decode_codes(vqvae, mixed, device), train.levels[rows]
+        sets["unigram tokens"] = decode_codes(vqvae, mixed, device), train.slice_indices[rows]
     found = instrument.compare(sets, progress=True)
     print(f"{given.split} subjects, {(time.perf_counter() - begun) / 60:.1f} min wall, {time.process_time() / 60:.1f} core-minutes")
     print(found.table().round(3).to_string(index=False))

@@ -20,7 +20,7 @@ from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, codes_of, train_vqvae
 
-KEPT = "people's codes, which a prior's training leaves"
+KEPT = "subjects' codes, which a prior's training leaves"
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     given = parser.parse_args()
     cohort, settings, seconds = cohort_of(given), profile("laptop").evaluation, {}
     rows = np.random.default_rng(given.seed).integers(0, len(cohort["train"]), given.samples)
-    made = Samples(np.asarray(cohort["train"].images[np.sort(rows)]), cohort["train"].levels[np.sort(rows)])
+    made = Samples(np.asarray(cohort["train"].images[np.sort(rows)]), cohort["train"].slice_indices[np.sort(rows)])
     with TemporaryDirectory() as scratch:
         if not given.vqvae:
             train_vqvae(cohort, scratch, limited(profile("laptop").vqvae, given), progress=False)
@@ -45,9 +45,9 @@ def main() -> None:
 
     timed(KEPT, lambda: [codes_of(vqvae, cohort, split, best_device()) for split in ("train", "validate", "test")])
     options_of_it = {"device": str(best_device()), "vqvae": vqvae}
-    evaluator = timed("feature network, and features of people", lambda: Evaluator(cohort, settings, **options_of_it))
-    timed("people through the codes, for the audit", lambda: evaluator.audit)
-    timed("level reader", lambda: evaluator.reader)
+    evaluator = timed("feature network, and features of subjects", lambda: Evaluator(cohort, settings, **options_of_it))
+    timed("subjects through the codes, for the audit", lambda: evaluator.audit)
+    timed("slice index reader", lambda: evaluator.reader)
     references = timed("references", samples.references, evaluator, vqvae)
     timed("the table, with floor and references", compare, evaluator, {"samples": made} | references)
     table = pd.DataFrame({"seconds": seconds})

@@ -24,7 +24,7 @@ from oasis_lib.check import environment_line
 from oasis_lib.cohort import open_cohort
 from oasis_lib.models import VQVAE
 from oasis_lib.training import best_device, encode_images, to_images
-from oasis_lib.training.data import evenly
+from oasis_lib.training.data import linspace_rows
 
 
 def epoch(read: Callable[[np.ndarray], np.ndarray | torch.Tensor], order: np.ndarray, batch: int) -> float:
@@ -42,12 +42,12 @@ def decoded(files: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--cohort", default="", help="a prepared cohort's folder; empty is the synthetic one of 128 x 128 pixels")
-    parser.add_argument("--slices", type=int, default=256, help="of training people, spread over all of them")
+    parser.add_argument("--slices", type=int, default=256, help="of training subjects, spread over all of them")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3, help="later epochs; the quickest counts")
     given = parser.parse_args()
     cohort, device = cohort_of(given), best_device()
-    rows = evenly(len(cohort["train"]), given.slices)
+    rows = linspace_rows(len(cohort["train"]), given.slices)
     order = np.random.default_rng(0).permutation(len(rows))
     torch.manual_seed(0)
     vqvae, table = VQVAE(ours().model).eval().to(device), {}

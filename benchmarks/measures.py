@@ -25,7 +25,7 @@ from oasis_lib.evaluation.instrument import Instrument
 from oasis_lib.models import load
 from oasis_lib.training import encode_cohort, train_prior, train_vqvae
 
-SETTINGS = ["vqvae.epochs=16", "vqvae.entries=128", "transformer.width=64", "evaluation.feature_steps=150"]
+SETTINGS = ["vqvae.epochs=16", "vqvae.codebook_size=128", "transformer.width=64", "evaluation.feature_steps=150"]
 
 
 def trained(root: Path, cohort, epochs: tuple[int, ...]) -> dict[str, Samples]:
@@ -36,7 +36,9 @@ def trained(root: Path, cohort, epochs: tuple[int, ...]) -> dict[str, Samples]:
     for count in epochs:
         part = config.profile("smoke", [*SETTINGS, f"transformer.epochs={count}"]).transformer
         train_prior("transformer", cohort, root / "vqvae", root / f"transformer-{count}", part, progress=False)
-        drawn = sampling.draw(load(root / f"transformer-{count}"), vqvae, sampling.even_levels(192, cohort.levels), seed=count)
+        drawn = sampling.draw(
+            load(root / f"transformer-{count}"), vqvae, sampling.even_slice_indices(192, cohort.slice_indices), seed=count
+        )
         found[f"transformer, {count} epochs"] = samples.as_samples(drawn)
     return found
 
@@ -49,7 +51,7 @@ def spoiled(real: Samples, seed: int = 0) -> dict[str, Samples]:
         noise = rng.normal(0, strength, real.images.shape)
         for name, change in (("noise", noise), ("grid", strength * lines)):
             images = np.where(real.images > 0, real.images + change, 0).clip(0, 255).astype(np.uint8)
-            found[f"{name} {strength}"] = Samples(images, real.levels, real.people)
+            found[f"{name} {strength}"] = Samples(images, real.slice_indices, real.subjects)
     return found
 
 
@@ -74,7 +76,7 @@ def main() -> None:
     given, begun = parser.parse_args(), time.perf_counter()
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        prepare("phantom", root / "cohort", size=given.size, people=given.subjects, lesions=2, seed=given.seed, progress=False)
+        prepare("phantom", root / "cohort", size=given.size, subjects=given.subjects, lesions=2, seed=given.seed, progress=False)
         cohort = open_cohort(root / "cohort")
         sets = trained(root, cohort, tuple(given.epochs))
         vqvae = load(root / "vqvae")
@@ -82,17 +84,17 @@ def main() -> None:
         sets |= samples.references(evaluator, vqvae)
         sets = {name: one for name, one in sets.items() if "black" not in name}
         real = next(one for name, one in sets.items() if name.startswith("blur"))
-        rows = evaluator.floor_rows[: len(real.images)]
+        rows = evaluator.baseline_rows[: len(real.images)]
         train = cohort["train"]
-        sets |= spoiled(Samples(np.asarray(train.images[rows]), train.levels[rows], train.subjects[rows]))
+        sets |= spoiled(Samples(np.asarray(train.images[rows]), train.slice_indices[rows], train.subjects[rows]))
         table = compare(evaluator, sets)
         instrument = Instrument(cohort, split="test", recipe=Recipe(steps=given.steps))
         learned = set(instrument.fit.subjects)
         given_sets = {}
         for name, one in sets.items():
-            people = np.array([f"{name} {row}" for row in range(len(one.images))]) if one.people is None else one.people
-            rows = np.flatnonzero(~np.isin(people, list(learned)))
-            given_sets[name] = one.images[rows], one.levels[rows], people[rows]
+            subjects = np.array([f"{name} {row}" for row in range(len(one.images))]) if one.subjects is None else one.subjects
+            rows = np.flatnonzero(~np.isin(subjects, list(learned)))
+            given_sets[name] = one.images[rows], one.slice_indices[rows], subjects[rows]
         summary = instrument.compare(given_sets).summary()
         summary.index = [table.index[0], *summary.index[1:]]
     found = correlations(table, summary["mean"])

@@ -1,4 +1,4 @@
-"""Every prior on the same codes for the same minutes, the earlier recipes among them: bits of people never seen, and placement.
+"""Every prior on the same codes for the same minutes, the earlier recipes among them: bits of subjects never seen, and placement.
 
 python benchmarks/priors.py --minutes 6 --batch 16 --cohort data/oasis1-256 --vqvae runs/oasis1-8x8/vqvae
 """
@@ -41,7 +41,7 @@ OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, vali
 GAN = TrainingConfig(**ADVERSARIAL)
 ROWS = {
     "transformer": ("transformer", TransformerConfig(), OURS),
-    "transformer, not counted by level": ("transformer", TransformerConfig(knots=0), OURS),
+    "transformer, not counted by slice index": ("transformer", TransformerConfig(knots=0), OURS),
     "transformer, images shifted": (
         "transformer",
         TransformerConfig(),
@@ -60,16 +60,18 @@ ROWS = {
 
 
 def heads(priors: dict, vqvae: Path, cohort: Cohort, count: int, cache: Path, seed: int) -> pd.DataFrame:
-    """Fréchet distance to test people over that of training people, and recall likewise."""
+    """Fréchet distance to test subjects over that of training subjects, and recall likewise."""
     evaluator = Evaluator(cohort, EvaluationConfig(), device=str(best_device()), cache=cache)
-    levels, model, rows = sampling.even_levels(count, cohort.levels), load(vqvae), {}
-    counts = evaluator.counts(levels)
-    floor = evaluator.distances(evaluator.floor, counts)
-    sets = {name: samples.as_samples(sampling.draw(prior, model, levels, seed=seed)) for name, prior in priors.items()}
-    sets |= {f"{name}, not snapped": unsnapped(prior, model, levels, seed) for name, prior in priors.items() if of_latents(prior)}
+    slice_indices, model, rows = sampling.even_slice_indices(count, cohort.slice_indices), load(vqvae), {}
+    counts = evaluator.counts(slice_indices)
+    baseline = evaluator.distances(evaluator.baseline, counts)
+    sets = {name: samples.as_samples(sampling.draw(prior, model, slice_indices, seed=seed)) for name, prior in priors.items()}
+    sets |= {
+        f"{name}, not snapped": unsnapped(prior, model, slice_indices, seed) for name, prior in priors.items() if of_latents(prior)
+    }
     for name, drawn in sets.items():
         found = evaluator.distances(drawn, counts)
-        rows[name] = {measure: found[measure] / floor[measure] for measure in ("frechet", "recall")}
+        rows[name] = {measure: found[measure] / baseline[measure] for measure in ("frechet", "recall")}
     return pd.DataFrame(rows).T
 
 
@@ -78,15 +80,18 @@ def of_latents(prior: torch.nn.Module) -> bool:
 
 
 @torch.no_grad()
-def unsnapped(prior: torch.nn.Module, vqvae: torch.nn.Module, levels: np.ndarray, seed: int) -> samples.Samples:
+def unsnapped(prior: torch.nn.Module, vqvae: torch.nn.Module, slice_indices: np.ndarray, seed: int) -> samples.Samples:
     """What the decoder makes of a generator's vectors as they are, before they become the nearest entries."""
-    entries, generator = vqvae.to(prior.device).quantizer.codebook, torch.Generator().manual_seed(seed)
-    seeds, labels = image_seeds(len(levels), generator, prior.device), prior.labels(len(levels), torch.as_tensor(levels))
+    codebook_size, generator = vqvae.to(prior.device).quantizer.codebook, torch.Generator().manual_seed(seed)
+    seeds, labels = (
+        image_seeds(len(slice_indices), generator, prior.device),
+        prior.labels(len(slice_indices), torch.as_tensor(slice_indices)),
+    )
     images = []
     for own, *label in zip(seeds.split(16), *(label.split(16) for label in labels)):
-        looks = prior.generator(prior.noise(own), *label) * entries.std() + entries.mean(0)[:, None, None]
+        looks = prior.generator(prior.noise(own), *label) * codebook_size.std() + codebook_size.mean(0)[:, None, None]
         images.append(vqvae.decode_latents(looks).mean(1).cpu())
-    return samples.Samples(torch.cat(images).numpy(), levels)
+    return samples.Samples(torch.cat(images).numpy(), slice_indices)
 
 
 def main() -> None:
@@ -96,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=160, help="of each split that bits are told of, spread over everybody")
-    parser.add_argument("--samples", type=int, default=128, help="drawn from each prior, to be held against test people")
+    parser.add_argument("--samples", type=int, default=128, help="drawn from each prior, to be held against test subjects")
     parser.add_argument("--gan-hidden", type=int, default=64, help="channels of the DCGANs' last layers; few make quicker steps")
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="rows of the table")
     given = parser.parse_args()
@@ -120,7 +125,7 @@ def main() -> None:
         images = likelihood.likelihoods(run, priors, codes, ("validate", "test"), given.images)
         drawn = heads(priors, vqvae, cohort, given.samples, vqvae, given.seed)
         bits = likelihood.bits_table(images, codes["test"][0].size).pivot(index="prior", columns="split")
-        placed = likelihood.costs(priors, codes["test"], cohort["test"].levels).set_index("prior")
+        placed = likelihood.costs(priors, codes["test"], cohort["test"].slice_indices).set_index("prior")
     table = placed[["misplaced", "histogram", "distinct", "seconds"]].rename(columns={"seconds": "seconds a map"})
     for split in ("validate", "test"):
         table[f"{split} bits"] = bits["bits"][split]

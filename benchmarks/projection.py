@@ -23,15 +23,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     dice, rows = np.random.default_rng(given.seed), {}
-    codebook = dice.normal(size=(given.entries, 8))
-    around = codebook[dice.integers(0, given.entries, given.outputs)] + 0.3 * dice.normal(size=(given.outputs, 8))
+    codebook = dice.normal(size=(given.codebook_size, 8))
+    around = codebook[dice.integers(0, given.codebook_size, given.outputs)] + 0.3 * dice.normal(size=(given.outputs, 8))
     for method in ("PCA", "UMAP"):
         begun, used = time.perf_counter(), time.process_time()
         project(np.concatenate([codebook, around]), method, seed=given.seed)
         rows[method] = {"seconds": time.perf_counter() - begun, "processor seconds": time.process_time() - used}
     table = pd.DataFrame(rows).T
     table["times PCA"] = table["seconds"] / table.loc["PCA", "seconds"]
-    print(f"\n{environment_line()}\n{given.entries} entries, {given.outputs} outputs\n\n{table.round(3).to_string()}")
+    print(f"\n{environment_line()}\n{given.codebook_size} entries, {given.outputs} outputs\n\n{table.round(3).to_string()}")
     keep("projection", given, table)
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/rate_distortion.py --minutes 2 --cohort data/oasis1-256
 
-At 256 pixels the grids are 64, 32 and 16 codes a side. Bytes are of an entropy coder that knows how often training people use each
-entry; a codec's are its file's, less what a blank picture takes.
+At 256 pixels the grids are 64, 32 and 16 codes a side. Bytes are of an entropy coder that knows how often training subjects use
+each entry; a codec's are its file's, less what a blank picture takes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     given = parser.parse_args()
     cohort = cohort_of(given)
     with TemporaryDirectory() as scratch:
-        learned = rate.learned(cohort, Path(scratch), limited(ours(batch=given.batch), given), given.factors, given.entries)
+        learned = rate.learned(cohort, Path(scratch), limited(ours(batch=given.batch), given), given.factors, given.codebook_size)
     codecs = rate.classical(cohort)
     table = pd.concat([learned, codecs], ignore_index=True).set_index("method")
     path = report("rate_distortion", given, cohort, table)

@@ -46,7 +46,11 @@ def main() -> None:
     rows, table = given.grid if given.whole else given.rows, {}
     for kind, config in KINDS.items():
         torch.manual_seed(0)
-        prior = build(kind, config, grid=(given.grid, given.grid), entries=given.entries, levels=32).eval().to(best_device())
+        prior = (
+            build(kind, config, grid=(given.grid, given.grid), codebook_size=given.codebook_size, slice_indices=32)
+            .eval()
+            .to(best_device())
+        )
         timed(prior, 1, 1)
         row = {"seconds a map, cached": timed(prior, 1, given.grid)}
         together = timed(prior, given.maps, given.grid)
@@ -55,9 +59,8 @@ def main() -> None:
         row["times faster"] = row["plain loop"] / row["seconds a map, cached"]
         table[kind] = row | {f"{given.maps} maps": together, "a map of those": together / given.maps}
     table = pd.DataFrame(table).T
-    print(
-        f"{environment_line()}\n{given.grid} x {given.grid} codes out of {given.entries}; the plain loop timed over {rows} rows\n"
-    )
+    over = f"{given.grid} x {given.grid} codes out of {given.codebook_size}"
+    print(f"{environment_line()}\n{over}; the plain loop timed over {rows} rows\n")
     print(table.round(3).to_string())
     keep("sampling", given, table)
 

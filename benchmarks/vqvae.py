@@ -29,7 +29,7 @@ def contestants(batch: int) -> dict[str, Part]:
     return seeds | {
         "seed-003, codebook untrained": untrained_codebook(VQVAES["seed-003"]),
         "ours, 4 x 4 pixels a code": ours(batch=batch),
-        "ours, 8 x 8 pixels a code": ours(factor=8, entries=1024, batch=batch),
+        "ours, 8 x 8 pixels a code": ours(factor=8, codebook_size=1024, batch=batch),
     }
 
 
@@ -40,14 +40,14 @@ def contest(name: str, part: Part, cohort: Cohort, folder: Path, slices: int) ->
     model = load(folder)
     table = reconstruction.scores(model, cohort["test"], slices)
     codes = encode_images(model.cpu(), cohort["test"].images[table["row"].to_numpy()])
-    used = np.bincount(codes.ravel(), minlength=model.config.entries)
-    cost = {"codes_used": int((used > 0).sum()), "entries": model.config.entries, "perplexity": _perplexity(used)}
+    used = np.bincount(codes.ravel(), minlength=model.config.codebook_size)
+    cost = {"codes_used": int((used > 0).sum()), "codebook_size": model.config.codebook_size, "perplexity": _perplexity(used)}
     cost |= {"images_per_second": float(history["images_per_second"].median()), "steps": int(history["step"].iloc[-1])}
     cost["parameters"] = (
         sum(p.numel() for p in [*model.encoder.parameters(), *model.decoder.parameters()]) + model.quantizer.codebook.numel()
     )
     cost["bytes"] = rate.point(folder, cohort)["bytes"]
-    cost["plain_bytes"] = math.prod(codes.shape[1:]) * math.log2(model.config.entries) / 8
+    cost["plain_bytes"] = math.prod(codes.shape[1:]) * math.log2(model.config.codebook_size) / 8
     return table, cost
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser = options(__doc__.splitlines()[0], minutes=0.5)
     parser.add_argument("--only", nargs="*", default=[], help="names that begin like these; the default is all")
     parser.add_argument("--batch", type=int, default=16, help="of ours; the recipes keep theirs")
-    parser.add_argument("--slices", type=int, default=100_000, help="of test people that models are scored by, at most")
+    parser.add_argument("--slices", type=int, default=100_000, help="of test subjects that models are scored by, at most")
     parser.add_argument("--keep", default="", help="a folder to keep the models in; the default throws them away")
     given = parser.parse_args()
     cohort, tables, costs = cohort_of(given), {}, {}

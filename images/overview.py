@@ -9,7 +9,7 @@ import numpy as np
 
 from oasis_lib.cohort import open_cohort
 from oasis_lib.config import PRIORS
-from oasis_lib.evaluation.codebook import Reading
+from oasis_lib.evaluation.codebook import CodebookStatistics
 from oasis_lib.figures.grid import Row, image_grid
 from oasis_lib.figures.style import synthetic
 from oasis_lib.models import load
@@ -24,12 +24,12 @@ def main(run: str, out: str = "images/overview.png") -> None:
         sys.exit(f"{folder} shows real subjects: only a run on the synthetic cohort is published")
     cohort = open_cohort(project_path(manifest["cohort_folder"]))
     test, shares = cohort["test"], np.linspace(0.2, 0.8, 8)
-    places = [np.flatnonzero(test.levels == round(share * (cohort.levels - 1))) for share in shares]
+    places = [np.flatnonzero(test.slice_indices == round(share * (cohort.slice_indices - 1))) for share in shares]
     rows = [int(found[i % len(found)]) for i, found in enumerate(places)]  # another subject in each column
     drawn = np.load(folder / "samples" / f"{PRIORS[0]}.npz")
-    picks = [int(np.abs(drawn["level"] - test.levels[row]).argmin()) for row in rows]
+    picks = [int(np.abs(drawn["slice_index"] - test.slice_indices[row]).argmin()) for row in rows]
     maps = {name: np.load(folder / "codes" / f"{name}.npy", mmap_mode="r") for name in ("train", "test")}
-    book, codes = Reading(load(folder / "vqvae"), cohort, maps), maps["test"][rows]
+    book, codes = CodebookStatistics(load(folder / "vqvae"), cohort, maps), maps["test"][rows]
     shown = {
         "test subjects": test.images[rows],
         "their tokens": Row(book.shades[codes], cmap="viridis"),

@@ -67,7 +67,7 @@ settings = click.option(
 @click.option("--mm", type=float, help="of volumes: the pixel in mm, instead of their own")
 @click.option("--skip-bad", is_flag=True, help="leave out what can't be read, and list it")
 @click.option("--seed", default=0, help="of the split, and of the phantom")
-@click.option("--people", default=60, help="subjects of the phantom")
+@click.option("--subjects", default=60, help="subjects of the phantom")
 @click.option("--lesions", default=8, help="phantom subjects copied with a planted lesion")
 def prepare(given: Given) -> None:
     """Make a cohort ready: split by subject, one array a split.
@@ -76,15 +76,15 @@ def prepare(given: Given) -> None:
     """
     from oasis_lib.cohort import prepare as make
 
-    options = {name: getattr(given, name) for name in ("size", "people", "lesions", "seed", "mm", "skip_bad")}
+    options = {name: getattr(given, name) for name in ("size", "subjects", "lesions", "seed", "mm", "skip_bad")}
     cohort = make(given.source, given.out, progress=not given.quiet, **options)
     counts = ", ".join(f"{name} {len(s)} slices of {len(set(s.subjects))} subjects" for name, s in cohort.splits.items())
-    print(f"{given.out}: {cohort.size} x {cohort.size}, {cohort.levels or 'unknown'} slice indices, {counts}")
+    print(f"{given.out}: {cohort.size} x {cohort.size}, {cohort.slice_indices or 'unknown'} slice indices, {counts}")
     for warning in cohort.info.get("warnings", []):
         print(f"note: {warning}")
 
 
-@command("oasis study --profile laptop --run runs/latest --set vqvae.entries=512")
+@command("oasis study --profile laptop --run runs/latest --set vqvae.codebook_size=512")
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", help="where settings start from")
 @click.option("--cohort", default="phantom", help="phantom, a prepared cohort, or a folder of images or volumes")
 @click.option("--run", default="runs/latest", **FOLDER, help="the run's folder")
@@ -129,7 +129,7 @@ def short_forms(given: Given) -> list[str]:
     """The short options as settings. A number of epochs takes the place of the profile's limit in minutes."""
     parts = {"vqvae": (given.epoch, given.batch, given.lr)}
     parts |= dict.fromkeys(PRIORS, (given.epoch_prior, given.batch_prior, given.lr_prior))
-    pairs = [("vqvae.entries", given.k), ("vqvae.code_dim", given.d)]
+    pairs = [("vqvae.codebook_size", given.k), ("vqvae.code_dim", given.d)]
     for part, (epochs, batch, lr) in parts.items():
         limits = [("epochs", epochs), ("minutes", 0), ("steps", 0)] if epochs is not None else []
         pairs += [(f"{part}.{name}", value) for name, value in (*limits, ("batch", batch), ("lr", lr))]
@@ -182,13 +182,13 @@ def trained_with(folder: Path, kind: str) -> Part:
     return Part(from_dict(MODEL_CONFIGS[kind], config["model"]), from_dict(TrainingConfig, config["training"]))
 
 
-@command("oasis sample --prior runs/latest/transformer --out new --n 32 --level 16")
+@command("oasis sample --prior runs/latest/transformer --out new --n 32 --slice-index 16")
 @click.option("--prior", required=True, **FOLDER, help="a prior's folder")
 @click.option("--vqvae", **FOLDER, help="the VQ-VAE's folder, where it is not beside the prior's")
 @click.option("--out", required=True, **NEW, help="takes samples.npz and samples.png")
 @click.option("--n", type=click.IntRange(1), default=32, help="number of samples")
-@click.option("--level", type=int, help="slice index, from 0; without it, all slice indices evenly")
-@click.option("--rating", type=int, help="index of a CDR, where the prior knows them")
+@click.option("--slice-index", type=int, help="slice index, from 0; without it, all slice indices evenly")
+@click.option("--cdr", type=int, help="index of a CDR, where the prior knows them")
 @click.option("--temperature", default=1.0, help="of the logits; below 1 is more likely")
 @click.option("--top-k", type=int, help="draw from the k likeliest tokens")
 @click.option("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
@@ -205,14 +205,18 @@ def sample(given: Given) -> None:
     from oasis_lib.vision import torchvision
 
     prior, vqvae = load(given.prior), load(given.vqvae or given.prior.parent / "vqvae")
-    if given.level is not None and not 0 <= given.level < prior.levels:
-        raise ValueError(f"--level {given.level} must be from 0 to {prior.levels - 1}")
-    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "rating", "seed")}
+    if given.slice_index is not None and not 0 <= given.slice_index < prior.slice_indices:
+        raise ValueError(f"--slice-index {given.slice_index} must be from 0 to {prior.slice_indices - 1}")
+    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "cdr", "seed")}
     if given.guidance and not isinstance(prior, Autoregressive):
         raise ValueError(f"{given.prior}: a {prior.kind} prior takes no --guidance; a transformer or PixelCNN prior does")
     options |= {"guidance": given.guidance} if given.guidance else {}
-    levels = sampling.even_levels(given.n, prior.levels) if given.level is None else np.full(given.n, given.level)
-    drawn = sampling.draw(prior, vqvae, levels, progress=not given.quiet, **options)
+    slice_indices = (
+        sampling.even_slice_indices(given.n, prior.slice_indices)
+        if given.slice_index is None
+        else np.full(given.n, given.slice_index)
+    )
+    drawn = sampling.draw(prior, vqvae, slice_indices, progress=not given.quiet, **options)
     sampling.save(given.out / "samples.npz", drawn)
     shown = drawn["images"][np.unique(np.linspace(0, given.n - 1, ON_SHEET).astype(int))]
     torchvision.utils.save_image(torch.from_numpy(shown)[:, None] / 255, given.out / "samples.png", padding=0)
@@ -247,7 +251,7 @@ def evaluate(given: Given) -> None:
     tables = reconstruction.decoders(vqvae, cohort[given.split]) | reconstruction.baselines(cohort, given.split)
     summary = reconstruction.summary(tables, config.bootstrap)
     ssim, row = tables["faithful decoder"]["ssim"], summary.loc["faithful decoder"]
-    print(f"SSIM of {int(row['slices'])} slices of {int(row['people'])} {given.split} subjects, full frame:")
+    print(f"SSIM of {int(row['slices'])} slices of {int(row['subjects'])} {given.split} subjects, full frame:")
     print(f"  mean {ssim.mean():.4f}   sd {ssim.std():.4f}   min {ssim.min():.4f}   max {ssim.max():.4f}")
     print(f"  at least 0.6: {int((ssim >= 0.6).sum())} ({(ssim >= 0.6).mean():.2%})")
     print(f"\nby subject, with 95 % intervals:\n{reconstruction.readable(summary).to_string()}")
@@ -257,10 +261,10 @@ def evaluate(given: Given) -> None:
             drawn = sampling.read(given.samples)
         else:
             prior, options = load(given.prior), {"seed": config.seed, "progress": not given.quiet}
-            drawn = sampling.draw(prior, vqvae, sampling.even_levels(config.samples, prior.levels), **options)
+            drawn = sampling.draw(prior, vqvae, sampling.even_slice_indices(config.samples, prior.slice_indices), **options)
         options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": given.out.parent, "split": given.split}
         options["progress"] = not given.quiet
-        found["generation"] = evaluate_generation(drawn["images"], drawn["level"], cohort, **options)
+        found["generation"] = evaluate_generation(drawn["images"], drawn["slice_index"], cohort, **options)
         print(f"\n{len(drawn['images'])} samples. Area under the ROC curve of detectors, 0.5 is chance, by size of a pixel:")
         print(pd.DataFrame(found["generation"]["summary"]).T.astype(float).round(2).to_string() + "\n")
         for name, target in found["generation"]["targets"].items():

@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 # The smallest and largest value of each number, by its name; others: see `checked`.
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("people", "samples", "bootstrap", "batch", "components", "neighbours", "draws"), (1, 1e6)),
-    **dict.fromkeys(("decay", "dropout", "hide", "beta1", "beta2", "ema", "warmup", "intensity"), (0, 1)),
+    **dict.fromkeys(("subjects", "samples", "bootstrap", "batch", "components", "neighbours", "draws"), (1, 1e6)),
+    **dict.fromkeys(("decay", "dropout", "token_dropout", "beta1", "beta2", "ema", "warmup", "intensity"), (0, 1)),
     **dict.fromkeys(("code_dim", "hidden", "noise"), (1, 8192)),
-    **dict.fromkeys(("lesions", "levels", "ratings", "knots"), (0, 4096)),
+    **dict.fromkeys(("lesions", "slice_indices", "cdrs", "knots"), (0, 4096)),
     "size": (8, 2048),
     "grid": (1, 1024),
     "channels": (1, 64),
     "factor": (4, 16),
-    "entries": (1, 32_768),  # tokens are kept in 16 bits
+    "codebook_size": (1, 32_768),  # tokens are kept in 16 bits
     "blocks": (0, 64),
     "layers": (1, 256),
     "heads": (1, 256),
@@ -71,8 +71,8 @@ def checked(name: str, kind: Any, value: Any) -> None:
 @dataclass(frozen=True)
 class CohortConfig(Checked):
     size: int = 128  # slices are square, this many pixels a side
-    people: int = 60  # of the phantom
-    lesions: int = 8  # further copies of phantom test people, with a planted lesion
+    subjects: int = 60  # of the phantom
+    lesions: int = 8  # further copies of phantom test subjects, with a planted lesion
     seed: int = 0
 
 
@@ -80,16 +80,16 @@ class CohortConfig(Checked):
 class VQVAEConfig(Checked):
     channels: int = 1
     factor: int = 4  # pixels a code covers, each way: 4, 8 or 16
-    entries: int = 512
+    codebook_size: int = 512
     code_dim: int = 8
     hidden: int = 64  # channels; half as many inside a residual block
     blocks: int = 2  # residual, at each size
     codebook: Literal["ema", "gradient"] = "ema"
     decay: float = 0.99
-    revival: float = 0.05  # an entry used less than this fraction of the mean is put onto a live vector; 0 is off
+    dead_code_threshold: float = 0.05  # an entry used less than this fraction of the mean is put onto a live vector; 0 is off
     commitment: float = 0.25
     loss: Literal["l1", "l2", "l1+ssim"] = "l1+ssim"  # "l2" is divided by the variance of the training pixels
-    warm: int = 60  # steps as a plain autoencoder, before k-means initialises the codebook; 0 leaves it uniform
+    autoencoder_steps: int = 60  # steps as a plain autoencoder, before k-means initialises the codebook; 0 leaves it uniform
     normalise: bool = True  # pixels to mean 0 and variance 1 on the way in
     adversarial: float = 0.0  # length of the stage that trains the crisp decoder, relative to the first; 0 is off
 
@@ -109,7 +109,7 @@ class TransformerConfig(Checked):
     layers: int = 6
     heads: int = 3
     dropout: float = 0.0
-    hide: float = 0.05  # share of the codes that are not read, in training
+    token_dropout: float = 0.05  # share of the codes that are not read, in training
     knots: int = 8  # as the PixelCNN's
     code_dim: int = 8  # of the VQ-VAE's codebook; training fills it in
 
@@ -119,18 +119,18 @@ class CodeGANConfig(Checked):
     noise: int = 48  # standard normal numbers of a subject: scores of as many principal components
     knots: int = 12  # slice indices at which mean and components are kept; between them in a straight line
     hidden: int = 48  # channels of both networks at half the grid
-    patience: float = 2.0  # the discriminator learns this many times as fast
+    discriminator_lr_scale: float = 2.0  # the discriminator learns this many times as fast
     code_dim: int = 8  # of the VQ-VAE's codebook; training fills it in
 
 
 @dataclass(frozen=True)
 class TokenMaps(Checked):
-    """What a prior is over: the maps' size, and how many tokens, slice indices and ratings there are."""
+    """What a prior is over: the maps' size, and how many tokens, slice indices and CDRs there are."""
 
     grid: tuple[int, int]
-    entries: int
-    levels: int
-    ratings: int
+    codebook_size: int
+    slice_indices: int
+    cdrs: int
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,10 @@ ADVERSARIAL |= {"batch": 16, "validate_every": 250, "shift": 0, "intensity": 0.0
 PROFILES = {
     "smoke": Profile(
         name="smoke",
-        cohort=CohortConfig(size=64, people=10, lesions=2),
+        cohort=CohortConfig(size=64, subjects=10, lesions=2),
         vqvae=Part(
-            VQVAEConfig(entries=64, hidden=32, warm=12, adversarial=0.5), TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2)
+            VQVAEConfig(codebook_size=64, hidden=32, autoencoder_steps=12, adversarial=0.5),
+            TrainingConfig(epochs=4, batch=16, lr=2e-3, shift=2),
         ),
         pixelcnn=Part(PixelCNNConfig(hidden=16, layers=5), TrainingConfig(epochs=1, lr=2e-3, shift=2)),
         transformer=Part(TransformerConfig(width=32, layers=2, heads=2), TrainingConfig(epochs=2, batch=16, lr=4e-3, shift=2)),
@@ -217,8 +218,10 @@ PROFILES = {
     ),
     "laptop": Profile(
         name="laptop",
-        cohort=CohortConfig(size=128, people=60, lesions=8),
-        vqvae=Part(VQVAEConfig(entries=512, adversarial=0.6), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)),
+        cohort=CohortConfig(size=128, subjects=60, lesions=8),
+        vqvae=Part(
+            VQVAEConfig(codebook_size=512, adversarial=0.6), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)
+        ),
         pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
         transformer=Part(
             TransformerConfig(width=128, layers=4, heads=4, dropout=0.0),
@@ -229,9 +232,9 @@ PROFILES = {
     ),
     "full": Profile(
         name="full",
-        cohort=CohortConfig(size=256, people=150, lesions=15),
+        cohort=CohortConfig(size=256, subjects=150, lesions=15),
         vqvae=Part(
-            VQVAEConfig(factor=8, entries=1024, hidden=128, adversarial=0.6),
+            VQVAEConfig(factor=8, codebook_size=1024, hidden=128, adversarial=0.6),
             TrainingConfig(minutes=1.25, batch=32, validate_every=200),
         ),
         pixelcnn=Part(PixelCNNConfig(hidden=128, layers=16), TrainingConfig(minutes=0.5, **FULL)),
@@ -248,13 +251,13 @@ PROFILES = {
 def profile(name: str, settings: Iterable[str] = ()) -> Profile:
     """A profile by name, with settings such as "vqvae.epochs=20" applied."""
     if name not in PROFILES:
-        raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}{near(name, PROFILES)}")
+        raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}{suggest(name, PROFILES)}")
     chosen = PROFILES[name]
     sections = [field.name for field in dataclasses.fields(Profile) if field.name != "name"]
     for setting in settings:
         section = _split(setting)[0]
         if section not in sections:
-            raise ValueError(f"no section {section!r} in {setting!r}; there are {', '.join(sections)}{near(section, sections)}")
+            raise ValueError(f"no section {section!r} in {setting!r}; there are {', '.join(sections)}{suggest(section, sections)}")
         chosen = dataclasses.replace(chosen, **{section: apply_settings(getattr(chosen, section), section, [setting])})
     return chosen
 
@@ -268,14 +271,14 @@ def apply_settings(config: Any, section: str, settings: Iterable[str]) -> Any:
         parts = [config.training, config.model] if isinstance(config, Part) else [config]
         kinds = {key: kind for part in parts for key, kind in typing.get_type_hints(type(part)).items()}
         if key not in kinds:
-            raise ValueError(f"no setting {section}.{key}; {section} has {', '.join(kinds)}{near(key, kinds)}")
+            raise ValueError(f"no setting {section}.{key}; {section} has {', '.join(kinds)}{suggest(key, kinds)}")
         value = _parse(f"{section}.{key}", kinds[key], text)
         changed = [dataclasses.replace(part, **{key: value}) if hasattr(part, key) else part for part in parts]
         config = Part(changed[1], changed[0]) if isinstance(config, Part) else changed[0]
     return config
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean ...?", or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
@@ -294,7 +297,7 @@ def from_dict(cls: type, values: dict[str, Any], *, whole: bool = False) -> Any:
     values = {name: value for name, value in values.items() if name in fields or value != RETIRED.get(name, ...)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}{near(unknown[0], fields)}")
+        raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}{suggest(unknown[0], fields)}")
     missing = [name for name, field in fields.items() if name not in values and (whole or field.default is dataclasses.MISSING)]
     if missing:
         raise ValueError(f"{cls.__name__} needs {missing[0]!r}, which is missing")
@@ -315,6 +318,6 @@ def _parse(name: str, kind: Any, text: str) -> Any:
     try:
         return choices[text.lower() if kind is bool else text] if choices else kind(text)
     except KeyError:
-        raise ValueError(f"{name}={text!r} must be one of {', '.join(choices)}{near(text, choices)}") from None
+        raise ValueError(f"{name}={text!r} must be one of {', '.join(choices)}{suggest(text, choices)}") from None
     except ValueError:
         raise ValueError(f"{name}={text!r} must be {kind.__name__}") from None

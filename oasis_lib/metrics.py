@@ -20,7 +20,7 @@ C1, C2 = 0.01**2, 0.03**2
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 
 
-def at_once(pixels: int, device: torch.device | str = "cpu") -> int:
+def batch_size_for(pixels: int, device: torch.device | str = "cpu") -> int:
     """How many images of so many pixels to work on together. On a CPU few: what a layer gives beyond 32 MB is handed back to the
     system and fetched again, page by page, and that took as long as the work itself.
     """
@@ -153,13 +153,15 @@ def _open_and_fill(mask: np.ndarray) -> None:
     mask[box] = (parts != parts[0, 0]).reshape(inner.shape)[:, 1:-1, 1:-1]
 
 
-def bootstrap_by_person(values: np.ndarray, subjects: np.ndarray, repeats: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """The mean over people of each person's mean, and its 95 % interval from resampling people, never slices."""
+def bootstrap_by_subject(
+    values: np.ndarray, subjects: np.ndarray, repeats: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The mean over subjects of each subject's mean, and its 95 % interval from resampling subjects, never slices."""
     values, subjects = np.asarray(values, float), np.asarray(subjects)
-    _, person = np.unique(subjects, return_inverse=True)
+    _, subject = np.unique(subjects, return_inverse=True)
     valid = np.isfinite(values)
-    counts = np.bincount(person[valid], minlength=person.max() + 1)
-    sums = np.bincount(person[valid], weights=values[valid], minlength=person.max() + 1)
+    counts = np.bincount(subject[valid], minlength=subject.max() + 1)
+    sums = np.bincount(subject[valid], weights=values[valid], minlength=subject.max() + 1)
     means = sums[counts > 0] / counts[counts > 0]
     draws = np.random.default_rng(seed).integers(len(means), size=(repeats, len(means)))
     low, high = np.quantile(means[draws].mean(axis=1), [0.025, 0.975])
@@ -175,11 +177,11 @@ def apart(real: Tensor, drawn: Tensor, count: int) -> float:
     return float((a - b).abs().sum() / 2)
 
 
-def in_regions(codes: Tensor, entries: int) -> Tensor:
+def in_regions(codes: Tensor, codebook_size: int) -> Tensor:
     """A code together with which of 4 x 4 regions of the map it lies in."""
     h, w = codes.shape[1:]
     region = (torch.arange(h, device=codes.device)[:, None] * 4 // h) * 4 + torch.arange(w, device=codes.device) * 4 // w
-    return codes + region * entries
+    return codes + region * codebook_size
 
 
 def pairs(codes: Tensor) -> Tensor:

@@ -14,13 +14,13 @@ ABOVE = {"__main__.py", "commands.py", "study.py", "manifest.py", "kernel.py", "
 
 
 def project_path(path: str | Path) -> Path:
-    """A path as people write it: absolute, from home, or relative to the project (not to wherever a kernel started)."""
+    """A path as subjects write it: absolute, from home, or relative to the project (not to wherever a kernel started)."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else PROJECT / path
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as people type it in a shell: relative to where they stand, else (when nothing is there) to the project."""
+    """A path as subjects type it in a shell: relative to where they stand, else (when nothing is there) to the project."""
     here = Path(path).expanduser().absolute()
     return here if here.exists() or Path(path).is_absolute() else project_path(path)
 

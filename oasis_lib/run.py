@@ -92,4 +92,4 @@ def open_run(
 
 def default_cohort(chosen: Profile) -> Path:
     c = chosen.cohort
-    return data_home() / (f"phantom-{c.size}" if c.people == 60 else f"phantom-{c.size}-{c.people}")
+    return data_home() / (f"phantom-{c.size}" if c.subjects == 60 else f"phantom-{c.size}-{c.subjects}")

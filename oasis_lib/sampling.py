@@ -13,21 +13,28 @@ from oasis_lib.models import load
 from oasis_lib.models.prior import Inpainting
 from oasis_lib.run import Run
 from oasis_lib.storage import atomic
-from oasis_lib.training import best_device, decode_codes, even_levels
+from oasis_lib.training import best_device, decode_codes, even_slice_indices
 from oasis_lib.training.data import seeded
 
-Drawn = dict[str, np.ndarray]  # `codes` (N, h, w) int16, `level` (N,) int16, `images` (N, H, W) uint8: as samples are stored
+Drawn = dict[str, np.ndarray]  # `codes` (N, h, w) int16, `slice_index` (N,) int16, `images` (N, H, W) uint8: as samples are stored
 
 
 def draw(
-    prior: Any, vqvae: Any, levels: np.ndarray, *, seed: int = 0, rating: int | None = None, progress: bool = False, **options: Any
+    prior: Any,
+    vqvae: Any,
+    slice_indices: np.ndarray,
+    *,
+    seed: int = 0,
+    cdr: int | None = None,
+    progress: bool = False,
+    **options: Any,
 ) -> Drawn:
     """One sample for each slice index (-1 where open). Options are those of the prior's `sample`: temperature, top_p ..."""
-    device, levels = best_device(), np.asarray(levels, np.int64)
-    asked = torch.as_tensor(levels) if prior.levels else None
-    options |= {"rating": rating, "generator": seeded(seed), "progress": progress}
-    codes = prior.to(device).sample(len(levels), level=asked, **options).cpu().numpy().astype(np.int16)
-    return {"codes": codes, "level": levels.astype(np.int16), "images": decode_codes(vqvae, codes, device)}
+    device, slice_indices = best_device(), np.asarray(slice_indices, np.int64)
+    asked = torch.as_tensor(slice_indices) if prior.slice_indices else None
+    options |= {"cdr": cdr, "generator": seeded(seed), "progress": progress}
+    codes = prior.to(device).sample(len(slice_indices), slice_index=asked, **options).cpu().numpy().astype(np.int16)
+    return {"codes": codes, "slice_index": slice_indices.astype(np.int16), "images": decode_codes(vqvae, codes, device)}
 
 
 def save(path: str | Path, drawn: Drawn) -> None:
@@ -37,7 +44,7 @@ def save(path: str | Path, drawn: Drawn) -> None:
 
 def read(path: str | Path) -> Drawn:
     with np.load(path) as stored:
-        return {name: stored[name] for name in ("codes", "level", "images")}
+        return {name: stored[name] for name in ("codes", "slice_index", "images")}
 
 
 def trained_priors(run: Run) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def draw_all(run: Run, priors: dict[str, Any], vqvae: Any, **options: Any) -> di
     """The run's number of samples from every prior, spread over the slice indices, kept in samples/<prior>.npz."""
     config, found = run.profile.evaluation, {}
     for name, prior in priors.items():
-        found[name] = draw(prior, vqvae, even_levels(config.samples, run.cohort.levels), seed=config.seed, **options)
+        found[name] = draw(prior, vqvae, even_slice_indices(config.samples, run.cohort.slice_indices), seed=config.seed, **options)
         save(run.path("samples", f"{name}.npz"), found[name])
     return found
 
@@ -65,12 +72,12 @@ def read_all(run: Run) -> dict[str, Drawn]:
     return found
 
 
-def inpaint(prior: Any, codes: np.ndarray, mask: np.ndarray, level: int, *, seed: int = 0, **options: Any) -> np.ndarray:
+def inpaint(prior: Any, codes: np.ndarray, mask: np.ndarray, slice_index: int, *, seed: int = 0, **options: Any) -> np.ndarray:
     """(N, h, w) token maps of one slice index, drawn anew where `mask` (h, w) or (N, h, w) is true."""
     if not isinstance(prior, Inpainting):
         raise ValueError(f"a {prior.kind} prior draws whole maps only; a transformer or PixelCNN prior can fill in a part")
     maps, mask = torch.as_tensor(np.asarray(codes, np.int64)), torch.as_tensor(mask)
-    options |= {"level": level if prior.levels else None, "generator": seeded(seed)}
+    options |= {"slice_index": slice_index if prior.slice_indices else None, "generator": seeded(seed)}
     return prior.to(best_device()).fill(maps, mask, **options).cpu().numpy().astype(np.int16)
 
 
@@ -84,38 +91,45 @@ def box_mask(grid: tuple[int, int], share: float = 0.35) -> np.ndarray:
 
 
 def fill_box(
-    prior: Any, codes: np.ndarray, level: int, count: int = 5, seed: int = 0, **options: Any
+    prior: Any, codes: np.ndarray, slice_index: int, count: int = 5, seed: int = 0, **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """One map (h, w), its middle drawn anew `count` times: (count, h, w) tokens, and the mask (h, w)."""
     mask = box_mask(codes.shape)
-    return inpaint(prior, np.repeat(codes[None], count, 0), mask, level, seed=seed, **options), mask
+    return inpaint(prior, np.repeat(codes[None], count, 0), mask, slice_index, seed=seed, **options), mask
 
 
-def kept_between_levels(codes: np.ndarray, subjects: np.ndarray, levels: np.ndarray, count: int) -> np.ndarray:
+def kept_between_slice_indices(codes: np.ndarray, subjects: np.ndarray, slice_indices: np.ndarray, count: int) -> np.ndarray:
     """(count - 1, h, w): how often a subject's token at a position is the same one slice index further up."""
     found = np.zeros((count - 1, *codes.shape[1:]))
-    people = np.unique(subjects)
-    place = {(s, l): row for row, (s, l) in enumerate(zip(subjects, levels))}
-    for level in range(count - 1):
-        pairs = [(place[p, level], place[p, level + 1]) for p in people if (p, level) in place and (p, level + 1) in place]
+    place = {(s, l): row for row, (s, l) in enumerate(zip(subjects, slice_indices))}
+    for slice_index in range(count - 1):
+        pairs = [
+            (place[p, slice_index], place[p, slice_index + 1])
+            for p in np.unique(subjects)
+            if (p, slice_index) in place and (p, slice_index + 1) in place
+        ]
         if pairs:
             low, high = np.array(pairs).T
-            found[level] = (codes[low] == codes[high]).mean(0)
+            found[slice_index] = (codes[low] == codes[high]).mean(0)
     return found
 
 
-def whole_head(prior: Any, kept: np.ndarray, *, heads: int = 1, seed: int = 0, strength: float = 1.0, **options: Any) -> np.ndarray:
-    """(heads, slices, h, w): the lowest slice from the prior, then each slice given the one below.
+def whole_brain(
+    prior: Any, kept: np.ndarray, *, brains: int = 1, seed: int = 0, strength: float = 1.0, **options: Any
+) -> np.ndarray:
+    """(brains, slices, h, w): the lowest slice from the prior, then each slice given the one below.
 
     Each token of the slice below stays as often as it does between the same two slice indices of training subjects, at that
     position. The prior draws the others anew for the new slice index, given those that stayed.
     """
     chance = seeded(seed)
-    first = torch.zeros(heads, dtype=torch.int64) if prior.levels else None
-    codes = [prior.to(best_device()).sample(heads, level=first, generator=seeded(seed), **options).cpu().numpy().astype(np.int16)]
-    for level, share in enumerate(kept, start=1):
-        stay = torch.rand(heads, *share.shape, generator=chance) < strength * torch.as_tensor(share)
-        codes.append(inpaint(prior, codes[-1], ~stay.numpy(), level, seed=seed + level, **options))
+    first = torch.zeros(brains, dtype=torch.int64) if prior.slice_indices else None
+    codes = [
+        prior.to(best_device()).sample(brains, slice_index=first, generator=seeded(seed), **options).cpu().numpy().astype(np.int16)
+    ]
+    for slice_index, share in enumerate(kept, start=1):
+        stay = torch.rand(brains, *share.shape, generator=chance) < strength * torch.as_tensor(share)
+        codes.append(inpaint(prior, codes[-1], ~stay.numpy(), slice_index, seed=seed + slice_index, **options))
     return np.stack(codes, axis=1)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imported where they are used: `oasis --help` needs neither
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "training.pt"
 # Of config.json. 1 had no hash of the weights. Whoever adds a setting to a model adds 1: a file of this format has all of them.
-FORMAT = 2
+FORMAT = 3
 
 
 def content_hash(*parts: str | bytes | Path | np.ndarray) -> str:

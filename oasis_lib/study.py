@@ -13,7 +13,7 @@ from typing import Any
 
 from oasis_lib import config, report
 from oasis_lib.check import describe_environment, environment_line
-from oasis_lib.config import as_dict, near
+from oasis_lib.config import as_dict, suggest
 from oasis_lib.kernel import CellFailed, StageFailed, execute
 from oasis_lib.manifest import Manifest, digest
 from oasis_lib.paths import PROJECT, data_home, overwriting, project_path, user_path
@@ -60,8 +60,8 @@ def prepare_default(run: Run) -> None:
     from oasis_lib.cohort import prepare
 
     c = run.profile.cohort
-    print(f"preparing the synthetic cohort {_short(run.cohort_folder)} ({c.people} subjects, {c.size} x {c.size} pixels) ...")
-    prepare("phantom", run.cohort_folder, size=c.size, people=c.people, lesions=c.lesions, seed=c.seed, progress=False)
+    print(f"preparing the synthetic cohort {_short(run.cohort_folder)} ({c.subjects} subjects, {c.size} x {c.size} pixels) ...")
+    prepare("phantom", run.cohort_folder, size=c.size, subjects=c.subjects, lesions=c.lesions, seed=c.seed, progress=False)
 
 
 def declared(notebook: Path) -> dict[str, str]:
@@ -76,7 +76,7 @@ def check_parameters(stage: str, given: Mapping[str, Any], kinds: Mapping[str, s
     for name, value in given.items():
         if name not in kinds:
             known = f"it has {', '.join(kinds)}; settings of a profile go into `settings`"
-            raise ValueError(f"{stage} has no parameter {name!r}{near(name, kinds)} ({known})")
+            raise ValueError(f"{stage} has no parameter {name!r}{suggest(name, kinds)} ({known})")
         kind = KINDS.get(kinds[name].split("[")[0], object)
         if not isinstance(value, kind) or (isinstance(value, bool) and kinds[name] in ("int", "float")):
             raise ValueError(f"{stage}: parameter {name}={value!r} must be {kinds[name]}")
@@ -153,7 +153,7 @@ def _plan(sources: list[Path], common: dict[str, Any], extra: dict[str, Any]) ->
     known = {name for of_one in kinds.values() for name in of_one}
     for name in extra:
         if name not in known or name in common:
-            raise ValueError(f"no notebook has a parameter {name!r}{near(name, known)}")
+            raise ValueError(f"no notebook has a parameter {name!r}{suggest(name, known)}")
     plan = {source: common | {n: v for n, v in extra.items() if n in kinds[source]} for source in sources}
     for source, values in plan.items():
         check_parameters(source.stem, values, kinds[source])

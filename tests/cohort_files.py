@@ -23,15 +23,15 @@ def save(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-def flat_splits(root: Path, people=(4, 2, 2), levels: int = 3, suffix: str = ".png", first: int = 1) -> Path:
+def flat_splits(root: Path, subjects=(4, 2, 2), slice_indices: int = 3, suffix: str = ".png", first: int = 1) -> Path:
     """train/sub-001_slice-01.png ..., each with a grey of its own."""
-    person = 0
-    for split, count in zip(("train", "validate", "test"), people):
+    subject = 0
+    for split, count in zip(("train", "validate", "test"), subjects):
         for _ in range(count):
-            person += 1
-            for level in range(levels):
-                name = f"sub-{person:03d}_slice-{level + first:02d}{suffix}"
-                save(root / split / name, head(value=10 + (5 * person + level) % 100))
+            subject += 1
+            for slice_index in range(slice_indices):
+                name = f"sub-{subject:03d}_slice-{slice_index + first:02d}{suffix}"
+                save(root / split / name, head(value=10 + (5 * subject + slice_index) % 100))
     return root
 
 

@@ -52,7 +52,7 @@ class Smoke:
 
 
 def oasis(*words: object, data: Path | None = None, cwd: Path = PROJECT, expect: int = 0) -> str:
-    """The command line in a process of its own, as people call it."""
+    """The command line in a process of its own, as subjects call it."""
     env = os.environ | ({"OASIS_DATA": str(data)} if data else {})
     command = [sys.executable, "-m", "oasis_lib", *map(str, words)]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)

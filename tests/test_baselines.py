@@ -54,8 +54,10 @@ def test_every_recipe_encodes_decodes_and_shares_no_weights(name: str):
     with torch.no_grad():
         assert torch.equal(model.decode(model.encode(images)), model(images).images)
     assert len({p.data_ptr() for p in model.parameters()}) == len(list(model.parameters()))
-    assert config.codebook == "gradient" and config.loss == "l2" and config.revival == 0 and config.warm == 0
-    assert (config.entries, config.code_dim, config.factor) == (512, 64, 4)
+    assert (
+        config.codebook == "gradient" and config.loss == "l2" and config.dead_code_threshold == 0 and config.autoencoder_steps == 0
+    )
+    assert (config.codebook_size, config.code_dim, config.factor) == (512, 64, 4)
 
 
 def test_every_codebook_gets_a_gradient():
@@ -69,7 +71,7 @@ def test_every_codebook_gets_a_gradient():
 def test_recipes_train_and_are_loaded_again(tmp_path):
     cohort, steps = made_cohort(tmp_path), replace(TRAINING, steps=4)
     part = baselines.VQVAES["seed-002"]
-    train_vqvae(cohort, tmp_path / "vqvae", Part(replace(part.model, entries=16), steps), kind="baseline", progress=False)
+    train_vqvae(cohort, tmp_path / "vqvae", Part(replace(part.model, codebook_size=16), steps), kind="baseline", progress=False)
     assert load(tmp_path / "vqvae").config.recipe == "seed-002"
     for name, part in baselines.PIXELCNNS.items():
         train_prior(name, cohort, tmp_path / "vqvae", tmp_path / name, Part(replace(part.model, hidden=8), steps), progress=False)
@@ -78,12 +80,12 @@ def test_recipes_train_and_are_loaded_again(tmp_path):
 
 def test_the_recipes_pixelcnn_has_its_size_and_sees_only_so_far():
     part = baselines.PIXELCNNS["pixelcnn-002"]
-    prior = build("pixelcnn-002", part.model, grid=(64, 64), entries=512)
+    prior = build("pixelcnn-002", part.model, grid=(64, 64), codebook_size=512)
     count = sum(weight.numel() for weight in prior.parameters() if weight.requires_grad)
     assert count == pytest.approx(1.39e6, rel=0.06)  # masked taps are not stored
-    assert build("pixelcnn-004", baselines.PIXELCNNS["pixelcnn-004"].model, grid=(64, 64), entries=512).receptive_field == 17
+    assert build("pixelcnn-004", baselines.PIXELCNNS["pixelcnn-004"].model, grid=(64, 64), codebook_size=512).receptive_field == 17
     torch.manual_seed(0)
-    prior = build("pixelcnn-002", replace(part.model, hidden=8), grid=(24, 24), entries=7).eval()
+    prior = build("pixelcnn-002", replace(part.model, hidden=8), grid=(24, 24), codebook_size=7).eval()
     assert prior.receptive_field == 12
     codes = torch.zeros(1, 24, 24, dtype=torch.int64)
     with torch.no_grad():
@@ -99,20 +101,20 @@ def test_the_recipes_pixelcnn_has_its_size_and_sees_only_so_far():
 @pytest.mark.parametrize("codes, bins", WAYS)
 def test_every_way_leads_to_tokens_and_a_gradient_leads_back(codes, bins):
     torch.manual_seed(0)
-    gan = dcgan.DCGAN(replace(GAN, codes=codes, bins=bins), grid=(8, 8), entries=16, levels=3)
+    gan = dcgan.DCGAN(replace(GAN, codes=codes, bins=bins), grid=(8, 8), codebook_size=16, slice_indices=3)
     dcgan.prepare(gan, torch.randn(16, 4), torch.randint(16, (50, 8, 8)))
     raw = gan.generator(torch.randn(4, 8))
     maps = gan.maps(raw)
     assert maps.shape == gan.real_maps(torch.randint(16, (4, 8, 8))).shape
     gan.discriminator(maps).sum().backward()
     assert float(gan.generator.first.weight.grad.abs().sum()) > 0
-    drawn = gan.sample(4, level=1, generator=torch.Generator().manual_seed(0))
+    drawn = gan.sample(4, slice_index=1, generator=torch.Generator().manual_seed(0))
     assert drawn.shape == (4, 8, 8) and 0 <= int(drawn.min()) and int(drawn.max()) < 16
 
 
 def test_one_hot_codes_come_as_often_as_their_logits_say_and_learn_as_their_mean_does():
     torch.manual_seed(0)
-    gan = dcgan.DCGAN(GAN, grid=(100, 100), entries=4)
+    gan = dcgan.DCGAN(GAN, grid=(100, 100), codebook_size=4)
     gan.vectors.copy_(torch.eye(4))
     raw = torch.tensor([1.0, 0.0, -1.0, 2.0]).view(1, 4, 1, 1).repeat(1, 1, 100, 100).requires_grad_()
     maps = gan.maps(raw)
@@ -124,7 +126,7 @@ def test_one_hot_codes_come_as_often_as_their_logits_say_and_learn_as_their_mean
 
 @pytest.mark.parametrize("bins", ["uniform", "quantile"])
 def test_real_tokens_survive_their_bins(bins):
-    gan = dcgan.DCGAN(replace(GAN, codes="index", bins=bins), grid=(8, 8), entries=16)
+    gan = dcgan.DCGAN(replace(GAN, codes="index", bins=bins), grid=(8, 8), codebook_size=16)
     codes = torch.randint(3, 9, (50, 8, 8))  # most entries are never used
     dcgan.prepare(gan, torch.randn(16, 4), codes)
     values = gan.real_maps(codes)
@@ -135,7 +137,7 @@ def test_real_tokens_survive_their_bins(bins):
 
 def test_learned_bins_give_tokens_their_frequencies():
     torch.manual_seed(0)
-    gan = dcgan.DCGAN(replace(GAN, codes="index", bins="learned"), grid=(8, 8), entries=6)
+    gan = dcgan.DCGAN(replace(GAN, codes="index", bins="learned"), grid=(8, 8), codebook_size=6)
     codes = torch.multinomial(torch.tensor([0.5, 0.2, 0.1, 0.1, 0.05, 0.05]), 6400, replacement=True).view(-1, 8, 8)
     dcgan.prepare(gan, torch.randn(6, 4), codes)
     made = torch.randn(100, 1, 8, 8).mul(0.2).tanh()  # a generator that keeps to the middle
@@ -152,10 +154,10 @@ def test_learned_bins_give_tokens_their_frequencies():
 @pytest.mark.parametrize("codes, stabiliser", [("one-hot", "spectral"), ("latent", "r1"), ("index", "none")])
 def test_every_dcgan_trains(codes, stabiliser, tmp_path):
     cohort, training = made_cohort(tmp_path, grain=40), replace(TRAINING, steps=20, validate_every=10, lr=2e-3)
-    vqvae = VQVAEConfig(entries=32, code_dim=4, hidden=16, blocks=1, warm=5, adversarial=0.0)
+    vqvae = VQVAEConfig(codebook_size=32, code_dim=4, hidden=16, blocks=1, autoencoder_steps=5, adversarial=0.0)
     train_vqvae(cohort, tmp_path / "vqvae", Part(vqvae, training), progress=False)
     part = Part(replace(GAN, codes=codes, stabiliser=stabiliser, bins="learned"), training)
     history = train_prior("dcgan", cohort, tmp_path / "vqvae", tmp_path / "gan", part, progress=False)
     assert {"train_generator", "train_discriminator", "train_real_score", "train_fake_score"} <= set(history.columns)
-    drawn = load(tmp_path / "gan").sample(16, level=torch.arange(16) % 4, generator=torch.Generator().manual_seed(0))
+    drawn = load(tmp_path / "gan").sample(16, slice_index=torch.arange(16) % 4, generator=torch.Generator().manual_seed(0))
     assert len(drawn.flatten(1).unique(dim=0)) > 8

@@ -154,13 +154,16 @@ def test_panels_in_a_browser(smoke, tmp_path):
 
 
 def test_generator_and_painter_in_a_browser(smoke, tmp_path):
-    with ran("05_generation", "Chosen on validate people", smoke, tmp_path) as page:
+    with ran("05_generation", "Chosen on validate subjects", smoke, tmp_path) as page:
         panels = page.locator(".oasis-panel")
         assert panels.count() == 2
         for panel, label in zip(panels.all(), ("Draw", "Fill in")):
             panel.scroll_into_view_if_needed()
-            picture, level = panel.locator("img.oasis-picture"), panel.locator(".noUi-handle").first
-            for act in (lambda level=level: level.press("ArrowRight"), panel.get_by_role("button", name=label).click):
+            picture, slice_index = panel.locator("img.oasis-picture"), panel.locator(".noUi-handle").first
+            for act in (
+                lambda slice_index=slice_index: slice_index.press("ArrowRight"),
+                panel.get_by_role("button", name=label).click,
+            ):
                 before = picture.evaluate(PIXELS)
                 act()
                 assert changed(picture, before, page), f"{label}: nothing happens in {panel.inner_text()[:60]!r}"

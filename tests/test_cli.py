@@ -51,7 +51,7 @@ def test_the_eight_short_options_become_settings():
     words = "study --epoch 3 --batch 8 --lr 0.002 --epoch_prior 4 --batch-prior 16 --lr-prior 1e-4 --k 128 --d 16".split()
     changed = profile("laptop", short_forms(parsed(words)))
     vqvae, training = changed.vqvae.model, changed.vqvae.training
-    assert (vqvae.entries, vqvae.code_dim) == (128, 16)
+    assert (vqvae.codebook_size, vqvae.code_dim) == (128, 16)
     assert (training.epochs, training.minutes, training.batch, training.lr) == (3, 0, 8, 0.002)
     for prior in PRIORS:
         training = getattr(changed, prior).training
@@ -61,10 +61,10 @@ def test_the_eight_short_options_become_settings():
 
 def test_a_run_is_repeated_from_its_manifest(tmp_path: Path):
     made = {"profile": "smoke", "cohort": "", "cohort_folder": str(tmp_path / "cohort"), "cohort_info": {"hash": "one"}}
-    write_json(tmp_path / "run.json", made | {"settings": ["vqvae.seed=3"], "parameters": {"people": 4}})
+    write_json(tmp_path / "run.json", made | {"settings": ["vqvae.seed=3"], "parameters": {"subjects": 4}})
     more = {"profile": "laptop", "settings": ["vqvae.lr=1e-3"], "parameters": {}}
     found = repeated(tmp_path / "run.json", more)
-    assert found["profile"] == "smoke" and found["cohort"] == "phantom" and found["parameters"] == {"people": 4}
+    assert found["profile"] == "smoke" and found["cohort"] == "phantom" and found["parameters"] == {"subjects": 4}
     assert profile(found["profile"], found["settings"]).vqvae.training.seed == 3
     write_json(tmp_path / "cohort" / "cohort.json", {"hash": "two"})
     with pytest.raises(ValueError, match="has changed since .* its hash was one, now it is two"):

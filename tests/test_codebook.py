@@ -14,7 +14,7 @@ import torch
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import VQVAEConfig
 from oasis_lib.evaluation import codebook as analysis
-from oasis_lib.evaluation import tampering
+from oasis_lib.evaluation import perturbation
 from oasis_lib.figures import codebook as draw
 from oasis_lib.models import VQVAE
 from oasis_lib.projection import FEW, project
@@ -22,30 +22,32 @@ from oasis_lib.projection import FEW, project
 ENTRIES, SIZE, LEVELS = 24, 32, 3
 
 
-def make_reading(levels_known: bool = True) -> analysis.Reading:
-    """An untrained model whose codebook was started on made-up heads: discs of two tissues, eight people of three slices."""
+def make_reading(slice_indices_known: bool = True) -> analysis.CodebookStatistics:
+    """An untrained model whose codebook was started on made-up heads: discs of two tissues, eight subjects of three slices."""
     dice = np.random.default_rng(0)
     torch.manual_seed(0)
     y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
     splits = {}
-    for name, people in (("train", 5), ("test", 3)):
-        radius = dice.uniform(8, 13, people * LEVELS)[:, None, None]
+    for name, subjects in (("train", 5), ("test", 3)):
+        radius = dice.uniform(8, 13, subjects * LEVELS)[:, None, None]
         far = np.hypot(y, x)[None] / radius
         tissue = np.select([far > 1, far > 0.8, far > 0.5], [0, 1, 2], 3).astype(np.uint8)
         images = (tissue * 70 + dice.integers(0, 20, tissue.shape) * (tissue > 0)).astype(np.uint8)
-        level = np.tile(np.arange(LEVELS), people) if levels_known else -1
-        table = pd.DataFrame({"subject": np.repeat([f"{name}-{p}" for p in range(people)], LEVELS), "level": level})
+        slice_index = np.tile(np.arange(LEVELS), subjects) if slice_indices_known else -1
+        table = pd.DataFrame({"subject": np.repeat([f"{name}-{p}" for p in range(subjects)], LEVELS), "slice_index": slice_index})
         splits[name] = Split(name, images, table, tissue=tissue if name == "train" else None)
-    cohort = Cohort(Path("nowhere"), {"size": SIZE, "levels": LEVELS, "synthetic": True}, splits)
-    model = VQVAE(VQVAEConfig(entries=ENTRIES, hidden=8, blocks=1, code_dim=4, factor=4)).eval()
+    cohort = Cohort(Path("nowhere"), {"size": SIZE, "slice_indices": LEVELS, "synthetic": True}, splits)
+    model = VQVAE(VQVAEConfig(codebook_size=ENTRIES, hidden=8, blocks=1, code_dim=4, factor=4)).eval()
     pixels = {name: torch.from_numpy(split.images)[:, None].float() / 255 for name, split in splits.items()}
     with torch.no_grad():
         model.quantizer.start(model.latents(pixels["train"]))
-    return analysis.Reading(model, cohort, {name: model.encode(some).numpy().astype(np.int16) for name, some in pixels.items()})
+    return analysis.CodebookStatistics(
+        model, cohort, {name: model.encode(some).numpy().astype(np.int16) for name, some in pixels.items()}
+    )
 
 
 @pytest.fixture(scope="module")
-def book() -> analysis.Reading:
+def book() -> analysis.CodebookStatistics:
     return make_reading()
 
 
@@ -54,12 +56,12 @@ def test_counting():
     counts = analysis.usage(codes, 5)
     assert counts.tolist() == [3, 4, 0, 1, 0]
     assert analysis.entropy(np.array([4, 4, 0])) == 1 and analysis.entropy(np.array([7])) == 0
-    by_level = analysis.usage_by_level(codes, np.array([2, 4]), 5)
-    assert by_level["level"].tolist() == [2, 4] and by_level["used"].tolist() == [2, 3]
+    by_slice_index = analysis.usage_by_slice_index(codes, np.array([2, 4]), 5)
+    assert by_slice_index["slice_index"].tolist() == [2, 4] and by_slice_index["used"].tolist() == [2, 3]
     assert analysis.firing(codes, [1, 4])[0].tolist() == [[0, 1], [0.5, 0.5]]
     pairs = analysis.adjacency(codes, 5)
     assert pairs.sum() == 8 and pairs[0, 1] == 2 and pairs[3, 1] == 1 and pairs[1, 0] == 1
-    summary = analysis.summary(counts, by_level)
+    summary = analysis.summary(counts, by_slice_index)
     assert summary["used"] == 3 and 1 < summary["perplexity"] < 3
 
 
@@ -100,9 +102,9 @@ def test_the_patch_of_an_entry_is_the_mean_of_its_drawings(book):
     assert analysis.decoded_patches(book, one)[entry] == pytest.approx(expected, abs=1e-5)
 
 
-def test_unknown_levels_are_read_too():
-    book = make_reading(levels_known=False)
-    assert book.levels.tolist() == [0, 1, 2] * 3 and book.slice_of("test-2", 1) == 7
+def test_unknown_slice_indices_are_read_too():
+    book = make_reading(slice_indices_known=False)
+    assert book.slice_indices.tolist() == [0, 1, 2] * 3 and book.slice_of("test-2", 1) == 7
 
 
 def test_windows_are_the_pixels_of_a_token_and_some_around_it(book):
@@ -172,12 +174,12 @@ def test_the_page_has_a_place_for_every_entry_and_keeps_neighbours():
 
 def test_tampering(book):
     codes = np.asarray(book.codes["test"][:2])
-    _, swapped, few, shuffled = tampering.perturbed(book, codes).values()
+    _, swapped, few, shuffled = perturbation.perturbed(book, codes).values()
     assert (swapped != codes).sum((1, 2)).tolist() == [1, 1] and (swapped != codes)[:, 4, 4].all()
     assert set(few.ravel()) <= set(np.argsort(-book.counts, kind="stable")[:6])
-    assert (tampering.keep_commonest(book, codes, ENTRIES) == codes).all()
+    assert (perturbation.keep_commonest(book, codes, ENTRIES) == codes).all()
     assert sorted(shuffled[0].ravel()) == sorted(codes[0].ravel())
-    scores = tampering.tamper(book, range(0, 9, 2))
+    scores = perturbation.tamper(book, range(0, 9, 2))
     assert list(scores.index) == ["all tokens", "one token replaced", "6 most used", "shuffled"]
     assert (scores["low"] <= scores["ssim"]).all() and (scores["ssim"] <= scores["high"]).all()
 

@@ -24,7 +24,7 @@ from oasis_lib.training.gan import verdicts
 
 LEVELS = 6
 MODEL = CodeGANConfig(hidden=16, noise=6, knots=4, code_dim=4)
-VQVAE = VQVAEConfig(entries=32, code_dim=4, hidden=16, blocks=1, warm=5, adversarial=0.0)
+VQVAE = VQVAEConfig(codebook_size=32, code_dim=4, hidden=16, blocks=1, autoencoder_steps=5, adversarial=0.0)
 TRAINING = TrainingConfig(steps=40, batch=8, lr=4e-4, beta1=0.0, shift=0, intensity=0.0, precision="no", validate_every=20)
 
 
@@ -34,12 +34,12 @@ def growing_discs(folder, subjects=12, size=32) -> Cohort:
     y, x = np.mgrid[:size, :size] - size / 2 + 0.5
     splits = {}
     for name in ("train", "validate", "test"):
-        level, of = np.tile(np.arange(LEVELS), subjects), np.repeat(np.arange(subjects), LEVELS)
-        radius = 4 + 1.6 * level + rng.uniform(-1.2, 1.2, subjects)[of]
+        slice_index, of = np.tile(np.arange(LEVELS), subjects), np.repeat(np.arange(subjects), LEVELS)
+        radius = 4 + 1.6 * slice_index + rng.uniform(-1.2, 1.2, subjects)[of]
         images = 200 * (np.hypot(x, y) < radius[:, None, None])
-        table = pd.DataFrame({"subject": [f"{name}-{i}" for i in of], "level": level})
+        table = pd.DataFrame({"subject": [f"{name}-{i}" for i in of], "slice_index": slice_index})
         splits[name] = Split(name, images.astype(np.uint8), table)
-    info = {"hash": "made", "size": size, "levels": LEVELS, "ratings": [], "synthetic": True, "left_right": "columns"}
+    info = {"hash": "made", "size": size, "slice_indices": LEVELS, "cdrs": [], "synthetic": True, "left_right": "columns"}
     return Cohort(folder, info, splits)
 
 
@@ -53,30 +53,37 @@ def trained(tmp_path_factory):
     return cohort, folder
 
 
-def lit(folder, level, seed=0) -> torch.Tensor:
+def lit(folder, slice_index, seed=0) -> torch.Tensor:
     """(n,) radii of the discs that samples decode to."""
-    drawn = load(folder / "gan").sample(len(level), level=level, generator=torch.Generator().manual_seed(seed))
+    drawn = load(folder / "gan").sample(len(slice_index), slice_index=slice_index, generator=torch.Generator().manual_seed(seed))
     return ((load(folder / "vqvae").decode(drawn) > 0.4).sum((1, 2, 3)) / torch.pi).sqrt()
 
 
 def test_samples_follow_their_slice_index(trained):
-    level = torch.arange(LEVELS).repeat(10)
-    error = (lit(trained[1], level) - (4 + 1.6 * level)).abs()
+    slice_index = torch.arange(LEVELS).repeat(10)
+    error = (lit(trained[1], slice_index) - (4 + 1.6 * slice_index)).abs()
     assert error.median() < 1.2, "real discs differ by 0.6 on average from what their slice index says"
-    wrong = (lit(trained[1], level) - (4 + 1.6 * level.flip(0))).abs()
+    wrong = (lit(trained[1], slice_index) - (4 + 1.6 * slice_index.flip(0))).abs()
     assert wrong.median() > 2
 
 
 def test_samples_of_one_slice_index_differ_as_subjects_do(trained):
     cohort, folder = trained
-    codes = load(folder / "gan").sample(24, level=3, generator=torch.Generator().manual_seed(1))
+    codes = load(folder / "gan").sample(24, slice_index=3, generator=torch.Generator().manual_seed(1))
     assert len(codes.flatten(1).unique(dim=0)) > 18
     assert 0.3 < lit(folder, torch.full((60,), 3)).std() / 0.69 < 2, "0.69 is the standard deviation of a uniform +-1.2"
 
 
 def test_history_tells_both_networks_and_discrimination_is_neither_perfect_nor_chance(trained):
     history = pd.read_csv(trained[1] / "gan" / "history.csv")
-    wanted = {"train_generator", "train_discriminator", "train_real_score", "train_fake_score", "diversity", "level_within_one"}
+    wanted = {
+        "train_generator",
+        "train_discriminator",
+        "train_real_score",
+        "train_fake_score",
+        "diversity",
+        "slice_index_within_one",
+    }
     assert wanted <= set(history.columns)
     said = (trained[1] / "gan" / "warnings.txt").is_file()
     assert said or history["accuracy"].iloc[-1] < 0.98
@@ -104,37 +111,37 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(trained, tmp_path, mon
 
 @pytest.mark.parametrize("grid", [(8, 8), (6, 11), (32, 32), (3, 5)])
 def test_generator_and_discriminator_fit_any_grid(grid):
-    start, fresh, level = torch.randn(2, 5, *grid), torch.randn(2, FRESH, *grid), torch.tensor([0, -1])
-    made = Generator(5, 8, 6, levels=3)(start, torch.randn(2, 6), fresh, level, level)
+    start, fresh, slice_index = torch.randn(2, 5, *grid), torch.randn(2, FRESH, *grid), torch.tensor([0, -1])
+    made = Generator(5, 8, 6, slice_indices=3)(start, torch.randn(2, 6), fresh, slice_index, slice_index)
     assert made.shape == (2, 5, *grid)
-    logits = Discriminator(5, 8, levels=3)(made, start, level, level)
+    logits = Discriminator(5, 8, slice_indices=3)(made, start, slice_index, slice_index)
     assert logits.dim() == 2 and len(logits) == 2 and torch.isfinite(logits).all()
 
 
 def test_the_linear_start_is_mean_and_components_at_each_slice_index():
     generator = torch.Generator().manual_seed(0)
     scores, direction = torch.randn(200, 1, 1, 1, generator=generator), torch.randn(5, 2, 3, 3, generator=generator)
-    level = torch.arange(5).repeat(200)
-    maps = direction[level] * scores.repeat_interleave(5, 0) + level[:, None, None, None]
-    start = LinearStart(4, knots=5, levels=5, channels=2, grid=(3, 3))
-    start.fit(maps, level, torch.arange(200).repeat_interleave(5))
-    expected = level[:5, None, None, None] + scores.mean() * direction
-    torch.testing.assert_close(start.expected(level[:5]), expected, rtol=0, atol=1e-4)
+    slice_index = torch.arange(5).repeat(200)
+    maps = direction[slice_index] * scores.repeat_interleave(5, 0) + slice_index[:, None, None, None]
+    start = LinearStart(4, knots=5, slice_indices=5, channels=2, grid=(3, 3))
+    start.fit(maps, slice_index, torch.arange(200).repeat_interleave(5))
+    expected = slice_index[:5, None, None, None] + scores.mean() * direction
+    torch.testing.assert_close(start.expected(slice_index[:5]), expected, rtol=0, atol=1e-4)
     noise = torch.zeros(5, 4)
     noise[:, 0] = 1  # one standard deviation along the first component
-    moved = start(noise, level[:5]) - start.expected(level[:5])
+    moved = start(noise, slice_index[:5]) - start.expected(slice_index[:5])
     torch.testing.assert_close(moved.abs(), (scores.std(unbiased=False) * direction).abs(), rtol=0.01, atol=2e-3)
     noise = torch.zeros(5, 4)
     noise[:, 1:] = 1  # there is no second one
-    torch.testing.assert_close(start(noise, level[:5]), start.expected(level[:5]), rtol=0, atol=2e-3)
+    torch.testing.assert_close(start(noise, slice_index[:5]), start.expected(slice_index[:5]), rtol=0, atol=2e-3)
 
 
 def test_a_gan_takes_temperature_and_no_cuts_and_fills_nothing_in(trained):
     gan = load(trained[1] / "gan")
-    level = torch.full((20,), 2)
+    slice_index = torch.full((20,), 2)
 
     def apart_at(temperature: float) -> float:
-        drawn = gan.sample(20, level=level, temperature=temperature, generator=torch.Generator().manual_seed(2))
+        drawn = gan.sample(20, slice_index=slice_index, temperature=temperature, generator=torch.Generator().manual_seed(2))
         return float((gan.vectors[drawn] - gan.vectors[drawn.roll(1, 0)]).square().mean())
 
     assert apart_at(0.2) < apart_at(1.0)
@@ -151,17 +158,17 @@ def test_histograms_are_compared_region_by_region():
 
 
 def test_words_are_said_when_a_side_wins_or_samples_collapse_or_ignore_their_slice_index():
-    fine = {"accuracy": 0.75, "diversity": 0.9, "level_within_one": 0.6}
+    fine = {"accuracy": 0.75, "diversity": 0.9, "slice_index_within_one": 0.6}
     assert verdicts(fine, 0.7) == []
     assert "the discriminator wins" in verdicts(fine | {"accuracy": 0.99}, 0.7)[0]
     assert "the generator wins" in verdicts(fine | {"accuracy": 0.5}, 0.7)[0]
     assert "samples collapse: they differ 0.10 times as much" in verdicts(fine | {"diversity": 0.1}, 0.7)[0]
-    assert "samples ignore their slice index" in verdicts(fine | {"level_within_one": 0.1}, 0.7)[0]
+    assert "samples ignore their slice index" in verdicts(fine | {"slice_index_within_one": 0.1}, 0.7)[0]
 
 
 def test_both_networks_are_drawn_from_their_layers(tmp_path):
-    gan = CodeGAN(MODEL, grid=(16, 12), entries=16, levels=3)
-    shape = {"grid": [16, 12], "entries": 16, "levels": 3, "ratings": 0}
+    gan = CodeGAN(MODEL, grid=(16, 12), codebook_size=16, slice_indices=3)
+    shape = {"grid": [16, 12], "codebook_size": 16, "slice_indices": 3, "cdrs": 0}
     save_model(tmp_path, gan.state_dict(), {"kind": "codegan", "model": as_dict(MODEL)} | shape)
     listing, about = layers(tmp_path)
     weighted = [module for module in gan.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]

@@ -36,17 +36,17 @@ def first(source):
         (lambda f: f.write_text("a report"), "not an image"),
         (lambda f: save(f, head() * 0), "all black"),
         (lambda f: save(f, head(30, 30)), "30 x 30 pixels where most images are 16 x 20"),
-        (lambda f: f.rename(f.with_name("overview.png")), "names? .*person"),
+        (lambda f: f.rename(f.with_name("overview.png")), "names? .*subject"),
     ],
 )
 def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, spoil, match):
-    source = flat_splits(tmp_path / "in", people=(8, 2, 2))
+    source = flat_splits(tmp_path / "in", subjects=(8, 2, 2))
     spoil(first(source))
     assert "train" in refuse(source, tmp_path, match)
     cohort = prepare(source, tmp_path / "out", size=32, progress=False, skip_bad=True)
     assert cohort.info["counts"]["train"] == 23 and len(cohort["train"].images) == 23
     assert len(cohort.info["left_out"]) == 1 and str(source) in cohort.info["left_out"][0]
-    np.testing.assert_array_equal(cohort["train"].table.query("subject == 'sub-001'")["level"], [0, 2])
+    np.testing.assert_array_equal(cohort["train"].table.query("subject == 'sub-001'")["slice_index"], [0, 2])
 
 
 def test_sources_that_hold_nothing(tmp_path):
@@ -66,9 +66,9 @@ def test_a_split_that_is_missing_or_empty(tmp_path):
     refuse(source, tmp_path, "has test and train but no validate folder")
 
 
-def test_too_few_people(tmp_path):
+def test_too_few_subjects(tmp_path):
     save(tmp_path / "in" / "sub-1_slice-1.png", head())
-    refuse(tmp_path / "in", tmp_path, "1 people can't be split")
+    refuse(tmp_path / "in", tmp_path, "1 subjects can't be split")
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")

@@ -1,4 +1,4 @@
-"""Folders of images: every layout that people have, read back with known values."""
+"""Folders of images: every layout that subjects have, read back with known values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def test_flat_split_folders_keep_splits_values_and_participants(tmp_path):
     cohort = make(source, tmp_path)
     assert cohort.info["counts"] == {"train": 12, "validate": 6, "test": 6}
     train = cohort["train"]
-    assert list(train.table["level"][:4]) == [0, 1, 2, 0] and cohort.levels == 3
+    assert list(train.table["slice_index"][:4]) == [0, 1, 2, 0] and cohort.slice_indices == 3
     np.testing.assert_array_equal(train.images[1], centred(head(value=16), 32))
-    assert train.table["cdr"][0] == 0.5 and np.isnan(train.table["cdr"].iloc[-1]) and cohort.ratings == [0.0, 0.5]
+    assert train.table["cdr"][0] == 0.5 and np.isnan(train.table["cdr"].iloc[-1]) and cohort.cdrs == [0.0, 0.5]
     assert isinstance(train.images, np.memmap) and train.images.dtype == np.uint8
     assert not cohort.synthetic and cohort.info["warnings"] == []
-    assert set(cohort.people["split"]) == {"train", "validate", "test"}
+    assert set(cohort.subjects["split"]) == {"train", "validate", "test"}
 
 
 def test_course_layout_gives_the_same_arrays_and_its_masks(tmp_path):
@@ -33,33 +33,33 @@ def test_course_layout_gives_the_same_arrays_and_its_masks(tmp_path):
     course = tmp_path / "course" / "keras_png_slices_data"
     for split in ("train", "validate", "test"):
         table = flat[split].table
-        for image, subject, level in zip(flat[split].images, table["subject"], table["level"]):
+        for image, subject, slice_index in zip(flat[split].images, table["subject"], table["slice_index"]):
             number = int(subject[4:])
-            save(course / f"keras_png_slices_{split}" / f"case_{number:03d}_slice_{level}.nii.png", np.asarray(image))
+            save(course / f"keras_png_slices_{split}" / f"case_{number:03d}_slice_{slice_index}.nii.png", np.asarray(image))
             mask = (np.arange(32 * 32).reshape(32, 32) % 4 * 85).astype(np.uint8)
-            save(course / f"keras_png_slices_seg_{split}" / f"seg_{number:03d}_slice_{level}.nii.png", mask)
+            save(course / f"keras_png_slices_seg_{split}" / f"seg_{number:03d}_slice_{slice_index}.nii.png", mask)
     cohort = prepare(tmp_path / "course", tmp_path / "again", size=32, progress=False)
     for split in flat.splits:
         np.testing.assert_array_equal(flat[split].images, cohort[split].images)
-        np.testing.assert_array_equal(flat[split].levels, cohort[split].levels)
+        np.testing.assert_array_equal(flat[split].slice_indices, cohort[split].slice_indices)
         np.testing.assert_array_equal(cohort[split].tissue[0].ravel()[:8], [0, 1, 2, 3, 0, 1, 2, 3])
     assert flat["train"].tissue is None
 
 
 def test_the_course_set_itself_has_9664_1120_and_544_slices(tmp_path):
     """The counts of the published course set, here with tiny images under its names."""
-    person = 0
-    for split, people in (("train", 302), ("validate", 35), ("test", 17)):
-        for _ in range(people):
-            person += 1
-            for level in range(32):
-                path = tmp_path / "in" / f"keras_png_slices_{split}" / f"case_{person:03d}_slice_{level}.nii.png"
+    subject = 0
+    for split, subjects in (("train", 302), ("validate", 35), ("test", 17)):
+        for _ in range(subjects):
+            subject += 1
+            for slice_index in range(32):
+                path = tmp_path / "in" / f"keras_png_slices_{split}" / f"case_{subject:03d}_slice_{slice_index}.nii.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(TINY)
     cohort = prepare(tmp_path / "in", tmp_path / "out", size=16, progress=False)
-    assert cohort.info["counts"] == {"train": 9664, "validate": 1120, "test": 544} and cohort.levels == 32
-    subjects = [set(cohort[s].subjects) for s in cohort.splits]
-    assert sum(map(len, subjects)) == len(set.union(*subjects)) == 354
+    assert cohort.info["counts"] == {"train": 9664, "validate": 1120, "test": 544} and cohort.slice_indices == 32
+    parts = [set(cohort[s].subjects) for s in cohort.splits]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 354
 
 
 def _tiny() -> bytes:
@@ -75,41 +75,41 @@ def _tiny() -> bytes:
 TINY = _tiny()
 
 
-def test_class_folders_without_persons_warn_of_leaks_and_are_stratified(tmp_path):
+def test_class_folders_without_subjects_warn_of_leaks_and_are_stratified(tmp_path):
     for group, count in (("MildDemented", 12), ("NonDemented", 24)):
         for i in range(count):
             save(tmp_path / "in" / group / f"{group[:4]} ({i}).png", head(value=20 + i))
     cohort = make(tmp_path / "in", tmp_path, fractions=(0.25, 0.25))
-    assert "leak" in cohort.info["warnings"][0] and cohort.levels == 0 and (cohort["train"].levels == -1).all()
-    assert cohort.ratings == [0.0, 1.0] and cohort["train"].table["group"].nunique() == 2
+    assert "leak" in cohort.info["warnings"][0] and cohort.slice_indices == 0 and (cohort["train"].slice_indices == -1).all()
+    assert cohort.cdrs == [0.0, 1.0] and cohort["train"].table["group"].nunique() == 2
     for split, count in (("train", 18), ("validate", 9), ("test", 9)):
         assert len(cohort[split]) == count
         assert (cohort[split].table["cdr"] == 1).sum() == count // 3
 
 
-def test_class_folders_with_persons_are_split_by_person(tmp_path):
+def test_class_folders_with_subjects_are_split_by_subject(tmp_path):
     for i in range(10):
-        for level in (80, 81, 82):
-            save(tmp_path / "in" / ("AD" if i % 2 else "NC") / f"OAS1_{i:04d}_MR1_mpr-1_{level}.jpg", head(value=60))
+        for slice_index in (80, 81, 82):
+            save(tmp_path / "in" / ("AD" if i % 2 else "NC") / f"OAS1_{i:04d}_MR1_mpr-1_{slice_index}.jpg", head(value=60))
     cohort = make(tmp_path / "in", tmp_path)
-    assert cohort.levels == 3 and cohort["train"].table["session"].eq("MR1").all()
-    subjects = [set(cohort[s].subjects) for s in cohort.splits]
-    assert sum(map(len, subjects)) == 10 and all(subjects)
+    assert cohort.slice_indices == 3 and cohort["train"].table["session"].eq("MR1").all()
+    parts = [set(cohort[s].subjects) for s in cohort.splits]
+    assert sum(map(len, parts)) == 10 and all(parts)
     assert set(cohort["train"].table["group"]) == {"AD", "NC"}
 
 
 def test_image_folder_inside_given_splits_with_bare_numbers(tmp_path):
-    for person in range(6):
-        for level in (70, 71):
-            split = ("train", "val", "test")[person % 3]
-            save(tmp_path / "in" / split / "AD" / f"{1000 + person}_{level}.jpeg", head(value=80))
+    for subject in range(6):
+        for slice_index in (70, 71):
+            split = ("train", "val", "test")[subject % 3]
+            save(tmp_path / "in" / split / "AD" / f"{1000 + subject}_{slice_index}.jpeg", head(value=80))
     cohort = make(tmp_path / "in", tmp_path)
     assert cohort.info["counts"] == {"train": 4, "validate": 4, "test": 4}
-    assert list(cohort["train"].table["level"]) == [0, 1, 0, 1] and cohort["train"].subjects[0] == "1000"
+    assert list(cohort["train"].table["slice_index"]) == [0, 1, 0, 1] and cohort["train"].subjects[0] == "1000"
 
 
 def test_colour_is_turned_grey_and_says_so(tmp_path):
-    source = flat_splits(tmp_path / "in", levels=1)
+    source = flat_splits(tmp_path / "in", slice_indices=1)
     first = sorted((source / "train").iterdir())[0]
     save(first, np.repeat(head(value=90)[..., None], 3, axis=2))
     cohort = make(source, tmp_path)
@@ -117,11 +117,11 @@ def test_colour_is_turned_grey_and_says_so(tmp_path):
     assert "turned grey" in cohort.info["warnings"][0]
 
 
-def test_16_bit_images_are_windowed_by_person(tmp_path):
+def test_16_bit_images_are_windowed_by_subject(tmp_path):
     for split in ("train", "validate", "test"):
-        for level in (1, 2):
-            image = head(value=1000 * level, dtype=np.uint16)
-            save(tmp_path / "in" / split / f"sub-{split}_slice-{level}.png", image)
+        for slice_index in (1, 2):
+            image = head(value=1000 * slice_index, dtype=np.uint16)
+            save(tmp_path / "in" / split / f"sub-{split}_slice-{slice_index}.png", image)
     cohort = make(tmp_path / "in", tmp_path)
     first, second = cohort["train"].images
     assert second.max() == 255 and abs(int(first.max()) - 127) <= 1 and first[0, 0] == 0
@@ -143,10 +143,10 @@ def test_names(path, expected):
     from pathlib import Path
 
     name = parse_name(Path(path))
-    assert (name and (name.subject, name.session, name.level)) == expected
+    assert (name and (name.subject, name.session, name.slice_index)) == expected
 
 
-def test_a_person_in_two_splits_is_refused_by_name(tmp_path):
+def test_a_subject_in_two_splits_is_refused_by_name(tmp_path):
     source = flat_splits(tmp_path / "in")
     save(source / "test" / "sub-001_slice-09.png", head())
     with pytest.raises(CohortError, match="two splits.*sub-001"):

@@ -1,4 +1,4 @@
-"""Volumes of every kind, in every orientation, come out alike: anterior up, right on the right, levels bottom to top."""
+"""Volumes of every kind, in every orientation, come out alike: anterior up, right on the right, slice indices bottom to top."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def check_orientation(images: np.ndarray) -> None:
 
 @pytest.mark.parametrize("axes", ["RAS", "LAS", "LPS", "PIR", "ASL", "LIA"])
 def test_nifti_in_any_orientation(tmp_path, axes):
-    for person in range(3):
-        nifti(tmp_path / "in" / f"sub-{person}_T1w.nii.gz", brain(), axes)
+    for subject in range(3):
+        nifti(tmp_path / "in" / f"sub-{subject}_T1w.nii.gz", brain(), axes)
     cohort = make(tmp_path)
-    assert cohort.levels == LEVELS and cohort.info["mm"] == 1.0 and cohort.info["left_right"] == "columns"
+    assert cohort.slice_indices == LEVELS and cohort.info["mm"] == 1.0 and cohort.info["left_right"] == "columns"
     check_orientation(cohort["train"].images)
 
 
 def test_values_are_windowed_by_percentile(tmp_path):
-    for person in range(3):
-        nifti(tmp_path / "in" / f"sub-{person}.nii", 7.5 * brain())
+    for subject in range(3):
+        nifti(tmp_path / "in" / f"sub-{subject}.nii", 7.5 * brain())
     images = make(tmp_path)["train"].images
     high = np.percentile(brain()[brain() > 0], 99.5)
     planes = np.round(2 + np.linspace(0.44, 0.74, LEVELS) * 35).astype(int)
@@ -52,28 +52,28 @@ def test_values_are_windowed_by_percentile(tmp_path):
 
 @pytest.mark.parametrize("suffix, kind", [(".mgz", nib.MGHImage), (".mgh", nib.MGHImage), (".nii", nib.Nifti1Image)])
 def test_freesurfer_folders(tmp_path, suffix, kind):
-    for person in ("anna", "bert", "carl"):
-        folder = tmp_path / "in" / person / "mri"
+    for subject in ("anna", "bert", "carl"):
+        folder = tmp_path / "in" / subject / "mri"
         nifti(folder / f"brain{suffix}", brain(), "LIA", kind=kind)
         nifti(folder / f"aseg{suffix}", brain(), "LIA", kind=kind)
     cohort = make(tmp_path)
     check_orientation(cohort["train"].images)
-    assert sorted(cohort.people["subject"]) == ["anna", "bert", "carl"]
+    assert sorted(cohort.subjects["subject"]) == ["anna", "bert", "carl"]
     assert not any("leak" in warning for warning in cohort.info["warnings"])
 
 
 @pytest.mark.parametrize("code, axes", [(0, "LAS"), (1, "LSA"), (2, "ASL")])
 @pytest.mark.parametrize("big_endian", [True, False])
 def test_analyze_with_its_orient_field(tmp_path, big_endian, code, axes):
-    for person in range(3):
-        analyze(tmp_path / "in" / f"sub-{person}.img", brain(), big_endian, axes, code)
+    for subject in range(3):
+        analyze(tmp_path / "in" / f"sub-{subject}.img", brain(), big_endian, axes, code)
     check_orientation(make(tmp_path)["train"].images)
 
 
-def oasis1_disc(root, people=4):
-    for person in range(1, people + 1):
-        for session in ("MR1", "MR2") if person == 1 else ("MR1",):
-            name = f"OAS1_{person:04d}_{session}"
+def oasis1_disc(root, subjects=4):
+    for subject in range(1, subjects + 1):
+        for session in ("MR1", "MR2") if subject == 1 else ("MR1",):
+            name = f"OAS1_{subject:04d}_{session}"
             folder = root / "disc1" / name
             stem = f"{name}_mpr_n4_anon_111_t88_masked_gfc"
             analyze(folder / "PROCESSED" / "MPRAGE" / "T88_111" / f"{stem}.img", brain()[..., None])
@@ -83,7 +83,7 @@ def oasis1_disc(root, people=4):
             shutil.rmtree(folder / "PROCESSED" / "MPRAGE" / "FSL_SEG")
             analyze(folder / "PROCESSED" / "MPRAGE" / "FSL_SEG" / f"{stem}_fseg.img", labels)
     sheet = {
-        "ID": [f"OAS1_{p:04d}_MR1" for p in range(1, people + 1)],
+        "ID": [f"OAS1_{p:04d}_MR1" for p in range(1, subjects + 1)],
         "M/F": "F",
         "Age": [70, 20, 81, 45],
         "CDR": [0.5, None, 1, 0],
@@ -97,23 +97,25 @@ def test_oasis1_discs_with_demographics_and_tissue(tmp_path, kind):
     name = tmp_path / "in" / f"oasis_cross-sectional.{kind}"
     sheet.to_csv(name, index=False) if kind == "csv" else sheet.to_excel(name, index=False)
     cohort = make(tmp_path)
-    assert sum(cohort.info["counts"].values()) == 5 * LEVELS  # the atlas images alone, both sessions of the first person
+    assert sum(cohort.info["counts"].values()) == 5 * LEVELS  # the atlas images alone, both sessions of the first subject
     for split in cohort.splits:
         check_orientation(cohort[split].images[:LEVELS])
         np.testing.assert_array_equal(cohort[split].tissue > 0, cohort[split].images > 0)
-    people = cohort.people.set_index("subject")
-    assert people.loc["OAS1_0001", "age"] == 70 and people.loc["OAS1_0003", "cdr"] == 1 and people.loc["OAS1_0001", "sex"] == "F"
+    subjects = cohort.subjects.set_index("subject")
+    assert (
+        subjects.loc["OAS1_0001", "age"] == 70 and subjects.loc["OAS1_0003", "cdr"] == 1 and subjects.loc["OAS1_0001", "sex"] == "F"
+    )
     mine = [s for s in cohort.splits if "OAS1_0001" in cohort[s].subjects]
     assert len(mine) == 1 and set(cohort[mine[0]].table.query("subject == 'OAS1_0001'")["session"]) == {"MR1", "MR2"}
 
 
 def test_bids_trees_take_one_volume_a_session(tmp_path):
-    for person in ("01", "02", "03"):
+    for subject in ("01", "02", "03"):
         for session in ("1", "2"):
-            folder = tmp_path / "in" / f"sub-{person}" / f"ses-{session}" / "anat"
-            nifti(folder / f"sub-{person}_ses-{session}_T1w.nii.gz", brain())
-            nifti(folder / f"sub-{person}_ses-{session}_T2w.nii.gz", brain())
-            nifti(folder / f"sub-{person}_ses-{session}_run-2_T1w.nii.gz", brain())
+            folder = tmp_path / "in" / f"sub-{subject}" / f"ses-{session}" / "anat"
+            nifti(folder / f"sub-{subject}_ses-{session}_T1w.nii.gz", brain())
+            nifti(folder / f"sub-{subject}_ses-{session}_T2w.nii.gz", brain())
+            nifti(folder / f"sub-{subject}_ses-{session}_run-2_T1w.nii.gz", brain())
     (tmp_path / "in" / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t61\tM\nsub-02\t62\tF\nsub-03\t63\tM\n")
     cohort = make(tmp_path)
     assert {s: len(cohort[s]) for s in cohort.splits} == dict.fromkeys(cohort.splits, 2 * LEVELS)
@@ -123,15 +125,15 @@ def test_bids_trees_take_one_volume_a_session(tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float64])
 def test_volumes_of_every_number_type_come_out_alike(tmp_path, dtype):
     for name, kind in (("in", dtype), ("float", np.float32)):
-        for person in range(3):
-            nifti(tmp_path / name / f"sub-{person}.nii", brain().astype(kind))
+        for subject in range(3):
+            nifti(tmp_path / name / f"sub-{subject}.nii", brain().astype(kind))
     wanted = prepare(tmp_path / "float", tmp_path / "wanted", size=SIZE, progress=False)
     np.testing.assert_array_equal(make(tmp_path)["train"].images, wanted["train"].images)
 
 
 def test_unequal_pixels_are_made_square_and_mm_can_be_chosen(tmp_path):
-    for person in range(3):
-        nifti(tmp_path / "in" / f"sub-{person}.nii", brain()[::2], zooms=(2.0, 1.0, 1.0))
+    for subject in range(3):
+        nifti(tmp_path / "in" / f"sub-{subject}.nii", brain()[::2], zooms=(2.0, 1.0, 1.0))
     cohort = make(tmp_path)
     middle = cohort["train"].images[LEVELS // 2] > 20
     assert middle.any(0).sum() == pytest.approx(16, abs=2) and middle.any(1).sum() == 22
@@ -141,8 +143,8 @@ def test_unequal_pixels_are_made_square_and_mm_can_be_chosen(tmp_path):
 
 
 def test_a_size_that_cuts_heads_says_so(tmp_path):
-    for person in range(3):
-        nifti(tmp_path / "in" / f"sub-{person}.nii", brain())
+    for subject in range(3):
+        nifti(tmp_path / "in" / f"sub-{subject}.nii", brain())
     cohort = prepare(tmp_path / "in", tmp_path / "out", size=16, progress=False)
     assert "cut heads" in cohort.info["warnings"][0]
 
@@ -169,7 +171,7 @@ def flattened(file):
     ],
 )
 def test_bad_volumes_are_named_and_can_be_skipped(tmp_path, spoil, message):
-    files = [nifti(tmp_path / "in" / f"sub-{person}.nii.gz", brain()) for person in range(5)]
+    files = [nifti(tmp_path / "in" / f"sub-{subject}.nii.gz", brain()) for subject in range(5)]
     spoil(files[0])
     with pytest.raises(CohortError, match=message) as error:
         make(tmp_path)

@@ -22,7 +22,7 @@ from oasis_lib.cohort.volumes import LEVELS
 
 
 def test_an_interrupted_prepare_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
-    source = flat_splits(tmp_path / "in", people=(6, 2, 2))
+    source = flat_splits(tmp_path / "in", subjects=(6, 2, 2))
     whole = prepare(source, tmp_path / "whole", size=32, progress=False)
     real = writing._each
     interrupted = lambda work, items, *_: (killed(i) or work(item) for i, item in enumerate(items))  # noqa: E731
@@ -65,7 +65,7 @@ def started(source, out, size):
 
 def test_a_prepare_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
     """SIGKILL as it opens, makes, renames or removes its file number 0, 7, 14 and so on, until it has no more to do."""
-    source = flat_splits(tmp_path / "in", people=(3, 1, 1), levels=2)
+    source = flat_splits(tmp_path / "in", subjects=(3, 1, 1), slice_indices=2)
     whole = prepare(source, tmp_path / "whole", size=32, progress=False)
     stages = set()
     for event in range(0, 1000, 7):
@@ -147,7 +147,7 @@ def test_progress_says_what_was_understood(tmp_path, capsys):
     prepare(flat_splits(tmp_path / "in"), tmp_path / "out", size=32)
     said, bar = capsys.readouterr()
     assert "24/24" in bar
-    assert "24 images of 16 x 20 pixels" in said and "train 12 slices of 4 people" in said
+    assert "24 images of 16 x 20 pixels" in said and "train 12 slices of 4 subjects" in said
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def flip(place):
         ("test.npy", lambda f: f.unlink(), "is missing"),
         ("slices.csv", flip(0.7), "other bytes"),
         ("participants.tsv", lambda f: f.write_text(f.read_text() + "sub-9\ttrain\n"), "other bytes"),
-        ("cohort.json", lambda f: f.write_text('{"size": 64}'), "lacks hash, levels, splits, synthetic"),
+        ("cohort.json", lambda f: f.write_text('{"size": 64}'), "lacks hash, slice_indices, splits, synthetic"),
         ("cohort.json", lambda f: f.write_text(f.read_text()[:-99]), "not valid JSON"),
     ],
 )
@@ -220,15 +220,15 @@ def test_a_cohort_without_hashes_opens_and_its_arrays_are_held_against_its_table
 def test_memory_stays_flat(tmp_path):
     """Twelve times the slices take no more memory, arrays included."""
     peaks = []
-    for people in (10, 120):
-        source = flat_splits(tmp_path / f"in{people}", people=(people, 2, 2), levels=8)
+    for subjects in (10, 120):
+        source = flat_splits(tmp_path / f"in{subjects}", subjects=(subjects, 2, 2), slice_indices=8)
         code = (
             "import resource, sys; from oasis_lib.cohort import prepare\n"
             "prepare(sys.argv[1], sys.argv[2], size=256, progress=False)\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, source, tmp_path / f"out{people}"], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, source, tmp_path / f"out{subjects}"], capture_output=True, text=True, check=True
         )
         peaks.append(int(done.stdout))
     assert peaks[1] < peaks[0] + 20  # MB, where the larger cohort's arrays have 65

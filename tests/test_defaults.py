@@ -65,12 +65,12 @@ def test_smoke_leaves_the_codebook_time_to_start():
     """The first steps have no codebook; a profile must not end before it has one."""
     part = PROFILES["smoke"].vqvae
     steps = part.training.epochs * (10 * 32 * 6 // 10) // part.training.batch
-    assert part.model.warm < steps / 2
+    assert part.model.autoencoder_steps < steps / 2
 
 
 def test_a_model_saved_with_a_retired_setting_loads_if_it_had_the_surviving_value():
-    old = {"entries": 16, "distance": "euclidean", "gradient": "straight-through", "preset": "", "start": "k-means"}
-    assert from_dict(VQVAEConfig, old) == VQVAEConfig(entries=16)
+    old = {"codebook_size": 16, "distance": "euclidean", "gradient": "straight-through", "preset": "", "start": "k-means"}
+    assert from_dict(VQVAEConfig, old) == VQVAEConfig(codebook_size=16)
     for lost in ({"distance": "cosine"}, {"preset": "seed-003"}):
         with pytest.raises(ValueError, match=f"no setting '{next(iter(lost))}'"):
             from_dict(VQVAEConfig, old | lost)

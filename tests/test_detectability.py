@@ -15,17 +15,17 @@ from oasis_lib.evaluation.prepared import SIDE, brain_box, crops_of, prepare, wi
 QUICK = Recipe(steps=50, draws=200, crops=2)
 
 
-def slices(subjects: int, seed: int, levels: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def slices(subjects: int, seed: int, slice_indices: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Discs of smooth texture, brightness and size differing by subject: images, slice indices, subjects."""
     rng, images = np.random.default_rng(seed), []
     y, x = np.mgrid[-1:1:80j, -1:1:80j]
     for _ in range(subjects):
         wide, bright = rng.uniform(0.7, 0.85), rng.uniform(110, 130)
-        for level in range(levels):
+        for slice_index in range(slice_indices):
             texture = gaussian_filter(rng.normal(0, 60, (80, 80)), 1.2)
-            images.append(np.where(np.hypot(x, y) < wide - 0.05 * level, bright + texture, 0).clip(0, 255))
-    names = np.repeat([f"{seed}-{i}" for i in range(subjects)], levels)
-    return np.stack(images).astype(np.uint8), np.tile(np.arange(levels), subjects), names
+            images.append(np.where(np.hypot(x, y) < wide - 0.05 * slice_index, bright + texture, 0).clip(0, 255))
+    names = np.repeat([f"{seed}-{i}" for i in range(subjects)], slice_indices)
+    return np.stack(images).astype(np.uint8), np.tile(np.arange(slice_indices), subjects), names
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_auc_with_weights_is_scikit_learns():
 
 
 def test_folds_keep_subjects_whole_and_slice_indices_even():
-    levels, alone = np.repeat(np.arange(5), 12), np.arange(60)
-    fold = folds_of(levels, alone, 3, np.random.default_rng(0))
-    assert all((np.bincount(levels[fold == f]) == 4).all() for f in range(3))
+    slice_indices, alone = np.repeat(np.arange(5), 12), np.arange(60)
+    fold = folds_of(slice_indices, alone, 3, np.random.default_rng(0))
+    assert all((np.bincount(slice_indices[fold == f]) == 4).all() for f in range(3))
     subjects = np.repeat(np.arange(9), 4)
     fold = folds_of(np.tile(np.arange(4), 9), subjects, 3, np.random.default_rng(0)).reshape(9, 4)
     assert (fold == fold[:, :1]).all() and sorted(np.bincount(fold[:, 0])) == [3, 3, 3]
@@ -109,7 +109,7 @@ def test_the_finest_scale_passed_needs_all_coarser_ones():
 
 
 def test_faint_texture_of_a_decoder_is_seen(real):
-    """A grid of 6 grey levels amid texture of 60: detectors without a high-pass channel missed such things."""
+    """A grid of 6 grey slice indices amid texture of 60: detectors without a high-pass channel missed such things."""
     y, x = np.mgrid[:80, :80]
     grid = 6.0 * ((x % 4 == 0) | (y % 4 == 0))
     faint = compared(

@@ -1,4 +1,4 @@
-"""The front door as people meet it: the driver opened in JupyterLab, in a real browser, and run by its menu."""
+"""The front door as subjects meet it: the driver opened in JupyterLab, in a real browser, and run by its menu."""
 
 from __future__ import annotations
 

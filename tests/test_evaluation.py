@@ -1,4 +1,4 @@
-"""Measures of generated brains: right in known cases, fair to real people, and deaf to what should not matter."""
+"""Measures of generated brains: right in known cases, fair to real subjects, and deaf to what should not matter."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation import anomaly, distances, memorisation
-from oasis_lib.evaluation.anatomy import LevelReader, Mixture, area_distance
+from oasis_lib.evaluation.anatomy import Mixture, SliceIndexRegressor, area_distance
 from oasis_lib.evaluation.evaluator import parted, pick_rows
 from oasis_lib.evaluation.features import Space, Stem, train_network
 from oasis_lib.evaluation.generation import COPIES, TARGETS, UNKNOWN, bounds, state, verdict
 from oasis_lib.evaluation.samples import beside_real, positional
-from oasis_lib.sampling import box_mask, even_levels, inpaint, kept_between_levels
+from oasis_lib.sampling import box_mask, even_slice_indices, inpaint, kept_between_slice_indices
 
 
 @pytest.fixture
@@ -27,30 +27,30 @@ def rng():
     return np.random.default_rng(0)
 
 
-def heads(people: int, levels: int = 4, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Discs with a dark middle, bigger at higher levels, textured by person: enough to tell people and levels apart."""
+def heads(subjects: int, slice_indices: int = 4, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Discs with a dark middle, bigger at higher slice indices, textured by subject."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - size / 2
-    images, level_of, person_of = [], [], []
-    for person in range(people):
+    images, slice_index_of, subject_of = [], [], []
+    for subject in range(subjects):
         texture = 30 * gaussian_filter(rng.normal(0, 3, (size, size)), 2)  # folds, not noise
         squash, hole = rng.uniform(0.85, 1.15), rng.uniform(4, 7)
-        for level in range(levels):
+        for slice_index in range(slice_indices):
             radius = np.sqrt((x * squash) ** 2 + y**2)
-            image = np.where(radius < 16 + 3 * level, 150 + texture, 0)
+            image = np.where(radius < 16 + 3 * slice_index, 150 + texture, 0)
             images.append(np.where(radius < hole, 40, image).clip(0, 255))
-            level_of.append(level)
-            person_of.append(f"p{person}")
-    return np.array(images).astype(np.uint8), np.array(level_of), np.array(person_of)
+            slice_index_of.append(slice_index)
+            subject_of.append(f"p{subject}")
+    return np.array(images).astype(np.uint8), np.array(slice_index_of), np.array(subject_of)
 
 
 @pytest.mark.parametrize("synthetic, who", [(True, "synthetic"), (False, "real")])
-def test_people_are_called_what_they_are(synthetic, who):
-    images, levels, people = heads(1)
-    test = Split("test", images, pd.DataFrame({"subject": people, "level": levels}))
+def test_subjects_are_called_what_they_are(synthetic, who):
+    images, slice_indices, subjects = heads(1)
+    test = Split("test", images, pd.DataFrame({"subject": subjects, "slice_index": slice_indices}))
     cohort = Cohort(Path("nowhere"), {"synthetic": synthetic}, {"test": test})
-    rows, _ = beside_real(cohort, {"transformer": {"images": images, "level": levels}})
-    assert list(rows) == [f"{who} test people", "transformer"] and cohort.who("train") == f"{who} training people"
+    rows, _ = beside_real(cohort, {"transformer": {"images": images, "slice_index": slice_indices}})
+    assert list(rows) == [f"{who} test subjects", "transformer"] and cohort.who("train") == f"{who} training subjects"
 
 
 def test_frechet_of_two_normals_is_the_formula(rng):
@@ -69,55 +69,55 @@ def test_frechet_equals_the_textbook_matrix_root(rng):
 
 
 def test_manifold_finds_dropped_modes_and_made_up_ones(rng):
-    people = np.arange(200)
+    subjects = np.arange(200)
     real = np.concatenate([rng.normal(0, 1, (100, 2)), rng.normal(20, 1, (100, 2))])
     half, strange = rng.normal(0, 1, (200, 2)), rng.normal(100, 1, (200, 2))
-    good = distances.manifold(real, np.concatenate([rng.normal(0, 1, (100, 2)), rng.normal(20, 1, (100, 2))]), people)
+    good = distances.manifold(real, np.concatenate([rng.normal(0, 1, (100, 2)), rng.normal(20, 1, (100, 2))]), subjects)
     assert min(good.values()) > 0.8
-    dropped = distances.manifold(real, half, people)
+    dropped = distances.manifold(real, half, subjects)
     assert dropped["precision"] > 0.8 and dropped["recall"] < 0.6
-    assert max(distances.manifold(real, strange, people).values()) == 0
+    assert max(distances.manifold(real, strange, subjects).values()) == 0
 
 
-def test_people_are_left_out_of_all_sides_together(rng):
+def test_subjects_are_left_out_of_all_sides_together(rng):
     real, copies, others = np.repeat(["a", "b", "c", "d"], 3), np.array(["d", "a", "c", "b"]), np.arange(10)
     parts = parted([copies, real, others], 4, rng)
     assert dict(zip(copies, parts[0])) == dict(zip(real, parts[1])) and sorted(parts[0]) == [0, 1, 2, 3]
-    assert sorted(np.bincount(parts[2])) == [2, 2, 3, 3], "as equal as ten people can be shared out among four"
+    assert sorted(np.bincount(parts[2])) == [2, 2, 3, 3], "as equal as ten subjects can be shared out among four"
 
 
 def test_slices_of_one_head_do_not_shrink_its_neighbourhood(rng):
     centres = rng.normal(0, 5, (20, 2))
-    real = np.repeat(centres, 30, axis=0) + rng.normal(0, 1e-3, (600, 2))  # thirty near-copies a person
+    real = np.repeat(centres, 30, axis=0) + rng.normal(0, 1e-3, (600, 2))  # thirty near-copies a subject
     fake = centres[rng.integers(20, size=600)] + rng.normal(0, 0.5, (600, 2))
     assert distances.manifold(real, fake, np.repeat(np.arange(20), 30))["precision"] > 0.8
     assert distances.manifold(real, fake, np.arange(600))["precision"] < 0.2, "which counting by slice would call a failure"
 
 
 def test_a_planted_copy_is_caught_even_shifted_mirrored_and_darker(rng):
-    train, _, people = heads(12, seed=1)
-    held, levels, _ = heads(12, seed=2)
+    train, _, subjects = heads(12, seed=1)
+    held, slice_indices, _ = heads(12, seed=2)
     bank = memorisation.thumbnails(train)
-    line = memorisation.Calibration(memorisation.nearest(memorisation.thumbnails(held), bank, people), levels)
+    line = memorisation.Calibration(memorisation.nearest(memorisation.thumbnails(held), bank, subjects), slice_indices)
     copies = np.roll(train[:, :, ::-1], (3, -2), axis=(1, 2)) * 0.9
     points = memorisation.thumbnails(np.clip(copies + rng.normal(0, 4, copies.shape) * (copies > 0), 0, 255).astype(np.uint8))
-    shares = line.shares(memorisation.nearest(points, bank, people, memorisation.mirrored(points)), levels)
+    shares = line.shares(memorisation.nearest(points, bank, subjects, memorisation.mirrored(points)), slice_indices)
     assert shares["memorised"] > 0.9 and shares["standing_out"] > 0.9
-    others, other_levels, _ = heads(12, seed=3)
-    fresh = line.shares(memorisation.nearest(memorisation.thumbnails(others), bank, people), other_levels)
-    assert fresh["memorised"] <= 0.1, "new people are not copies"
+    others, other_slice_indices, _ = heads(12, seed=3)
+    fresh = line.shares(memorisation.nearest(memorisation.thumbnails(others), bank, subjects), other_slice_indices)
+    assert fresh["memorised"] <= 0.1, "new subjects are not copies"
 
 
-def test_real_training_people_are_not_compared_with_themselves():
-    train, _, people = heads(5)
+def test_real_training_subjects_are_not_compared_with_themselves():
+    train, _, subjects = heads(5)
     bank = memorisation.thumbnails(train)
-    found = memorisation.nearest(bank, bank, people, own=people)
-    assert (people[found.index] != people).all() and found.distance.min() > 0.01
+    found = memorisation.nearest(bank, bank, subjects, own=subjects)
+    assert (subjects[found.index] != subjects).all() and found.distance.min() > 0.01
 
 
 def test_the_seeds_count_takes_black_for_a_brain():
     """Why that count appears in no verdict: small heads in a big frame."""
-    images, _, _ = heads(3, levels=1, size=128)
+    images, _, _ = heads(3, slice_indices=1, size=128)
     best, index = memorisation.best_ssim(np.zeros_like(images[:1]), images, memorisation.shrink(images))
     assert best[0] > memorisation.SEEDS_LINE
     best, index = memorisation.best_ssim(images, images, memorisation.shrink(images))
@@ -140,19 +140,19 @@ def test_a_space_is_white_on_what_it_was_fitted_on(rng):
 
 
 def test_the_feature_network_is_the_same_for_the_same_seed():
-    images, levels, people = heads(3)
-    nets = [train_network(images, levels, people, steps=3, seed=1) for _ in range(2)]
+    images, slice_indices, subjects = heads(3)
+    nets = [train_network(images, slice_indices, subjects, steps=3, seed=1) for _ in range(2)]
     for a, b in zip(nets[0].parameters(), nets[1].parameters()):
         assert torch.equal(a, b)
 
 
-def test_the_level_reader_reads_people_it_has_not_seen():
-    images, levels, people = heads(12)
-    reader = LevelReader(memorisation.shrink(images), levels, people)
-    new, new_levels, _ = heads(6, seed=9)
-    assert (np.abs(reader.read(memorisation.shrink(new)) - new_levels) < 1.5).mean() > 0.95
+def test_the_slice_index_reader_reads_subjects_it_has_not_seen():
+    images, slice_indices, subjects = heads(12)
+    reader = SliceIndexRegressor(memorisation.shrink(images), slice_indices, subjects)
+    new, new_slice_indices, _ = heads(6, seed=9)
+    assert (np.abs(reader.read(memorisation.shrink(new)) - new_slice_indices) < 1.5).mean() > 0.95
     features = memorisation.shrink(images)
-    known, unseen = (np.abs(reader.read(features, who) - levels).mean() for who in (None, people))
+    known, unseen = (np.abs(reader.read(features, who) - slice_indices).mean() for who in (None, subjects))
     assert unseen > known, "a training subject is read by the model that has not seen it"
 
 
@@ -166,18 +166,21 @@ def test_the_mixture_finds_three_tissues_whatever_the_gain(rng):
 
 
 def test_area_distance_punishes_one_average_head(rng):
-    levels = np.repeat([0, 1], 50)
+    slice_indices = np.repeat([0, 1], 50)
     real, other = rng.normal(10, 2, (2, 100, 4))
     average = np.full((100, 4), 10.0)
-    assert area_distance(average, levels, real, levels).min() > 2 * area_distance(other, levels, real, levels).max()
+    assert (
+        area_distance(average, slice_indices, real, slice_indices).min()
+        > 2 * area_distance(other, slice_indices, real, slice_indices).max()
+    )
 
 
-def test_pairs_are_of_different_people():
-    images, levels, people = heads(2, levels=2)
-    alike = distances.pairwise_similarity(images, levels, people)
-    assert set(alike["level"]) == {0, 1} and alike["ms_ssim"].max() < 0.999
-    assert (people[alike["first"]] != people[alike["second"]]).all()
-    assert distances.pairwise_similarity(images[:2], levels[:2], people[:2]).empty
+def test_pairs_are_of_different_subjects():
+    images, slice_indices, subjects = heads(2, slice_indices=2)
+    alike = distances.pairwise_similarity(images, slice_indices, subjects)
+    assert set(alike["slice_index"]) == {0, 1} and alike["ms_ssim"].max() < 0.999
+    assert (subjects[alike["first"]] != subjects[alike["second"]]).all()
+    assert distances.pairwise_similarity(images[:2], slice_indices[:2], subjects[:2]).empty
 
 
 def test_roc_area_of_known_scores():
@@ -186,17 +189,17 @@ def test_roc_area_of_known_scores():
     assert np.isnan(anomaly.roc_area(np.ones(3), np.zeros(3, bool)))
 
 
-def test_rows_are_matched_by_level(rng):
-    levels = np.repeat([0, 1, 2], [50, 5, 20])
-    rows = pick_rows(levels, {0: 5, 1: 5, 2: 10}, rng)
-    assert np.bincount(levels[rows]).tolist() == [5, 5, 10] and len(set(rows)) == len(rows)
-    assert set(np.bincount(even_levels(65, 32))) == {2, 3} and (even_levels(4, 0) == -1).all()
-    assert even_levels(4, 32).tolist() == [4, 12, 20, 28] and even_levels(3, 3).tolist() == [0, 1, 2]
+def test_rows_are_matched_by_slice_index(rng):
+    slice_indices = np.repeat([0, 1, 2], [50, 5, 20])
+    rows = pick_rows(slice_indices, {0: 5, 1: 5, 2: 10}, rng)
+    assert np.bincount(slice_indices[rows]).tolist() == [5, 5, 10] and len(set(rows)) == len(rows)
+    assert set(np.bincount(even_slice_indices(65, 32))) == {2, 3} and (even_slice_indices(4, 0) == -1).all()
+    assert even_slice_indices(4, 32).tolist() == [4, 12, 20, 28] and even_slice_indices(3, 3).tolist() == [0, 1, 2]
 
 
-def test_codes_kept_between_levels_are_counted_by_person():
+def test_codes_kept_between_slice_indices_are_counted_by_subject():
     codes = np.array([[[1, 2]], [[1, 3]], [[1, 2]], [[4, 2]]])
-    kept = kept_between_levels(codes, np.array(["a", "a", "b", "b"]), np.array([0, 1, 0, 1]), 2)
+    kept = kept_between_slice_indices(codes, np.array(["a", "a", "b", "b"]), np.array([0, 1, 0, 1]), 2)
     np.testing.assert_allclose(kept, [[[0.5, 0.5]]])
     assert box_mask((8, 8)).sum() == 9
 

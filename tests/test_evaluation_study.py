@@ -26,12 +26,12 @@ def run(smoke) -> Run:
     return Run(smoke.folder, profile("smoke"), smoke.cohort)
 
 
-def test_every_prior_has_samples_of_every_level(run):
+def test_every_prior_has_samples_of_every_slice_index(run):
     drawn = read_all(run)
     assert set(drawn) == set(PRIORS)
     for one in drawn.values():
         assert one["images"].dtype == np.uint8 and one["images"].shape[1:] == (64, 64)
-        assert one["codes"].dtype == np.int16 and set(one["level"]) == set(range(32))
+        assert one["codes"].dtype == np.int16 and set(one["slice_index"]) == set(range(32))
 
 
 def test_the_account_has_baseline_controls_and_verdict(run):
@@ -50,7 +50,7 @@ def test_the_account_has_baseline_controls_and_verdict(run):
     assert all(one["verdict"] != "missed" for one in verdicts["real-vs-real"].values()), "real subjects never miss"
     sets = {row["set"] for row in account["generation"]["detectability"]}
     assert {"real-vs-real", "reconstructions, faithful", "transformer", "positional tokens", "unigram tokens", "blur"} <= sets
-    assert account["generation"]["anomaly"]["surprise"]["roc_area"] is not None
+    assert account["generation"]["anomaly"]["surprisal"]["roc_area"] is not None
     assert account["generation settings"]["chosen"] in SETTINGS and set(account["generation settings"]["tried"]) == set(SETTINGS)
     assert account["reconstruction"]["black image"]["ssim_brain"] < 0.1
 
@@ -60,7 +60,7 @@ def test_the_trained_features_are_kept_and_not_trained_twice(run, monkeypatch):
     Evaluator(run.cohort, run.profile.evaluation, cache=run.path("evaluation"))
 
 
-def test_settings_are_never_chosen_on_test_people(run):
+def test_settings_are_never_chosen_on_test_subjects(run):
     with pytest.raises(ValueError, match="validation subjects"):
         choose_settings(Instrument(run.cohort, split="test"), None, None)
 
@@ -74,14 +74,14 @@ def test_filling_a_box_leaves_the_rest(run):
 def test_a_head_of_kept_codes_is_one_map(run):
     """Where every code stays, nothing is left to draw."""
     prior = load(run.path("transformer"))
-    head = sampling.whole_head(prior, np.ones((2, *prior.grid)), seed=3)
+    head = sampling.whole_brain(prior, np.ones((2, *prior.grid)), seed=3)
     assert head.shape == (1, 3, *prior.grid) and (head[:, 1:] == head[:, :1]).all()
 
 
 def test_the_generator_draws_what_is_asked_for_and_again_the_same(run):
     panel = Generator(run)
     values = {name: control.value for name, control in panel.controls().items()}
-    assert set(values) == {"prior", "level", "temperature", "top_p", "seed", "rating"}
+    assert set(values) == {"prior", "slice_index", "temperature", "top_p", "seed", "cdr"}
     assert "press Draw" in panel.draw(**values | {"seed": 7})[1]
     panel.sample(**values)
     first = [tile for _, tile in panel.draw(**values)[0]]
@@ -102,7 +102,7 @@ def test_both_panels_have_a_twin(run):
         assert len(panel.twin_png) > 10_000
 
 
-def test_what_is_known_of_people_is_kept_and_only_while_it_holds(smoke, run, tmp_path, monkeypatch):
+def test_what_is_known_of_subjects_is_kept_and_only_while_it_holds(smoke, run, tmp_path, monkeypatch):
     cohort, vqvae = open_cohort(smoke.cohort), load(run.path("vqvae"))
     vqvae.folder = None  # it is to be changed, and the run's own codes are not
     settings = profile("smoke", ["evaluation.feature_steps=2"]).evaluation
@@ -116,16 +116,18 @@ def test_what_is_known_of_people_is_kept_and_only_while_it_holds(smoke, run, tmp
     with torch.no_grad():
         vqvae.quantizer.codebook.add_(0.1)
     assert Evaluator(cohort, settings, cache=tmp_path, vqvae=vqvae).audit["bank"]
-    assert len(looked) == 3, "other codes: training, validation and test people are looked at anew through them, and no more"
+    assert len(looked) == 3, "other codes: training, validation and test subjects are looked at anew through them, and no more"
 
 
-def test_a_cohort_without_levels_can_be_judged(smoke, run):
-    """Folders of loose images know no level: all measures but those of levels still hold."""
+def test_a_cohort_without_slice_indices_can_be_judged(smoke, run):
+    """Folders of loose images know no slice index: all measures but those of slice indices still hold."""
     from oasis_lib.cohort import Split
 
     whole = open_cohort(smoke.cohort)
-    splits = {name: Split(name, whole[name].images, whole[name].table.assign(level=-1)) for name in ("train", "validate", "test")}
-    flat = Cohort(whole.folder, whole.info | {"levels": 0, "hash": "flat"}, splits)
+    splits = {
+        name: Split(name, whole[name].images, whole[name].table.assign(slice_index=-1)) for name in ("train", "validate", "test")
+    }
+    flat = Cohort(whole.folder, whole.info | {"slice_indices": 0, "hash": "flat"}, splits)
     evaluator = Evaluator(flat, profile("smoke", ["evaluation.feature_steps=2"]).evaluation)
     found = evaluator.measure(Samples(np.asarray(whole["test"].images), np.full(len(whole["test"]), -1)))
-    assert "level_error" not in found and np.isfinite(found["frechet"])
+    assert "slice_index_error" not in found and np.isfinite(found["frechet"])

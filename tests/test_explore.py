@@ -112,7 +112,7 @@ def test_the_browser_shows_the_entry_that_was_picked(book):
 
 def test_the_editor_changes_one_code_keeps_it_and_lets_go(book):
     panel = explore.CodeEditor(book)
-    where = {"person": book.people[0], "level": 0, "row": 1, "column": 2}
+    where = {"subject": book.subjects[0], "slice_index": 0, "row": 1, "column": 2}
     index, edited = panel.edit(**where, place=0)
     original = book.codes["test"][index]
     assert (edited != original).sum() <= 1 and edited[1, 2] == panel.by_brightness[0]
@@ -123,12 +123,12 @@ def test_the_editor_changes_one_code_keeps_it_and_lets_go(book):
     assert panel.draw(**where, place=int(np.argsort(panel.by_brightness)[original[1, 2]]))[1].startswith("0 of ")
 
 
-def test_a_walk_starts_at_one_person_and_ends_at_the_other(book):
+def test_a_walk_starts_at_one_subject_and_ends_at_the_other(book):
     panel = explore.Walk(book)
-    first, last = book.people[0], book.people[1]
+    first, last = book.subjects[0], book.subjects[1]
     assert panel.draw(first, last, 1, 3)[1].startswith("press Walk")
     panel.walk(first, last, 1)
-    ends = [book.slice_of(person, 1) for person in (first, last)]
+    ends = [book.slice_of(subject, 1) for subject in (first, last)]
     frames = panel.done[first, last, 1]
     for step, row in ((0, ends[0]), (-1, ends[1])):
         assert (frames["tokens"][step] == book.codes["test"][row]).all()

@@ -23,30 +23,32 @@ from oasis_lib.training import to_images, train_vqvae
 SIZE = 32
 
 
-def split(name: str, people: int, seed: int) -> Split:
+def split(name: str, subjects: int, seed: int) -> Split:
     """Bright discs of varying place: enough for every number to be finite."""
     rng, (down, across) = np.random.default_rng(seed), np.mgrid[:SIZE, :SIZE]
     images, rows = [], []
-    for person in range(people):
-        for level in range(4):
+    for subject in range(subjects):
+        for slice_index in range(4):
             middle = SIZE / 2 + rng.uniform(-2, 2, 2)
-            inside = np.hypot(down - middle[0], across - middle[1]) < 8 + level
+            inside = np.hypot(down - middle[0], across - middle[1]) < 8 + slice_index
             images.append((inside * rng.integers(90, 220, (SIZE, SIZE))).astype(np.uint8))
-            rows.append({"subject": f"{name}-{person}", "level": level, "file": "none"})
+            rows.append({"subject": f"{name}-{subject}", "slice_index": slice_index, "file": "none"})
     return Split(name, np.stack(images), pd.DataFrame(rows))
 
 
 @pytest.fixture(scope="module")
 def cohort() -> Cohort:
-    info = {"hash": "x", "size": SIZE, "levels": 4, "synthetic": True, "ratings": [], "left_right": None, "source": "discs"}
-    parts = {name: split(name, people, seed) for seed, (name, people) in enumerate({"train": 4, "validate": 2, "test": 3}.items())}
+    info = {"hash": "x", "size": SIZE, "slice_indices": 4, "synthetic": True, "cdrs": [], "left_right": None, "source": "discs"}
+    parts = {
+        name: split(name, subjects, seed) for seed, (name, subjects) in enumerate({"train": 4, "validate": 2, "test": 3}.items())
+    }
     return Cohort(Path("nowhere"), info, parts)
 
 
 @pytest.fixture(scope="module")
 def model() -> VQVAE:
     torch.manual_seed(0)
-    model = VQVAE(VQVAEConfig(entries=16, code_dim=4, hidden=8, blocks=1)).eval()
+    model = VQVAE(VQVAEConfig(codebook_size=16, code_dim=4, hidden=8, blocks=1)).eval()
     model.quantizer.start(model.latents(torch.rand(4, 1, SIZE, SIZE)))
     return model
 
@@ -54,7 +56,10 @@ def model() -> VQVAE:
 @pytest.fixture(scope="module")
 def trained(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, Part]:
     out = tmp_path_factory.mktemp("trained") / "vqvae"
-    part = Part(VQVAEConfig(entries=16, code_dim=4, hidden=8, blocks=1, warm=1), TrainingConfig(epochs=4, batch=8, shift=0))
+    part = Part(
+        VQVAEConfig(codebook_size=16, code_dim=4, hidden=8, blocks=1, autoencoder_steps=1),
+        TrainingConfig(epochs=4, batch=8, shift=0),
+    )
     return out, train_vqvae(cohort, out, part, progress=False), part
 
 
@@ -87,22 +92,22 @@ def test_baselines_are_what_they_say(cohort: Cohort):
     assert np.allclose(perfect["ssim"], 1) and all(table["ssim"].max() < 1 for table in tables.values())
 
 
-def test_another_person_is_of_the_same_level(cohort: Cohort):
+def test_another_subject_is_of_the_same_slice_index(cohort: Cohort):
     train = cohort["train"]
-    for row, level in enumerate(cohort["test"].levels):
-        assert train.levels[reconstruction._stranger(train, row, level)] == level
-    assert 0 <= reconstruction._stranger(train, 3, 99) < len(train), "a level that training lacks"
+    for row, slice_index in enumerate(cohort["test"].slice_indices):
+        assert train.slice_indices[reconstruction._stranger(train, row, slice_index)] == slice_index
+    assert 0 <= reconstruction._stranger(train, 3, 99) < len(train), "a slice index that training lacks"
 
 
-def test_the_summary_is_by_person_and_counts(cohort: Cohort):
+def test_the_summary_is_by_subject_and_counts(cohort: Cohort):
     table = pd.DataFrame({"subject": ["a"] * 3 + ["b"], "ssim": [0.9, 0.9, 0.9, 0.5], "ssim_brain": [0.8] * 4, "psnr": [20.0] * 4})
     row = reconstruction.summary({"x": table}).loc["x"]
-    assert row["ssim"] == pytest.approx(0.7) and row["people"] == 2 and row["above_0.6"] == 0.75
+    assert row["ssim"] == pytest.approx(0.7) and row["subjects"] == 2 and row["above_0.6"] == 0.75
     assert row["ssim_low"] == pytest.approx(0.5) and row["ssim_high"] == pytest.approx(0.9)
     assert "0.700 (0.500 to 0.900)" in reconstruction.readable(reconstruction.summary({"x": table})).to_string()
 
 
-def test_the_gap_is_between_people():
+def test_the_gap_is_between_subjects():
     tables = {
         "train": pd.DataFrame({"subject": ["a", "b"], "ssim": [0.9, 0.9]}),
         "test": pd.DataFrame({"subject": ["c", "d"], "ssim": [0.8, 0.8]}),
@@ -141,10 +146,10 @@ def test_codecs_give_more_for_more_bytes(cohort: Cohort):
 def test_a_trained_model_is_a_point(cohort: Cohort, trained):
     out, history, part = trained
     point = rate.point(out, cohort)
-    assert (point["grid"], point["entries"], point["plain_bytes"]) == (8, 16, 32.0) and 0 < point["bytes"] < 60
+    assert (point["grid"], point["codebook_size"], point["plain_bytes"]) == (8, 16, 32.0) and 0 < point["bytes"] < 60
     assert point["steps"] == history["step"].iloc[-1]
     short = rate.short(part, 0.25)
-    assert short.training.epochs == 1 and short.model.warm == 1 and short.training.minutes == 0
+    assert short.training.epochs == 1 and short.model.autoencoder_steps == 1 and short.training.minutes == 0
 
 
 def test_snapshots_begin_before_training_and_double(cohort: Cohort, trained):
@@ -191,7 +196,7 @@ def test_error_maps_show_the_signed_difference(cohort: Cohort, model: VQVAE):
 
 
 def test_subjects_are_in_order_with_best_and_worst_named():
-    table = pd.DataFrame({"subject": list("aabb"), "level": [0, 1, 0, 1], "ssim_brain": [0.9, 0.8, 0.3, 0.7]})
+    table = pd.DataFrame({"subject": list("aabb"), "slice_index": [0, 1, 0, 1], "ssim_brain": [0.9, 0.8, 0.3, 0.7]})
     figure = draw.subjects(table, {"black image": 0.1, "mean": 0.2})
     shown = texts(figure)
     assert "best: a, slice index 0, 0.900" in shown and "worst: b, slice index 0, 0.300" in shown
@@ -207,10 +212,10 @@ def test_progress_names_its_steps():
 
 
 def test_rate_draws_every_method_at_its_bytes():
-    learned = pd.DataFrame({"method": ["8 x 8 codes"] * 2, "entries": [128, 512], "bytes": [50, 60], "ssim": [0.7, 0.8]})
+    learned = pd.DataFrame({"method": ["8 x 8 codes"] * 2, "codebook_size": [128, 512], "bytes": [50, 60], "ssim": [0.7, 0.8]})
     codecs = pd.DataFrame({"method": ["JPEG"] * 2, "bytes": [100, 200], "ssim": [0.6, 0.9]})
     learned["ssim_brain"], codecs["ssim_brain"] = learned["ssim"], codecs["ssim"]
-    main = {"method": "8 x 8 codes", "entries": 256, "bytes": 55, "ssim": 0.75, "ssim_brain": 0.75}
+    main = {"method": "8 x 8 codes", "codebook_size": 256, "bytes": 55, "ssim": 0.75, "ssim_brain": 0.75}
     figure = draw.rate(learned, codecs, main)
     assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[50, 60], [100, 200]]
     assert "128" in texts(figure) and "this run's model (8 x 8 codes, 256 entries)" in texts(figure)
@@ -219,7 +224,7 @@ def test_rate_draws_every_method_at_its_bytes():
 @pytest.mark.parametrize("least, most, words", [(0.04, 3000, ["0.1", "10", "1,000"]), (300, 900, ["500"])])
 def test_bytes_can_be_read_off_the_axis(least: float, most: float, words: list[str]):
     codecs = pd.DataFrame({"method": "JPEG", "bytes": [least, most], "ssim": [0.6, 0.9], "ssim_brain": [0.5, 0.8]})
-    learned = codecs.assign(method="8 x 8 codes", entries=[128, 512])
+    learned = codecs.assign(method="8 x 8 codes", codebook_size=[128, 512])
     axis = draw.rate(learned, codecs).axes[0]
     axis.figure.canvas.draw()
     labels = [label.get_text() for label in axis.get_xticklabels()]
@@ -233,7 +238,7 @@ def test_gradients_that_are_nothing_say_so(cohort: Cohort, model: VQVAE):
 
 
 def test_the_plane_of_a_codebook_that_learns_by_gradient(cohort: Cohort):
-    model = VQVAE(VQVAEConfig(entries=16, code_dim=4, hidden=8, blocks=1, codebook="gradient")).eval()
+    model = VQVAE(VQVAEConfig(codebook_size=16, code_dim=4, hidden=8, blocks=1, codebook="gradient")).eval()
     assert reconstruction.plane(model, cohort["test"].images)[1].shape == (16, 2)
 
 
@@ -251,7 +256,7 @@ def test_probes_and_pairs_and_diagram(cohort: Cohort, model: VQVAE):
 def test_curves_of_a_vqvae(trained):
     figure = training.curves(trained[1], title="now")
     losses, ssim, codes = figure.axes
-    assert losses.get_yscale() == "log" and "structure" in texts(figure) and "now" in texts(figure)
+    assert losses.get_yscale() == "log" and "dssim" in texts(figure) and "now" in texts(figure)
     raw, mean = (next(line.get_ydata() for line in losses.lines[at:]) for at in (0, len(losses.lines) // 2))
     np.testing.assert_allclose(raw, trained[1]["train_l1"])
     assert np.ptp(mean) <= np.ptp(raw), "the running mean is smoother"

@@ -64,7 +64,7 @@ def test_a_training_step_reads_nothing_back(kind, world, tmp_path, monkeypatch):
     monkeypatch.setattr(Batches, "batch", noted)
     with waits:
         if kind == "vqvae":
-            train_vqvae(cohort, tmp_path / kind, Part(replace(MODEL, warm=2), STEPS), progress=False)
+            train_vqvae(cohort, tmp_path / kind, Part(replace(MODEL, autoencoder_steps=2), STEPS), progress=False)
         else:
             train_prior(kind, cohort, vqvae, tmp_path / kind, Part(PRIORS[kind], STEPS), progress=False)
     steps = [dict(after - before) for before, after in zip(seen[5:], seen[6:])]  # the first ones start the codebook and the clock
@@ -124,7 +124,9 @@ def test_a_full_step_fits_a_small_card():
     for kind in ("transformer", "pixelcnn"):
         part = getattr(profile, kind)
         with torch.device("meta"):
-            model = build(kind, part.model, grid=(side, side), entries=profile.vqvae.model.entries, levels=64, ratings=4)
+            model = build(
+                kind, part.model, grid=(side, side), codebook_size=profile.vqvae.model.codebook_size, slice_indices=64, cdrs=4
+            )
         everywhere = torch.arange(side * side, device="meta")
         model.background.positions = lambda everywhere=everywhere: everywhere
         seen.clear()

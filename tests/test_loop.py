@@ -22,23 +22,23 @@ from oasis_lib.models import load
 from oasis_lib.training import Batches, encode_cohort, loop, to_images, train_vqvae
 from oasis_lib.training.data import content_box, ends, swapped, vary
 
-MODEL = VQVAEConfig(entries=32, code_dim=4, hidden=16, blocks=1, warm=5)
+MODEL = VQVAEConfig(codebook_size=32, code_dim=4, hidden=16, blocks=1, autoencoder_steps=5)
 TRAINING = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=4)
 
 
-def made_cohort(folder, people=6, slices=4, size=32, grain=0) -> Cohort:
+def made_cohort(folder, subjects=6, slices=4, size=32, grain=0) -> Cohort:
     """Discs of several sizes, in a cohort that lives in memory."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] - size / 2 + 0.5
     splits = {}
     for name in ("train", "validate", "test"):
-        radius = rng.uniform(6, 11, (people * slices, 1, 1))
+        radius = rng.uniform(6, 11, (subjects * slices, 1, 1))
         images = (np.hypot(x, y) < radius) * (150 + 60 * np.sin(x / rng.uniform(1, 3, radius.shape)))
         images = images + rng.uniform(0, grain, images.shape)
-        subject = np.repeat([f"{name}-{i}" for i in range(people)], slices)
-        table = pd.DataFrame({"subject": subject, "level": np.tile(np.arange(slices), people), "cdr": 0.0})
+        subject = np.repeat([f"{name}-{i}" for i in range(subjects)], slices)
+        table = pd.DataFrame({"subject": subject, "slice_index": np.tile(np.arange(slices), subjects), "cdr": 0.0})
         splits[name] = Split(name, images.astype(np.uint8), table)
-    info = {"hash": "made", "size": size, "levels": slices, "ratings": [0.0], "synthetic": True, "left_right": "columns"}
+    info = {"hash": "made", "size": size, "slice_indices": slices, "cdrs": [0.0], "synthetic": True, "left_right": "columns"}
     return Cohort(folder, info, splits)
 
 
@@ -94,7 +94,7 @@ def test_a_signal_stops_after_the_step_and_nothing_is_lost(tmp_path, monkeypatch
 def test_a_run_too_short_for_its_head_start_has_a_codebook_all_the_same(tmp_path):
     """Found on a slow machine, whose minute ended after half of the head start."""
     cohort = made_cohort(tmp_path)
-    train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, warm=60), TRAINING), progress=False)
+    train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, autoencoder_steps=60), TRAINING), progress=False)
     model = load(tmp_path / "m")
     assert model.quantizer.started and len(model.encode(to_images(cohort["test"].images)).unique()) > 4
 
@@ -132,9 +132,9 @@ def test_an_edit_of_the_library_is_told_and_retrains_only_on_demand(tmp_path, mo
 
 
 def test_the_loop_overfits_ten_slices_and_its_codes_are_kept(tmp_path):
-    cohort = made_cohort(tmp_path, people=5, slices=2)
+    cohort = made_cohort(tmp_path, subjects=5, slices=2)
     training = replace(TRAINING, steps=400, lr=4e-3, ema=0.9, shift=0, flip=False, intensity=0.0, validate_every=400)
-    train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, hidden=32, entries=128), training), progress=False)
+    train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, hidden=32, codebook_size=128), training), progress=False)
     vqvae = load(tmp_path / "m")
     images = to_images(cohort["train"].images)
     with torch.no_grad():
@@ -205,7 +205,9 @@ def test_a_codebook_that_collapses_is_said_in_words_and_kept(tmp_path, monkeypat
 
     monkeypatch.setattr(vqvae, "MEANT", 0)
     monkeypatch.setattr(vqvae, "perplexity", lambda counts: 1.2)
-    with pytest.warns(UserWarning, match="the codebook collapses: its use equals that of 1.2 of 32 tokens; raise vqvae.revival"):
+    with pytest.warns(
+        UserWarning, match="the codebook collapses: its use equals that of 1.2 of 32 tokens; raise vqvae.dead_code_threshold"
+    ):
         train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
     assert "step 12: the codebook collapses" in (tmp_path / "m" / loop.WARNINGS).read_text()
 

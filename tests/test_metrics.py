@@ -1,4 +1,4 @@
-"""Scores against scikit-image, and intervals that count people."""
+"""Scores against scikit-image, and intervals that count subjects."""
 
 import numpy as np
 import pytest
@@ -89,13 +89,13 @@ def test_brain_mask_is_an_opening_with_its_holes_filled(lit):
     assert np.array_equal(metrics.brain_mask(np.uint8(lit) * 200), wanted)
 
 
-def test_bootstrap_resamples_people_not_slices():
-    """Two people, a thousand slices each: the interval must be as wide as two people make it."""
+def test_bootstrap_resamples_subjects_not_slices():
+    """Two subjects, a thousand slices each: the interval must be as wide as two subjects make it."""
     values = np.concatenate([np.zeros(1000), np.ones(1000)])
-    mean, low, high = metrics.bootstrap_by_person(values, np.repeat(["a", "b"], 1000))
+    mean, low, high = metrics.bootstrap_by_subject(values, np.repeat(["a", "b"], 1000))
     assert (mean, low, high) == (0.5, 0.0, 1.0)
 
 
-def test_bootstrap_weighs_people_alike_and_leaves_out_what_is_not_known():
-    mean, *_ = metrics.bootstrap_by_person(np.array([1.0, 1, 1, 3, np.nan]), np.array(list("aaabb")))
+def test_bootstrap_weighs_subjects_alike_and_leaves_out_what_is_not_known():
+    mean, *_ = metrics.bootstrap_by_subject(np.array([1.0, 1, 1, 3, np.nan]), np.array(list("aaabb")))
     assert mean == 2.0

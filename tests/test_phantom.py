@@ -1,4 +1,4 @@
-"""The embedded population: the same seed gives the same bytes, warps never fold, and people differ as people do."""
+"""The embedded population: the same seed gives the same bytes, warps never fold, and subjects differ as subjects do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 
 from oasis_lib.cohort import CohortError, prepare
 from oasis_lib.cohort.anatomy import LATTICE, grow_warp, integrate, jacobian, lattice_shape, template
-from oasis_lib.cohort.phantom import LEVELS, draw_people, plan_phantom
+from oasis_lib.cohort.phantom import LEVELS, draw_subjects, plan_phantom
 from oasis_lib.cohort.store import Options
 
-OPTIONS = {"size": 32, "people": 8, "lesions": 1, "progress": False}
+OPTIONS = {"size": 32, "subjects": 8, "lesions": 1, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +22,21 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_processes(cohort, tmp_p
     again = prepare("phantom", tmp_path / "p", processes=1, **OPTIONS)
     assert again.hash == cohort.hash
     np.testing.assert_array_equal(again["train"].images, cohort["train"].images)
-    other = plan_phantom(Options(size=32, people=8, lesions=0, seed=1))
+    other = plan_phantom(Options(size=32, subjects=8, lesions=0, seed=1))
     assert not np.array_equal(other.read(other.items[0]).images, cohort["train"].images[:LEVELS])
 
 
 def test_it_is_a_whole_cohort(cohort):
-    assert cohort.synthetic and cohort.levels == LEVELS and cohort.size == 32 and cohort.info["mm"] == 8.0
-    assert list(cohort.splits) == ["train", "validate", "test", "lesion"] and 0.0 in cohort.ratings
+    assert cohort.synthetic and cohort.slice_indices == LEVELS and cohort.size == 32 and cohort.info["mm"] == 8.0
+    assert list(cohort.splits) == ["train", "validate", "test", "lesion"] and 0.0 in cohort.cdrs
     for split in cohort.splits.values():
         assert len(split.images) == len(split.tissue) == len(split.table) and set(np.unique(split.tissue)) <= {0, 1, 2, 3}
         np.testing.assert_array_equal(split.images > 0, split.tissue > 0)  # exactly 0 outside the head
-        np.testing.assert_array_equal(split.levels.reshape(-1, LEVELS), [range(LEVELS)] * (len(split) // LEVELS))
+        np.testing.assert_array_equal(split.slice_indices.reshape(-1, LEVELS), [range(LEVELS)] * (len(split) // LEVELS))
     assert {"age", "sex", "cdr", "atrophy"} <= set(cohort["train"].table)
 
 
-def test_a_lesion_is_a_dark_spot_in_a_copy_of_a_test_person(cohort):
+def test_a_lesion_is_a_dark_spot_in_a_copy_of_a_test_subject(cohort):
     lesion, test = cohort["lesion"], cohort["test"]
     assert set(lesion.subjects) <= set(test.subjects) and lesion.lesion.any()
     original = test.images[test.subjects == lesion.subjects[0]]
@@ -57,7 +57,7 @@ def test_tissues_are_ordered_and_plausible(cohort):
     assert 0.08 < share[0] < 0.35 and 0.25 < share[1] < 0.6 and 0.25 < share[2] < 0.6
 
 
-def test_anterior_is_up_and_levels_rise(cohort):
+def test_anterior_is_up_and_slice_indices_rise(cohort):
     """The brain is wider behind its middle than before it, and its top is smaller than its middle."""
     heads = np.mean(cohort["train"].tissue.reshape(-1, LEVELS, 32, 32) > 0, axis=0)
     assert heads[8, 20:24].sum() > heads[8, 8:12].sum() * 1.02
@@ -65,25 +65,25 @@ def test_anterior_is_up_and_levels_rise(cohort):
     assert areas[-1] < areas[8]
 
 
-def test_people_of_one_level_are_alike_yet_differ(cohort):
-    people = cohort["train"].images.reshape(-1, LEVELS, 32 * 32)[:, 16].astype(float)
-    alike = np.corrcoef(people)[np.triu_indices(len(people), 1)]
+def test_subjects_of_one_slice_index_are_alike_yet_differ(cohort):
+    subjects = cohort["train"].images.reshape(-1, LEVELS, 32 * 32)[:, 16].astype(float)
+    alike = np.corrcoef(subjects)[np.triu_indices(len(subjects), 1)]
     assert 0.6 < alike.min() and alike.max() < 0.98
 
 
-def test_ratings_follow_the_atrophy_that_was_simulated():
-    people = draw_people(300, seed=3)
-    of = {r: np.mean([p.atrophy for p in people if p.cdr == r and p.age > 60]) for r in (0.0, 0.5, 1.0)}
+def test_cdrs_follow_the_atrophy_that_was_simulated():
+    subjects = draw_subjects(300, seed=3)
+    of = {r: np.mean([p.atrophy for p in subjects if p.cdr == r and p.age > 60]) for r in (0.0, 0.5, 1.0)}
     assert of[0.0] + 0.1 < of[0.5] < of[1.0] - 0.1
-    healthy = [p for p in people if p.cdr == 0]
+    healthy = [p for p in subjects if p.cdr == 0]
     assert np.corrcoef([p.age for p in healthy], [p.atrophy for p in healthy])[0, 1] > 0.8
-    assert min(p.age for p in people if p.cdr) >= 60
+    assert min(p.age for p in subjects if p.cdr) >= 60
 
 
 def test_ventricles_grow_with_the_atrophy():
     template()
-    plan = plan_phantom(Options(size=64, people=20, lesions=0, seed=0))
-    by_loss = plan.people.sort_values("atrophy")["subject"].tolist()
+    plan = plan_phantom(Options(size=64, subjects=20, lesions=0, seed=0))
+    by_loss = plan.subjects.sort_values("atrophy")["subject"].tolist()
     fluid = {}
     for item in plan.items:
         if item.subject in by_loss[:3] + by_loss[-3:]:
@@ -118,7 +118,7 @@ def test_the_jacobian_and_the_integral_of_known_fields():
 
 
 def test_requests_that_make_no_sense_are_refused():
-    with pytest.raises(CohortError, match="people=3"):
-        plan_phantom(Options(size=32, people=3, lesions=0, seed=0))
+    with pytest.raises(CohortError, match="subjects=3"):
+        plan_phantom(Options(size=32, subjects=3, lesions=0, seed=0))
     with pytest.raises(CohortError, match="lesions=9"):
-        plan_phantom(Options(size=32, people=10, lesions=9, seed=0))
+        plan_phantom(Options(size=32, subjects=10, lesions=9, seed=0))

@@ -25,11 +25,11 @@ ONE_BY_ONE = ["transformer", "pixelcnn"]
 OPTIONS = [{}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9}, {"temperature": 0.0}]
 
 
-def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
+def tiny(name: str, grid=(6, 5), codebook_size=7, slice_indices=3, cdrs=2, framed=False):
     """A random prior with opinions: fresh ones hardly have any."""
     torch.manual_seed(0)
     kind, config = TINY[name]
-    prior = build(kind, config, grid=grid, entries=entries, levels=levels, ratings=ratings).eval()
+    prior = build(kind, config, grid=grid, codebook_size=codebook_size, slice_indices=slice_indices, cdrs=cdrs).eval()
     with torch.no_grad():
         for weight in prior.parameters():
             weight.mul_(1.5)
@@ -42,14 +42,14 @@ def tiny(name: str, grid=(6, 5), entries=7, levels=3, ratings=2, framed=False):
             for key, weight in prior.generator.named_parameters():
                 weight.mul_(30 if "style" in key or key.startswith("last") else 1)
     if framed:
-        codes = air_around(grid, entries)
-        prior.start(codes, torch.arange(len(codes)) % levels)
+        codes = background_around(grid, codebook_size)
+        prior.start(codes, torch.arange(len(codes)) % slice_indices)
     return prior
 
 
-def air_around(grid, entries, count=60):
+def background_around(grid, codebook_size, count=60):
     """Random maps in a frame of one code."""
-    codes = torch.randint(entries, (count, *grid), generator=torch.Generator().manual_seed(1))
+    codes = torch.randint(codebook_size, (count, *grid), generator=torch.Generator().manual_seed(1))
     codes[:, 0], codes[:, :, 0], codes[:, :, -1] = 2, 2, 2
     return codes
 
@@ -66,7 +66,7 @@ def reached(prior, codes: torch.Tensor) -> torch.Tensor:
     moved = []
     for place in range(len(flat)):
         other = flat.clone()
-        other[place] = (other[place] + 1) % prior.entries
+        other[place] = (other[place] + 1) % prior.codebook_size
         moved.append((prior(other.view_as(codes)) - before).abs().amax(-1).flatten() > 0)
     return torch.stack(moved)
 
@@ -83,9 +83,9 @@ def test_a_code_is_told_by_all_codes_before_it_and_by_no_other(name, grid):
 
 def test_the_air_that_a_transformer_leaves_out_makes_no_blind_spot():
     prior = tiny("transformer", framed=True)
-    inside = prior.air.inside
+    inside = prior.background.inside
     assert 0 < inside.sum() < len(inside)
-    moved = reached(prior, air_around((6, 5), 7)[:1])
+    moved = reached(prior, background_around((6, 5), 7)[:1])
     before = torch.ones(len(moved), len(moved)).triu(1).bool()
     assert not moved[~before].any()
     assert moved[before & inside & inside[:, None]].all()
@@ -98,17 +98,17 @@ def test_the_receptive_field_is_what_it_says():
 
 def test_a_pixelcnn_that_cannot_see_the_map_is_refused():
     with pytest.raises(ValueError, match="pixelcnn.layers=4 can't see all of a 64 x 64 map; 7 layers can"):
-        build("pixelcnn", PixelCNNConfig(layers=4), grid=(64, 64), entries=8)
-    assert build("pixelcnn", PixelCNNConfig(layers=7), grid=(64, 64), entries=8).receptive_field >= 63
-    assert build("pixelcnn", PixelCNNConfig(), grid=(64, 64), entries=8).receptive_field >= 63
+        build("pixelcnn", PixelCNNConfig(layers=4), grid=(64, 64), codebook_size=8)
+    assert build("pixelcnn", PixelCNNConfig(layers=7), grid=(64, 64), codebook_size=8).receptive_field >= 63
+    assert build("pixelcnn", PixelCNNConfig(), grid=(64, 64), codebook_size=8).receptive_field >= 63
 
 
 @pytest.mark.parametrize("name", [*ONE_BY_ONE, "framed"])
 def test_cached_logits_equal_plain_ones(name):
     prior = tiny("transformer", framed=True) if name == "framed" else tiny(name)
-    codes = air_around((6, 5), 7)[:5]
-    level, rating = prior.labels(5, torch.tensor([0, 1, 2, -1, 1]), 1)
-    step, plain = prior.stepper(level, rating), Autoregressive.stepper(prior, level, rating)
+    codes = background_around((6, 5), 7)[:5]
+    slice_index, cdr = prior.labels(5, torch.tensor([0, 1, 2, -1, 1]), 1)
+    step, plain = prior.stepper(slice_index, cdr), Autoregressive.stepper(prior, slice_index, cdr)
     order = range(30) if prior.background is None else prior.background.positions().tolist()
     for t in order:
         torch.testing.assert_close(step(codes.flatten(1), t), plain(codes.flatten(1), t), atol=1e-4, rtol=0)
@@ -118,7 +118,7 @@ def test_cached_logits_equal_plain_ones(name):
 @pytest.mark.parametrize("name", ["framed", "pixelcnn"])
 def test_the_seed_decides_whatever_the_batch_and_options(name, options):
     prior = tiny("transformer", framed=True) if name == "framed" else tiny(name)
-    asked = {"level": torch.tensor([0, 1, 2, -1, 1]), "rating": 1} | options
+    asked = {"slice_index": torch.tensor([0, 1, 2, -1, 1]), "cdr": 1} | options
     drawn = prior.sample(5, generator=seed(), **asked)
     assert drawn.shape == (5, 6, 5) and drawn.dtype == torch.int64
     assert torch.equal(drawn, prior.sample(5, generator=seed(), batch=2, **asked))
@@ -126,13 +126,13 @@ def test_the_seed_decides_whatever_the_batch_and_options(name, options):
 
 def test_background_is_drawn_in_one_call_by_its_own_frequencies():
     prior = tiny("transformer", framed=True)
-    codes = air_around((6, 5), 7)
+    codes = background_around((6, 5), 7)
     codes[0, 0, 0] = 4  # once in sixty: no background with share 0.998, but with 0.9
-    prior.air.start(codes, share=0.9)
+    prior.background.start(codes, share=0.9)
     asked, step = [], prior.stepper
     prior.stepper = lambda *labels: (lambda made: lambda flat, t: asked.append(t) or made(flat, t))(step(*labels))
     drawn = prior.sample(4000, generator=seed(), batch=4000)
-    assert asked == prior.air.positions().tolist()
+    assert asked == prior.background.positions().tolist()
     assert float((drawn[:, 0, 0] == 2).float().mean()) == pytest.approx(60 / 62, abs=0.01)
     assert len(drawn[:, 0, 0].unique()) == 7, "a background position may hold any token"
     assert prior.sample(500, generator=seed(), top_p=0.9)[:, 0].unique().tolist() == [2]
@@ -150,27 +150,27 @@ def test_the_seed_decides_whatever_the_batch(name):
 
 @pytest.mark.parametrize("name", [*ONE_BY_ONE, "framed"])
 def test_likelihoods_sum_to_one(name):
-    grid, entries = (3, 2), 3
+    grid, codebook_size = (3, 2), 3
     if name == "framed":
-        prior = tiny("transformer", grid, entries)
-        codes = torch.randint(entries, (40, *grid), generator=seed())
+        prior = tiny("transformer", grid, codebook_size)
+        codes = torch.randint(codebook_size, (40, *grid), generator=seed())
         codes[:, 0] = 1
-        prior.start(codes, level=torch.arange(40) % 3)
-        assert not prior.air.inside.all()
+        prior.start(codes, slice_index=torch.arange(40) % 3)
+        assert not prior.background.inside.all()
     else:
-        prior = tiny(name, grid, entries)
-    every = torch.tensor(list(itertools.product(range(entries), repeat=6))).view(-1, *grid)
-    for level in (None, 1):
-        assert float((-prior.nll(every, level=level).double()).exp().sum()) == pytest.approx(1, abs=1e-4)
+        prior = tiny(name, grid, codebook_size)
+    every = torch.tensor(list(itertools.product(range(codebook_size), repeat=6))).view(-1, *grid)
+    for slice_index in (None, 1):
+        assert float((-prior.nll(every, slice_index=slice_index).double()).exp().sum()) == pytest.approx(1, abs=1e-4)
     torch.testing.assert_close(-prior.log_probs(every).flatten(1).sum(1), prior.nll(every))
 
 
 @pytest.mark.parametrize("name", ["transformer", "pixelcnn"])
 def test_samples_follow_the_likelihood(name):
-    prior = tiny(name, (2, 2), entries=2)
+    prior = tiny(name, (2, 2), codebook_size=2)
     every = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 2, 2)
-    wanted = (-prior.nll(every, level=2)).exp()
-    drawn = prior.sample(4000, level=2, generator=seed(), batch=4000).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    wanted = (-prior.nll(every, slice_index=2)).exp()
+    drawn = prior.sample(4000, slice_index=2, generator=seed(), batch=4000).flatten(1) @ torch.tensor([8, 4, 2, 1])
     found = torch.bincount(drawn, minlength=16) / 4000
     assert float((found - wanted).abs().sum() / 2) < 0.05
 
@@ -179,16 +179,17 @@ def test_samples_follow_the_likelihood(name):
 def test_labels_matter_and_may_be_left_open(name):
     prior = tiny(name)
     drawn = [
-        prior.sample(4, level=level, rating=rating, generator=seed()) for level, rating in ((0, 0), (1, 0), (0, 1), (None, None))
+        prior.sample(4, slice_index=slice_index, cdr=cdr, generator=seed())
+        for slice_index, cdr in ((0, 0), (1, 0), (0, 1), (None, None))
     ]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
-    assert torch.equal(drawn[3], prior.sample(4, level=-1, rating=torch.full((4,), -1), generator=seed()))
-    with pytest.raises(ValueError, match="level=3 must be 0 .. 2"):
-        prior.sample(4, level=3)
-    with pytest.raises(ValueError, match="level must be one number or 4 of them, not 2"):
-        prior.sample(4, level=torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="rating=0 must be left open"):
-        tiny(name, ratings=0).sample(1, rating=0)
+    assert torch.equal(drawn[3], prior.sample(4, slice_index=-1, cdr=torch.full((4,), -1), generator=seed()))
+    with pytest.raises(ValueError, match="slice_index=3 must be 0 .. 2"):
+        prior.sample(4, slice_index=3)
+    with pytest.raises(ValueError, match="slice_index must be one number or 4 of them, not 2"):
+        prior.sample(4, slice_index=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="cdr=0 must be left open"):
+        tiny(name, cdrs=0).sample(1, cdr=0)
 
 
 @pytest.mark.parametrize("name", ["transformer", "pixelcnn"])
@@ -197,7 +198,7 @@ def test_filling_leaves_the_rest_alone(name):
     codes = torch.randint(7, (3, 6, 5), generator=seed())
     box = torch.zeros(6, 5, dtype=torch.bool)
     box[2:4, 1:3] = True
-    filled = prior.fill(codes, box, level=1, generator=seed())
+    filled = prior.fill(codes, box, slice_index=1, generator=seed())
     assert torch.equal(filled[:, ~box], codes[:, ~box]) and not torch.equal(filled, codes)
     assert torch.equal(prior.fill(codes, torch.zeros_like(box)), codes)
 
@@ -236,12 +237,12 @@ def test_top_k_and_top_p_cut_the_tail_and_nothing_else():
         np.testing.assert_allclose(found, wanted, atol=0.03)
 
 
-def test_counts_know_each_level_what_lies_between_and_what_is_left_open():
-    level = torch.arange(300) % 3  # of 0 .. 4: two of them nobody has
-    codes = (2 * level)[:, None, None].expand(-1, 2, 2).clone()
-    codes[:, 0, 0] = 6  # one place that is the same at all levels
-    counts = PositionPrior((2, 2), 7, levels=5, knots=3)
-    counts.start(codes, 2 * level, pull=1.0, spread=0.0)
+def test_counts_know_each_slice_index_what_lies_between_and_what_is_left_open():
+    slice_index = torch.arange(300) % 3  # of 0 .. 4: two of them nobody has
+    codes = (2 * slice_index)[:, None, None].expand(-1, 2, 2).clone()
+    codes[:, 0, 0] = 6  # one place that is the same at all slice indices
+    counts = PositionPrior((2, 2), 7, slice_indices=5, knots=3)
+    counts.start(codes, 2 * slice_index, pull=1.0, spread=0.0)
     chances = counts(slice(None), torch.tensor([0, 2, 4, 1, -1])).softmax(-1)
     assert chances.argmax(-1)[:3].tolist() == [[6, 0, 0, 0], [6, 2, 2, 2], [6, 4, 4, 4]] and float(chances[:3].amax(-1).min()) > 0.9
     torch.testing.assert_close(chances[3, 1:, 0], chances[3, 1:, 2], atol=0.02, rtol=0)  # half way between two
@@ -273,7 +274,7 @@ def test_a_thousand_entries_survive_the_disk(name, tmp_path):
     from oasis_lib.config import as_dict
     from oasis_lib.storage import save_model
 
-    prior = tiny(name, (4, 4), entries=1024)
+    prior = tiny(name, (4, 4), codebook_size=1024)
     save_model(tmp_path, prior.state_dict(), {"kind": prior.kind, "model": as_dict(prior.config), **prior.shape})
     again = load(tmp_path)
     drawn = prior.sample(16, generator=seed())
@@ -286,18 +287,20 @@ def test_what_a_prior_can_do_is_seen_from_its_methods():
         assert isinstance(tiny(name), Likelihood) is isinstance(tiny(name), Inpainting) is capable
 
 
-def test_guidance_draws_what_its_level_says_more_than_others():
-    prior = tiny("transformer", (2, 2), entries=2)
+def test_guidance_draws_what_its_slice_index_says_more_than_others():
+    prior = tiny("transformer", (2, 2), codebook_size=2)
     every = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 2, 2)
     with torch.no_grad():
-        prior.trunk.labels.level.weight.mul_(10)
+        prior.trunk.labels.slice_index.weight.mul_(10)
         prior.head.own.weight.mul_(0.1)
         prior.head.shared.weight.mul_(0.1)
         told, left_open = (prior(every, label).log_softmax(-1) for label in (torch.full((16,), 1), None))
         logits = 3 * told - 2 * left_open
     wanted = logits.log_softmax(-1).gather(-1, every[..., None]).flatten(1).sum(1).exp()
-    assert float((wanted - (-prior.nll(every, level=1)).exp()).abs().sum() / 2) > 0.1, "this prior's tokens don't hang on the level"
-    drawn = prior.sample(4000, level=1, generator=seed(), batch=4000, guidance=2.0).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    assert float((wanted - (-prior.nll(every, slice_index=1)).exp()).abs().sum() / 2) > 0.1, (
+        "this prior's tokens don't hang on the slice index"
+    )
+    drawn = prior.sample(4000, slice_index=1, generator=seed(), batch=4000, guidance=2.0).flatten(1) @ torch.tensor([8, 4, 2, 1])
     assert float((torch.bincount(drawn, minlength=16) / 4000 - wanted).abs().sum() / 2) < 0.05
     with pytest.raises(ValueError, match="guidance=-1 must be 0"):
         prior.sample(1, guidance=-1)

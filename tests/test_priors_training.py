@@ -41,7 +41,7 @@ def world(tmp_path_factory):
     """A cohort of discs, and a VQ-VAE that has seen them."""
     folder = tmp_path_factory.mktemp("world")
     cohort = made_cohort(folder)
-    model = VQVAEConfig(entries=16, code_dim=4, hidden=16, blocks=1, warm=5)
+    model = VQVAEConfig(codebook_size=16, code_dim=4, hidden=16, blocks=1, autoencoder_steps=5)
     train_vqvae(cohort, folder / "vqvae", Part(model, replace(TRAINING, steps=40)), progress=False)
     return cohort, folder / "vqvae"
 
@@ -52,8 +52,8 @@ def test_training_leaves_a_model_that_loads_draws_and_is_not_trained_again(kind,
     history = train_prior(kind, cohort, vqvae, tmp_path / kind, Part(MODELS[kind], TRAINING), progress=False)
     assert list(history["step"]) == [4, 8] and np.isfinite(history["score"]).all()
     prior = load(tmp_path / kind)
-    assert (prior.grid, prior.entries, prior.levels, prior.ratings) == ((8, 8), 16, 4, 1)
-    assert prior.sample(3, level=1, rating=0).shape == (3, 8, 8)
+    assert (prior.grid, prior.codebook_size, prior.slice_indices, prior.cdrs) == ((8, 8), 16, 4, 1)
+    assert prior.sample(3, slice_index=1, cdr=0).shape == (3, 8, 8)
     shots = likelihood.snapshots(tmp_path / kind)
     assert list(shots) == [4, 8] and shots[8].shape == (4, 8, 8)
     stamp = (tmp_path / kind / "model.safetensors").stat().st_mtime_ns
@@ -89,28 +89,28 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(kind, world, tmp_path,
 def test_a_prior_can_learn_eight_maps_by_heart(kind):
     torch.manual_seed(0)
     models = {
-        "transformer": TransformerConfig(width=32, layers=2, heads=2, dropout=0.0, hide=0.0),
+        "transformer": TransformerConfig(width=32, layers=2, heads=2, dropout=0.0, token_dropout=0.0),
         "pixelcnn": PixelCNNConfig(hidden=16, layers=4, dropout=0.0),
     }
-    prior = build(kind, models[kind], grid=(4, 4), entries=16, levels=8)
-    maps, level = torch.randint(16, (8, 4, 4)), torch.arange(8)
+    prior = build(kind, models[kind], grid=(4, 4), codebook_size=16, slice_indices=8)
+    maps, slice_index = torch.randint(16, (8, 4, 4)), torch.arange(8)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(150):
-        loss = F.cross_entropy(prior(maps, level).flatten(0, -2), maps.flatten())
+        loss = F.cross_entropy(prior(maps, slice_index).flatten(0, -2), maps.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    bits = prior.eval().nll(maps, level).mean() / math.log(2)
+    bits = prior.eval().nll(maps, slice_index).mean() / math.log(2)
     assert bits < 0.5, "of 64 bits"
-    assert torch.equal(prior.sample(8, level=level), maps)
-    assert prior.nll(maps, level.roll(1)).mean() / math.log(2) > 10, "another label, another map"
+    assert torch.equal(prior.sample(8, slice_index=slice_index), maps)
+    assert prior.nll(maps, slice_index.roll(1)).mean() / math.log(2) > 10, "another label, another map"
 
 
 def test_priors_start_from_what_counting_tells(world):
     cohort, vqvae = world
     codes = torch.from_numpy(encode_cohort(vqvae, cohort)["train"].astype(np.int64))
     for kind in ("transformer", "pixelcnn"):
-        prior = build(kind, MODELS[kind], grid=(8, 8), entries=16).eval()
+        prior = build(kind, MODELS[kind], grid=(8, 8), codebook_size=16).eval()
         blind = prior.nll(codes).mean()
         prior.start(codes)
         assert prior.nll(codes).mean() < blind * 0.6
@@ -133,7 +133,7 @@ def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world
     part = Part(MODELS["transformer"], replace(TRAINING, steps=1))
     train_prior("transformer", cohort, vqvae, tmp_path / "first", part, progress=False)
     other = tmp_path / "vqvae"
-    train_vqvae(cohort, other, Part(VQVAEConfig(entries=16, code_dim=4, hidden=16, blocks=1), part.training), progress=False)
+    train_vqvae(cohort, other, Part(VQVAEConfig(codebook_size=16, code_dim=4, hidden=16, blocks=1), part.training), progress=False)
     wider = Part(replace(part.model, width=32), part.training)
     for folder, settings, words in ((other, part, "its vqvae is"), (vqvae, wider, "made otherwise")):
         with pytest.raises(ValueError, match=f"first can't be begun with.*{words}"):
@@ -148,7 +148,7 @@ def test_the_wrong_kind_is_refused(world, tmp_path):
         train_prior("transfomer", *world, tmp_path, Part(MODELS["transformer"], TRAINING))
 
 
-def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
+def test_bits_are_counted_by_subject_and_beside_frequencies(world, tmp_path):
     from oasis_lib.config import profile
     from oasis_lib.run import Run
 
@@ -156,23 +156,25 @@ def test_bits_are_counted_by_person_and_beside_frequencies(world, tmp_path):
     run = Run(tmp_path, profile("smoke"), tmp_path)
     run.__dict__["cohort"] = cohort
     codes = encode_cohort(vqvae, cohort)
-    priors = {"transformer": build("transformer", MODELS["transformer"], grid=(8, 8), entries=16, levels=4, ratings=1).eval()}
+    priors = {
+        "transformer": build("transformer", MODELS["transformer"], grid=(8, 8), codebook_size=16, slice_indices=4, cdrs=1).eval()
+    }
     priors["transformer"].start(torch.from_numpy(codes["train"].astype(np.int64)))
     table = likelihood.bits_table(likelihood.likelihoods(run, priors, codes), 64, 100)
     assert set(table["prior"]) == {"frequencies", "frequencies by position", "transformer"} and len(table) == 9
     assert (table["low"] <= table["bits"]).all() and (table["bits"] <= table["high"]).all()
     test = table[table["split"] == "test"].set_index("prior")["bits"]
     assert test["transformer"] < test["frequencies"]
-    drawn = likelihood.independent(codes["train"], cohort["train"].levels, np.arange(4), 16)
+    drawn = likelihood.independent(codes["train"], cohort["train"].slice_indices, np.arange(4), 16)
     agree = [(np.asarray(codes["train"])[:, None] == maps[None]).mean() for maps in drawn.values()]
     assert len(drawn) == 3 and agree[0] < agree[1], "tokens by position are those of training subjects more often"
-    found = likelihood.bit_maps(priors["transformer"], codes["test"], cohort["test"].levels)
+    found = likelihood.bit_maps(priors["transformer"], codes["test"], cohort["test"].slice_indices)
     assert found.shape == (24, 8, 8) and found.min() >= 0
     moved = likelihood.influence(priors["transformer"], codes["test"][0], 4, 4)
     half = likelihood.influence(priors["transformer"], codes["test"][0], 4, 4, every=2)
     np.testing.assert_allclose(half, moved[::2, ::2], atol=1e-6)
     assert moved.shape == (8, 8) and moved.ravel()[4 * 8 + 4 :].max() == 0
-    costs = likelihood.costs(priors, codes["validate"], cohort["validate"].levels, 8)
+    costs = likelihood.costs(priors, codes["validate"], cohort["validate"].slice_indices, 8)
     assert list(costs["prior"]) == ["other subjects", "transformer"] and costs["misplaced"].between(0, 1).all()
 
 
@@ -184,7 +186,7 @@ def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, wo
     asked, encode = [], VQVAE.tokens
 
     def task(kind: str) -> LikelihoodTask:
-        model = build(kind, MODELS[kind], grid=(8, 8), entries=16, levels=4, ratings=1)
+        model = build(kind, MODELS[kind], grid=(8, 8), codebook_size=16, slice_indices=4, cdrs=1)
         return LikelihoodTask(model, load(vqvae), cohort, cpu, training, tmp_path)
 
     vqvae = tmp_path / "vqvae"
@@ -226,9 +228,9 @@ def test_variety_is_the_share_of_places_that_differ():
     one, other = np.zeros((2, 2), int), np.array([[0, 1], [1, 0]])
     assert likelihood.differing(np.stack([one, one])) == 0 and likelihood.differing(np.stack([one, other])) == 0.5
     assert likelihood.differing(np.stack([one, one, other])) == pytest.approx(1 / 3)
-    people = SimpleNamespace(subjects=np.repeat(list("abcd"), 2), levels=np.tile([0, 1], 4))
-    codes = np.repeat(np.arange(4), 2)[:, None, None] * np.ones((1, 2, 2), int)  # everybody is alike at all levels
-    assert likelihood.differing_people(codes, people, levels=2) == 1.0, "a person was compared with himself"
+    subjects = SimpleNamespace(subjects=np.repeat(list("abcd"), 2), slice_indices=np.tile([0, 1], 4))
+    codes = np.repeat(np.arange(4), 2)[:, None, None] * np.ones((1, 2, 2), int)  # everybody is alike at all slice indices
+    assert likelihood.differing_subjects(codes, subjects, slice_indices=2) == 1.0, "a subject was compared with himself"
 
 
 def test_tokens_are_decided_in_full_precision(world, monkeypatch):
@@ -244,6 +246,6 @@ def test_tokens_are_decided_in_full_precision(world, monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         encode_images(vqvae, cohort["test"].images)
         vqvae.encode(torch.zeros(1, 1, 32, 32))
-        codebook.Reading(vqvae, cohort, {}).latents(cohort["test"].images[:1])
+        codebook.CodebookStatistics(vqvae, cohort, {}).latents(cohort["test"].images[:1])
     assert seen and set(seen) == {("highest", False)} and torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision("highest")

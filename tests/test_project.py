@@ -59,12 +59,12 @@ def code_of(notebook: Path) -> list[str]:
 
 
 def imported(text: str) -> set[str]:
-    """Top-level modules that a piece of code imports, wherever in it."""
+    """Top-slice index modules that a piece of code imports, wherever in it."""
     names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif isinstance(node, ast.ImportFrom) and not node.slice_index:
             names.add(node.module.split(".")[0])
     return names
 
@@ -102,10 +102,10 @@ def test_a_table_says_what_each_dependency_is_for():
 
 
 def test_nobody_is_called_real_by_hand():
-    """The default cohort is synthetic: what people are called in figures and tables is for `Cohort.who` to say."""
+    """The default cohort is synthetic: what subjects are called in figures and tables is for `Cohort.who` to say."""
     drawn = [p.read_text() for p in SOURCES if p.parent.name in ("figures", "explore", "evaluation")]
     for text in [*drawn, *("\n".join(code_of(path)) for path in [*NOTEBOOKS, DRIVER])]:
-        assert not [s for s in strings(text) if re.search(r"\breal\b.*(people|head|slice)", s, re.I | re.S)]
+        assert not [s for s in strings(text) if re.search(r"\breal\b.*(subjects|head|slice)", s, re.I | re.S)]
 
 
 def test_nothing_undeclared_is_imported():

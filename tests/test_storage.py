@@ -37,12 +37,12 @@ from oasis_lib.storage import (
 )  # fmt: skip
 
 TINY = {
-    "vqvae": VQVAEConfig(entries=8, code_dim=2, hidden=4, blocks=1),
+    "vqvae": VQVAEConfig(codebook_size=8, code_dim=2, hidden=4, blocks=1),
     "pixelcnn": PixelCNNConfig(hidden=4, layers=2, code_dim=2),
     "transformer": TransformerConfig(width=8, layers=1, heads=2, code_dim=2),
     "codegan": CodeGANConfig(noise=4, hidden=8, code_dim=2),
 }
-SHAPE = {"grid": [4, 4], "entries": 8, "levels": 3, "ratings": 2}
+SHAPE = {"grid": [4, 4], "codebook_size": 8, "slice_indices": 3, "cdrs": 2}
 CASES = 5_000
 
 
@@ -116,7 +116,7 @@ def test_a_missing_setting_is_named_and_sizes_are_compared_before_memory_is_take
     with pytest.raises(ValueError, match="TransformerConfig needs 'heads'"):
         load(tmp_path)
     saved(tmp_path, "transformer")
-    changed(tmp_path, grid=[1024, 1024], entries=32_768)  # tables of 137 GB
+    changed(tmp_path, grid=[1024, 1024], codebook_size=32_768)  # tables of 137 GB
     with pytest.raises(ValueError, match="disagree"):
         load(tmp_path)
 
@@ -124,7 +124,7 @@ def test_a_missing_setting_is_named_and_sizes_are_compared_before_memory_is_take
 def test_whoever_adds_a_setting_raises_the_format():
     """A file of this format must hold all settings: else those that were added load as their defaults, unsaid."""
     names = {kind: sorted(as_dict(config())) for kind, config in MODEL_CONFIGS.items()}
-    assert (FORMAT, content_hash(json.dumps(names, sort_keys=True))[:8]) == (2, "ed6f3e14")
+    assert (FORMAT, content_hash(json.dumps(names, sort_keys=True))[:8]) == (3, "5862d6c0")
 
 
 def test_killed_between_config_and_weights_the_folder_still_loads(tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def test_a_full_disk_is_said_in_a_line_and_what_was_there_stays(tmp_path):
 
 @pytest.mark.parametrize("mine", [VQVAEConfig, TransformerConfig])
 def test_settings_are_looked_at_wherever_they_come_from(mine):
-    name = "entries" if mine is VQVAEConfig else "layers"
+    name = "codebook_size" if mine is VQVAEConfig else "layers"
     with pytest.raises(ValueError, match=f"{name}=-1 must lie in"):
         mine(**{name: -1})
 
@@ -288,8 +288,8 @@ def test_decode_and_nll_quote_what_is_wrong_with_tokens(tokens, message):
             ask(tokens)
 
 
-@pytest.mark.parametrize("level, message", [(3, "level=3 must be 0 .. 2"), (1.5, "level must be whole numbers")])
+@pytest.mark.parametrize("slice_index, message", [(3, "slice_index=3 must be 0 .. 2"), (1.5, "slice_index must be whole numbers")])
 @pytest.mark.parametrize("kind", ["pixelcnn", "transformer", "codegan"])
-def test_sample_names_a_slice_index_that_does_not_exist(kind, level, message):
+def test_sample_names_a_slice_index_that_does_not_exist(kind, slice_index, message):
     with pytest.raises(ValueError, match=message):
-        build(kind, TINY[kind], **SHAPE).sample(1, level=level)
+        build(kind, TINY[kind], **SHAPE).sample(1, slice_index=slice_index)

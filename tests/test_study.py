@@ -201,8 +201,8 @@ def test_unknown_and_ill_typed_parameters_are_refused_before_anything_runs(study
 
 
 def test_settings_change_the_field_that_they_name_and_mistakes_name_the_nearest():
-    changed = profile("smoke", ["vqvae.factor=8", "vqvae.lr = 1e-4", "transformer.compile=True", "cohort.people=9"])
-    assert changed.vqvae.model.factor == 8 and changed.vqvae.training.lr == 1e-4 and changed.cohort.people == 9
+    changed = profile("smoke", ["vqvae.factor=8", "vqvae.lr = 1e-4", "transformer.compile=True", "cohort.subjects=9"])
+    assert changed.vqvae.model.factor == 8 and changed.vqvae.training.lr == 1e-4 and changed.cohort.subjects == 9
     assert changed.transformer.training.compile is True and changed.transformer.model == profile("smoke").transformer.model
     for setting, said in {
         "vqvae.epcohs=5": "did you mean 'epochs'",

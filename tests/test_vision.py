@@ -24,8 +24,8 @@ def test_blur_is_a_gaussian_out_to_three_sigma(sigma):
 def test_class_folders_give_the_groups_that_image_folder_gives(tmp_path, splits):
     for split in splits:
         for i in range(12):
-            for level in (1, 2):
-                name = f"sub-{split}{i:02d}_slice-{level}.png"
+            for slice_index in (1, 2):
+                name = f"sub-{split}{i:02d}_slice-{slice_index}.png"
                 save(tmp_path / "in" / "Data" / split / ("AD", "MCI", "NC")[i % 3] / "scans" / name, head(value=40 + i))
     cohort = prepare(tmp_path / "in", tmp_path / "out", size=32, progress=False)
     tables = [s.table for s in cohort.splits.values()]

@@ -18,18 +18,18 @@ def seed():
 
 
 def small(**options):
-    return VQVAEConfig(**({"entries": 16, "code_dim": 4, "hidden": 16, "blocks": 1} | options))
+    return VQVAEConfig(**({"codebook_size": 16, "code_dim": 4, "hidden": 16, "blocks": 1} | options))
 
 
 def test_nearest_code_equals_brute_force():
-    quantizer = VectorQuantizer(small(entries=50))
+    quantizer = VectorQuantizer(small(codebook_size=50))
     quantizer.codebook.normal_()
     vectors = torch.randn(1000, 4)
     assert torch.equal(quantizer.nearest(vectors), torch.cdist(vectors.double(), quantizer.codebook.double()).argmin(1))
 
 
 def test_ema_update_equals_a_computation_by_hand():
-    quantizer = VectorQuantizer(small(entries=2, code_dim=1, decay=0.9, revival=0.0))
+    quantizer = VectorQuantizer(small(codebook_size=2, code_dim=1, decay=0.9, dead_code_threshold=0.0))
     quantizer.codebook.copy_(torch.tensor([[0.0], [10.0]]))
     quantizer.counts.copy_(torch.tensor([1.0, 1.0]))
     quantizer.sums.copy_(torch.tensor([[0.0], [10.0]]))
@@ -40,7 +40,7 @@ def test_ema_update_equals_a_computation_by_hand():
 
 
 def test_an_entry_that_nothing_chose_keeps_its_place():
-    quantizer = VectorQuantizer(small(revival=0.0))
+    quantizer = VectorQuantizer(small(dead_code_threshold=0.0))
     quantizer.start(torch.randn(4, 4, 8, 8))
     before = quantizer.codebook.clone()
     latents = before[3].view(1, 4, 1, 1).expand(1, 4, 6, 6)
@@ -51,7 +51,7 @@ def test_an_entry_that_nothing_chose_keeps_its_place():
 
 
 def test_revival_resets_all_three_buffers_together():
-    quantizer = VectorQuantizer(small(revival=0.05))
+    quantizer = VectorQuantizer(small(dead_code_threshold=0.05))
     quantizer.codebook.normal_()
     quantizer.codebook[5] = 1e6  # nothing will ever choose it
     quantizer.counts.fill_(1.0)
@@ -121,7 +121,7 @@ def test_perplexity_of_known_histograms(counts, wanted):
 
 
 def test_saving_and_loading_gives_the_same_model_and_codes_above_255_survive(tmp_path):
-    vqvae = VQVAE(small(entries=600)).eval()
+    vqvae = VQVAE(small(codebook_size=600)).eval()
     vqvae.quantizer.codebook.normal_()
     save_model(tmp_path, vqvae.state_dict(), {"kind": "vqvae", "model": as_dict(vqvae.config)})
     again = models.load(tmp_path)

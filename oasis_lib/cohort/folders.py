@@ -21,11 +21,11 @@ IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SPLIT_NAMES = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
 SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validate")
 LICENCE = "the source's own terms hold; keep these images where its agreement allows"
-DEEP = "windowed by person from 0 to the 99.8th percentile of what is above 0 (16-bit images)"
+DEEP = "windowed by subject from 0 to the 99.8th percentile of what is above 0 (16-bit images)"
 
 PERSON = re.compile(r"(sub-[A-Za-z0-9]+|(?:case|seg)_\d+|OAS[12]_\d{4}|OAS3\d{4})")
 SESSION = re.compile(r"(ses-[A-Za-z0-9]+|(?<=_)MR\d+|(?<=_)d\d{4}(?=\D))")
-LEVEL = re.compile(r"(?:slice|level|z)[-_]?(\d+)|[-_](\d+)$")
+LEVEL = re.compile(r"(?:slice|slice index|z)[-_]?(\d+)|[-_](\d+)$")
 NUMBERS = re.compile(r"(\d+)_(\d+)$")  # subject and slice as bare numbers
 # What Pillow raises for damaged files.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -33,11 +33,11 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
 
 @dataclass(frozen=True)
 class Name:
-    """What a file's path says. `level` as written: whether it counts from 0 or 1 is seen from all names together."""
+    """What a file's path says. `slice_index` as written: whether it counts from 0 or 1 is seen from all names together."""
 
     subject: str
     session: str
-    level: int
+    slice_index: int
 
 
 def plan_folder(root: Path, files: list[Path], sheet: Path | None, how: Options) -> Plan:
@@ -47,8 +47,8 @@ def plan_folder(root: Path, files: list[Path], sheet: Path | None, how: Options)
     heads, left_out = _headers(root, [f for of in found.values() for f in of], how.skip_bad)
     names, warnings, misnamed = _names(root, list(heads), how.skip_bad)
     found = {split: [f for f in of if f in names] for split, of in found.items()}
-    subjects = {f: name.subject for f, name in names.items()}
-    people, splits, told = assign_splits(root, found, subjects, sheet, how, _groups(root, found, names))
+    owners = {f: name.subject for f, name in names.items()}
+    subjects, splits, told = assign_splits(root, found, owners, sheet, how, _groups(root, found, names))
     modes = Counter(heads[f][1] for f in names)
     if modes["colour"]:
         warnings.append(f"{modes['colour']:,} colour images are turned grey (luminance)")
@@ -56,18 +56,18 @@ def plan_folder(root: Path, files: list[Path], sheet: Path | None, how: Options)
     mask_of, tissue = _masks(root, masks, splits)
     if mask_of and tissue != SPLITS:
         warnings.append(f"tissue masks are used in {', '.join(tissue) or 'no split'} only: other slices have none")
-    levels = 1 + max(level for item in items for level in item.levels)
+    slice_indices = 1 + max(slice_index for item in items for slice_index in item.slice_indices)
     width, height = next(iter(heads.values()))[0]
     intensity = DEEP if modes["deep"] else "8-bit values as they are"
     return Plan(
         items=items,
-        people=people,
+        subjects=subjects,
         read=partial(read_images, root, how.size, mask_of, frozenset(tissue)),
         info={"synthetic": False, "source": str(root), "intensity": intensity, "mm": None, "licence": LICENCE},
         summary=[
             f"{len(names):,} images of {width} x {height} pixels in {root}",
             told,
-            f"{levels} levels a head" if levels else "no levels in the names",
+            f"{slice_indices} slice indices a head" if slice_indices else "no slice indices in the names",
             *([f"tissue masks for {', '.join(tissue)}"] if tissue else []),
         ],
         tissue=tissue,
@@ -93,11 +93,11 @@ def by_split(root: Path, files: list[Path], what: str) -> dict[str, list[Path]]:
     for name in SPLITS:
         if name not in folders:
             raise CohortError(
-                f"{root}: has {' and '.join(sorted(folders))} but no {name} folder; add one with people of its own, or"
-                f" put all {what} into one folder to have them split by person"
+                f"{root}: has {' and '.join(sorted(folders))} but no {name} folder; add one with subjects of its own, or"
+                f" put all {what} into one folder to have them split by subject"
             )
         if not splits[name]:
-            do = "fill it, or take the split folders away to have the split made by person"
+            do = "fill it, or take the split folders away to have the split made by subject"
             raise CohortError(f"{folders[name]}: holds no {what}; {do}")
     return {name: splits[name] for name in SPLITS}
 
@@ -160,29 +160,29 @@ def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, Na
     known = {file: name for file, name in found.items() if name}
     if len(known) < 0.9 * len(files):
         warning = (
-            f"no person can be told from the names (such as {files[0].name}): each image counts as a person of its own,"
+            f"no subject can be told from the names (such as {files[0].name}): each image counts as a subject of its own,"
             " so slices of one head may stand in two splits (a leak that flatters every score); name files"
-            " sub-001_slice-01.png, or give split folders by person"
+            " sub-001_slice-01.png, or give split folders by subject"
         )
         alone = {f: re.sub(r"[,\t\n\"]", "_", str(f.relative_to(root).with_suffix(""))) for f in files}
         return {f: Name(name, "", -1) for f, name in alone.items()}, [warning], []
     odd = [f for f in files if not found[f]]
-    odd = [f"{f}: its name tells no person where others do (sub-001_slice-01); rename or remove it" for f in odd]
+    odd = [f"{f}: its name tells no subject where others do (sub-001_slice-01); rename or remove it" for f in odd]
     refuse(odd, skip_bad)
-    lowest = min(name.level for name in known.values())
-    levels = {f: n.level - lowest if lowest >= 0 else -1 for f, n in known.items()}
-    warnings = [] if lowest >= 0 else ["the names tell no slice level: level is -1"]
-    return {f: Name(n.subject, n.session, levels[f]) for f, n in known.items()}, warnings, odd
+    lowest = min(name.slice_index for name in known.values())
+    slice_indices = {f: n.slice_index - lowest if lowest >= 0 else -1 for f, n in known.items()}
+    warnings = [] if lowest >= 0 else ["the names tell no slice index: it is -1"]
+    return {f: Name(n.subject, n.session, slice_indices[f]) for f, n in known.items()}, warnings, odd
 
 
 def parse_name(path: Path) -> Name | None:
     """Name("sub-007", "", 5) for sub-007_slice-05.jpg; None where the path names no subject."""
-    person = PERSON.search(str(path))
-    if not person:
+    subject = PERSON.search(str(path))
+    if not subject:
         return None
-    session = SESSION.search(str(path), person.end())
-    level = LEVEL.search(_stem(path).replace(person[0], "", 1))
-    return Name(person[0], session[0] if session else "", int(level[1] or level[2]) if level else -1)
+    session = SESSION.search(str(path), subject.end())
+    slice_index = LEVEL.search(_stem(path).replace(subject[0], "", 1))
+    return Name(subject[0], session[0] if session else "", int(slice_index[1] or slice_index[2]) if slice_index else -1)
 
 
 def _stem(path: Path) -> str:
@@ -216,9 +216,9 @@ def _items(root: Path, split: str, files: list[Path], names: dict[Path, Name]) -
         heads[natural(names[file].subject), natural(names[file].session)].append(file)
     items = []
     for key in sorted(heads):
-        mine = sorted(heads[key], key=lambda f: (names[f].level, natural(f.name)))
+        mine = sorted(heads[key], key=lambda f: (names[f].slice_index, natural(f.name)))
         first, paths = names[mine[0]], tuple(str(f.relative_to(root)) for f in mine)
-        items.append(Item(split, first.subject, paths, tuple(names[f].level for f in mine), first.session))
+        items.append(Item(split, first.subject, paths, tuple(names[f].slice_index for f in mine), first.session))
     return items
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from oasis_lib.cohort.anatomy import grow_warp, on_lattice, smooth_noise, template
 from oasis_lib.cohort.folders import centred
 from oasis_lib.cohort.store import SPLITS, CohortError, Item, Options, Plan, Slices
-from oasis_lib.cohort.subjects import split_people
+from oasis_lib.cohort.subjects import split_subjects
 
 VERSION = 1  # of the generator: a cohort made by another version is another cohort
 FINGERPRINT = f"phantom generator {VERSION}"
@@ -37,12 +37,12 @@ class Person:
     widening: float  # of sulci, in whiteness
 
 
-def draw_people(count: int, seed: int) -> list[Person]:
+def draw_subjects(count: int, seed: int) -> list[Person]:
     """A study of ageing: a quarter with CDR 0.5 and a seventh with 1, who lost more tissue than age explains."""
     random = np.random.default_rng([seed, VERSION, 0])
-    ratings = np.repeat([1.0, 0.5, 0.0], np.diff([0, round(0.14 * count), round(0.4 * count), count]))
-    people = []
-    for i, cdr in enumerate(random.permutation(ratings)):
+    cdrs = np.repeat([1.0, 0.5, 0.0], np.diff([0, round(0.14 * count), round(0.4 * count), count]))
+    subjects = []
+    for i, cdr in enumerate(random.permutation(cdrs)):
         age = random.uniform(60, 92) if cdr else random.choice([random.uniform(20, 60), random.uniform(60, 90)])
         loss = {0.0: 0.0, 0.5: 0.2, 1.0: 0.42}[float(cdr)] + 0.5 * ((age - 20) / 70) ** 1.6
         atrophy = float(np.clip(loss + 0.06 * random.standard_normal(), 0, 1.1))
@@ -50,28 +50,28 @@ def draw_people(count: int, seed: int) -> list[Person]:
         ventricles = round(-2.0 + 13 * atrophy + 1.2 * random.standard_normal(), 3)
         widening = round(0.15 * atrophy + 0.015 * random.standard_normal(), 4)
         age, cdr, atrophy = round(age, 1), float(cdr), round(atrophy, 3)
-        people.append(Person(f"sub-{i + 1:03d}", age, sex, cdr, atrophy, ventricles, widening))
-    return people
+        subjects.append(Person(f"sub-{i + 1:03d}", age, sex, cdr, atrophy, ventricles, widening))
+    return subjects
 
 
 def plan_phantom(how: Options) -> Plan:
-    if how.people < 6:
-        raise CohortError(f"people={how.people} is too few for three splits of a phantom; at least 6")
-    drawn = draw_people(how.people, how.seed)
+    if how.subjects < 6:
+        raise CohortError(f"subjects={how.subjects} is too few for three splits of a phantom; at least 6")
+    drawn = draw_subjects(how.subjects, how.seed)
     table = pd.DataFrame([asdict(p) for p in drawn])
-    chosen = split_people(table, how.seed, (0.15, 0.15))
+    chosen = split_subjects(table, how.seed, (0.15, 0.15))
     table.insert(1, "split", table["subject"].map(chosen))
-    levels = tuple(range(LEVELS))
-    items = [Item(s, p.subject, ("phantom",), levels) for s in SPLITS for p in drawn if chosen[p.subject] == s]
+    slice_indices = tuple(range(LEVELS))
+    items = [Item(s, p.subject, ("phantom",), slice_indices) for s in SPLITS for p in drawn if chosen[p.subject] == s]
     test = [i.subject for i in items if i.split == "test"]
     if not 0 <= how.lesions <= len(test):
-        raise CohortError(f"lesions={how.lesions} must be from 0 to {len(test)}, the people in test (they are copied)")
-    items += [Item("lesion", s, ("phantom with a planted lesion",), levels) for s in test[: how.lesions]]
+        raise CohortError(f"lesions={how.lesions} must be from 0 to {len(test)}, the subjects in test (they are copied)")
+    items += [Item("lesion", s, ("phantom with a planted lesion",), slice_indices) for s in test[: how.lesions]]
     splits = tuple(dict.fromkeys(i.split for i in items))
     counts = ", ".join(f"{sum(i.split == s for i in items)} in {s}" for s in splits)
     return Plan(
         items=items,
-        people=table,
+        subjects=table,
         read=partial(render, {p.subject: (i, p) for i, p in enumerate(drawn)}, how.size, how.seed),
         info={
             "synthetic": True,
@@ -81,7 +81,7 @@ def plan_phantom(how: Options) -> Plan:
             "mm": FIELD / how.size,
             "left_right": "columns",
         },
-        summary=[f"{how.people} SYNTHETIC people, {LEVELS} slices each: {counts}"],
+        summary=[f"{how.subjects} SYNTHETIC subjects, {LEVELS} slices each: {counts}"],
         tissue=splits,
         lesion=("lesion",) if how.lesions else (),
         parallel=True,
@@ -89,16 +89,16 @@ def plan_phantom(how: Options) -> Plan:
     )
 
 
-def render(people: dict[str, tuple[int, Person]], size: int, seed: int, item: Item) -> Slices:
+def render(subjects: dict[str, tuple[int, Person]], size: int, seed: int, item: Item) -> Slices:
     """All slices of one subject. Every effect has a random stream of its own: a lesion changes nothing but itself."""
-    index, person = people[item.subject]
+    index, subject = subjects[item.subject]
     streams = [np.random.default_rng([seed, VERSION, 1 + index, k]) for k in range(5)]
     fine = 2 if size <= 128 else 1  # small pixels are means over finer ones, as a scanner's are
     points, shape, small = _points(size, fine)
-    warped, inside, near = _warp(streams[0], person, points)
-    head = _tissues(streams[1], person, warped, inside)
+    warped, inside, near = _warp(streams[0], subject, points)
+    head = _tissues(streams[1], subject, warped, inside)
     lesion = _lesion(streams[4], head, points, inside, near) if item.split == "lesion" else None
-    signal = _signal(streams[2], person, head, points[:, inside], lesion)
+    signal = _signal(streams[2], subject, head, points[:, inside], lesion)
     white, grey, fluid = head["white"], head["grey"], head["fluid"]
 
     def image(values: np.ndarray) -> np.ndarray:
@@ -128,14 +128,14 @@ def _points(size: int, fine: int) -> tuple[np.ndarray, tuple[int, int], tuple[in
     return np.stack([x.ravel(), y.ravel(), z.ravel()]), (len(rows), len(columns)), small
 
 
-def _warp(random: np.random.Generator, person: Person, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _warp(random: np.random.Generator, subject: Person, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where in the template each place of this head lies, for the places that are inside it."""
     mni = template()
     turn = np.deg2rad(random.normal(0, [1.2, 0.7, 1.0]))
-    size = 1 / (random.normal(1.0 if person.sex == "M" else 0.965, 0.015) * random.normal(1, [0.02, 0.02, 0.02]))
+    size = 1 / (random.normal(1.0 if subject.sex == "M" else 0.965, 0.015) * random.normal(1, [0.02, 0.02, 0.02]))
     affine = _rotation(turn) * size
     middle = np.array([0.0, CENTRE, 10.0])[:, None]
-    pull = person.ventricles * mni.towards_ventricles
+    pull = subject.ventricles * mni.towards_ventricles
     displacement, _ = grow_warp(random, {34.0: 4.0, 14.0: 3.0, 7.0: 2.8}, pull)
     moved = points + np.stack([on_lattice(d, points) for d in displacement])
     moved = affine @ (moved - middle) + middle + random.normal(0, [[0.5], [1.0], [1.2]])
@@ -144,7 +144,7 @@ def _warp(random: np.random.Generator, person: Person, points: np.ndarray) -> tu
     return moved[:, inside], inside, depth[inside]
 
 
-def _tissues(random: np.random.Generator, person: Person, at: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+def _tissues(random: np.random.Generator, subject: Person, at: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
     """Shares of CSF, grey and white matter: the template's, folded in this subject's way and thinned by atrophy."""
     mni = template()
     depth, lateral = mni.sample(mni.depth, at), mni.sample(mni.lateral, at)
@@ -154,8 +154,8 @@ def _tissues(random: np.random.Generator, person: Person, at: np.ndarray, inside
     radius = np.linalg.norm((at - middle) / np.array([[66.0], [84.0], [70.0]]), axis=0) + 1e-3
     folds = on_lattice(fold, middle + (at - middle) * radius**-0.6)
     cortex = np.clip((34 - depth) / 16, 0, 1) * np.clip((lateral - 6) / 8, 0, 1)
-    change = cortex * (random.uniform(0.07, 0.11) * np.maximum(folds, -1.3) - person.widening)
-    below = depth - 0.4 - 20 * max(person.widening, 0)  # mm below the cortex; CSF fills what a shrunken brain leaves
+    change = cortex * (random.uniform(0.07, 0.11) * np.maximum(folds, -1.3) - subject.widening)
+    below = depth - 0.4 - 20 * max(subject.widening, 0)  # mm below the cortex; CSF fills what a shrunken brain leaves
     rim = 0.4 * np.clip(-below, 0, 1)
     crown = 0.66 + 0.1 * np.clip(below - 1.8, 0, None)  # a gyrus is grey on its crown too
     values = np.minimum(mni.sample(mni.tissue, at) + change, crown) - rim
@@ -166,7 +166,7 @@ def _tissues(random: np.random.Generator, person: Person, at: np.ndarray, inside
     return shares | {"seen": seen, "lateral": lateral, "depth": depth}
 
 
-def _signal(random, person: Person, head: dict, points: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
+def _signal(random, subject: Person, head: dict, points: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
     """T1 brightness with this subject's contrast, bias field and the paler white matter of age."""
     fluid, grey, white = random.uniform(0.07, 0.14), random.uniform(0.5, 0.58), random.uniform(0.8, 0.86)
     signal = fluid * head["fluid"] + grey * head["grey"] + white * head["white"]
@@ -174,8 +174,8 @@ def _signal(random, person: Person, head: dict, points: np.ndarray, lesion: np.n
     shade = grey + (white - grey) * np.clip((head["seen"] - 0.64) / 0.23, -0.3, 1.1)
     signal += 0.6 * deep * (shade - signal)  # thalamus and pallidum lie between grey and white
     patches = on_lattice(smooth_noise(random, 6.0), points)
-    caps = np.clip(1 - head["lateral"] / (4 + 10 * person.atrophy), 0, 1) * np.clip(0.6 * patches + 0.6, 0, 1.5)
-    signal -= 0.45 * person.atrophy * caps * head["white"]
+    caps = np.clip(1 - head["lateral"] / (4 + 10 * subject.atrophy), 0, 1) * np.clip(0.6 * patches + 0.6, 0, 1.5)
+    signal -= 0.45 * subject.atrophy * caps * head["white"]
     signal *= 1 + 0.015 * patches
     if lesion is not None:
         signal += lesion * (LESION - signal)
@@ -185,9 +185,9 @@ def _signal(random, person: Person, head: dict, points: np.ndarray, lesion: np.n
 
 def _scanned(random: np.random.Generator, images: np.ndarray) -> np.ndarray:
     """Rician noise, as magnitudes of a noisy complex signal have, seen through the blur of a scanner."""
-    level = random.uniform(0.015, 0.035)
+    slice_index = random.uniform(0.015, 0.035)
     real, imaginary = random.standard_normal((2, *images.shape), dtype=np.float32)
-    return ndimage.gaussian_filter(np.hypot(images + level * real, level * imaginary), (0, 0.45, 0.45))
+    return ndimage.gaussian_filter(np.hypot(images + slice_index * real, slice_index * imaginary), (0, 0.45, 0.45))
 
 
 def _lesion(random, head: dict, points: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ def prepare(
     if source == "phantom":
         from oasis_lib.cohort.phantom import FINGERPRINT, plan_phantom
 
-        request |= {"people": how.people, "lesions": how.lesions, "fingerprint": FINGERPRINT}
+        request |= {"subjects": how.subjects, "lesions": how.lesions, "fingerprint": FINGERPRINT}
         look = partial(plan_phantom, how)
     else:
         root = user_path(source)

@@ -25,11 +25,11 @@ class CohortError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """How to prepare. `people` and `lesions` concern the phantom; `mm`, `fractions` and `skip_bad` all else."""
+    """How to prepare. `subjects` and `lesions` concern the phantom; `mm`, `fractions` and `skip_bad` all else."""
 
     size: int = 256  # pixels per side
     seed: int = 0  # of the phantom, and of a split that is made here
-    people: int = 60  # subjects
+    subjects: int = 60  # subjects
     lesions: int = 8  # test subjects who are copied with a lesion
     mm: float | None = None  # pixel size of volumes; None is the most frequent of their own
     fractions: tuple[float, float] = (0.1, 0.1)  # of the subjects, in validate and test
@@ -53,7 +53,7 @@ class Item:
     split: str
     subject: str
     files: tuple[str, ...]  # relative to the source: one per slice, or one volume for all of them
-    levels: tuple[int, ...]  # slice indices; -1 where unknown
+    slice_indices: tuple[int, ...]  # slice indices; -1 where unknown
     session: str = ""
 
 
@@ -74,7 +74,7 @@ class Plan:
     """What was understood of a source. `read` must be picklable where `parallel`: several processes then call it."""
 
     items: list[Item]
-    people: pd.DataFrame  # subject, split, and what is known of them
+    subjects: pd.DataFrame  # subject, split, and what is known of them
     read: Callable[[Item], Slices]
     info: dict[str, Any]  # into cohort.json: synthetic, intensity, licence, mm ...
     summary: list[str]  # printed before anything long starts
@@ -92,7 +92,7 @@ class Split:
 
     name: str
     images: np.ndarray  # (N, H, W) uint8, memory-mapped
-    table: pd.DataFrame  # subject, level (0-based slice index), file, and the columns of participants.tsv
+    table: pd.DataFrame  # subject, slice index (0-based slice index), file, and the columns of participants.tsv
     tissue: np.ndarray | None = None
     lesion: np.ndarray | None = None
 
@@ -104,8 +104,8 @@ class Split:
         return self.table["subject"].to_numpy()
 
     @property
-    def levels(self) -> np.ndarray:
-        return self.table["level"].to_numpy()
+    def slice_indices(self) -> np.ndarray:
+        return self.table["slice_index"].to_numpy()
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,14 @@ class Cohort:
         return self.info["size"]
 
     @property
-    def levels(self) -> int:
+    def slice_indices(self) -> int:
         """Slices per brain; 0 where slice indices are unknown."""
-        return self.info["levels"]
+        return self.info["slice_indices"]
 
     @property
-    def ratings(self) -> list[float]:
+    def cdrs(self) -> list[float]:
         """The CDR values of training subjects, in order; empty where there are none."""
-        return self.info.get("ratings", [])
+        return self.info.get("cdrs", [])
 
     @property
     def synthetic(self) -> bool:
@@ -146,10 +146,10 @@ class Cohort:
 
     def who(self, split: str) -> str:
         """What figures and tables call a split's subjects: never real where they were grown from a template."""
-        return f"{'synthetic' if self.synthetic else 'real'} {'training' if split == 'train' else split} people"
+        return f"{'synthetic' if self.synthetic else 'real'} {'training' if split == 'train' else split} subjects"
 
     @property
-    def people(self) -> pd.DataFrame:
+    def subjects(self) -> pd.DataFrame:
         """participants.tsv: one row per subject, with a column `split`."""
         return pd.read_csv(self.folder / "participants.tsv", sep="\t", dtype={"subject": str})
 
@@ -160,7 +160,7 @@ def open_cohort(folder: str | Path, full: bool = False) -> Cohort:
     if not (folder / "cohort.json").is_file():
         raise FileNotFoundError(f"{folder} is not a prepared cohort (no cohort.json); make it with `oasis prepare`")
     info = read_json(folder / "cohort.json")
-    if lacking := [k for k in ("hash", "size", "levels", "splits", "synthetic") if k not in info]:
+    if lacking := [k for k in ("hash", "size", "slice_indices", "splits", "synthetic") if k not in info]:
         raise ValueError(f"{folder / 'cohort.json'}: lacks {', '.join(lacking)}; delete {folder} and prepare it again")
     for name, known in info.get("files", {}).items():
         path = folder / name
@@ -168,9 +168,9 @@ def open_cohort(folder: str | Path, full: bool = False) -> Cohort:
             raise _altered(path, "is missing")
         if any(known[k] != found for k, found in digests(path, full).items()):
             raise _altered(path, f"has other bytes than the {known['bytes']:,} that were prepared")
-    people = pd.read_csv(folder / "participants.tsv", sep="\t", dtype={"subject": str}).drop(columns="split")
+    subjects = pd.read_csv(folder / "participants.tsv", sep="\t", dtype={"subject": str}).drop(columns="split")
     table = pd.read_csv(folder / "slices.csv", dtype={"subject": str, "session": str})
-    table = table.merge(people, on="subject", how="left")
+    table = table.merge(subjects, on="subject", how="left")
     splits = {}
     for name in info["splits"]:
         rows = table[table["split"] == name].drop(columns="split").reset_index(drop=True)
@@ -209,30 +209,30 @@ def digests(path: Path, full: bool) -> dict[str, Any]:
 # What notebook 01 shows of a cohort.
 
 
-def some_levels(cohort: Cohort, count: int) -> list[int]:
+def some_slice_indices(cohort: Cohort, count: int) -> list[int]:
     """Evenly spaced slice indices, inferior to superior; [-1] where they are unknown."""
-    return _spread(list(range(cohort.levels)), count) if cohort.levels else [-1]
+    return _spread(list(range(cohort.slice_indices)), count) if cohort.slice_indices else [-1]
 
 
-def heads(split: Split, people: int, levels: list[int]) -> tuple[np.ndarray, list[str]]:
-    """(subjects, levels, H, W) and the subjects' names. Where one lacks a slice index, the nearest is taken."""
-    chosen = _spread(list(dict.fromkeys(split.subjects)), people)
+def brains(split: Split, subjects: int, slice_indices: list[int]) -> tuple[np.ndarray, list[str]]:
+    """(subjects, slice indices, H, W) and the subjects' names. Where one lacks a slice index, the nearest is taken."""
+    chosen = _spread(list(dict.fromkeys(split.subjects)), subjects)
     rows = [np.flatnonzero(split.subjects == subject) for subject in chosen]
-    nearest = [[r[np.abs(split.levels[r] - level).argmin()] for level in levels] for r in rows]
+    nearest = [[r[np.abs(split.slice_indices[r] - slice_index).argmin()] for slice_index in slice_indices] for r in rows]
     return split.images[np.array(nearest)], chosen
 
 
-def mean_and_spread(split: Split, levels: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over at most 120 subjects, pixel by pixel: (levels, H, W) each, in [0, 1]."""
-    rows = [_spread(np.flatnonzero(split.levels == level).tolist(), 120) for level in levels]
+def mean_and_spread(split: Split, slice_indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over at most 120 subjects, pixel by pixel: (slice indices, H, W) each, in [0, 1]."""
+    rows = [_spread(np.flatnonzero(split.slice_indices == slice_index).tolist(), 120) for slice_index in slice_indices]
     images = [split.images[r] / np.float32(255) for r in rows]
     return np.stack([i.mean(0) for i in images]), np.stack([i.std(0) for i in images])
 
 
-def histograms(split: Split, people: int = 40, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground intensities, one density per subject: (bins + 1,) edges and (people, bins)."""
+def histograms(split: Split, subjects: int = 40, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Foreground intensities, one density per subject: (bins + 1,) edges and (subjects, bins)."""
     edges = np.linspace(1, 256, bins + 1)
-    chosen = _spread(list(dict.fromkeys(split.subjects)), people)
+    chosen = _spread(list(dict.fromkeys(split.subjects)), subjects)
     found = [split.images[np.flatnonzero(split.subjects == subject)] for subject in chosen]
     return edges, np.stack([np.histogram(v[v > 0], edges, density=True)[0] for v in found])
 
@@ -248,7 +248,7 @@ def tissue_greys(split: Split, bins: int = 64) -> dict[str, np.ndarray]:
     return {name: count / total for name, count in counts.items()}
 
 
-def shared_people(cohort: Cohort) -> list[str]:
+def shared_subjects(cohort: Cohort) -> list[str]:
     """Subjects in more than one of train, validate and test: there must be none."""
     where = pd.concat([s.table[["subject"]].assign(split=n) for n, s in cohort.splits.items() if n != "lesion"])
     count = where.drop_duplicates()["subject"].value_counts()

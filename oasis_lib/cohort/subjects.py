@@ -53,20 +53,20 @@ def read_sheet(path: Path) -> pd.DataFrame:
         if numbers.notna().sum() == table[column].notna().sum():
             table[column] = numbers
     table.columns = [str(c).strip() for c in table.columns]
-    return table.drop(columns=[c for c in ("split", "level", "file", "session") if c in table])
+    return table.drop(columns=[c for c in ("split", "slice_index", "file", "session") if c in table])
 
 
-def person_key(name: str) -> str:
+def subject_key(name: str) -> str:
     """One key for the names that files and sheets use: sub-007, case_007 and 7; OAS1_0007_MR2 and OAS1_0007."""
     name = re.sub(r"^(sub-|case_)", "", re.sub(r"_MR\d+.*$", "", str(name).strip()))
     return str(int(name)) if name.isdigit() else name.lower()
 
 
-def join_people(people: pd.DataFrame, sheet: pd.DataFrame) -> pd.DataFrame:
+def join_subjects(subjects: pd.DataFrame, sheet: pd.DataFrame) -> pd.DataFrame:
     """Adds the sheet's columns; of a subject's several rows (OASIS-1's repeat sessions) the first counts."""
-    sheet = sheet.assign(_key=sheet["subject"].map(person_key)).drop_duplicates("_key").drop(columns="subject")
-    sheet = sheet.drop(columns=[c for c in sheet if c in people])
-    joined = people.assign(_key=people["subject"].map(person_key)).merge(sheet, on="_key", how="left")
+    sheet = sheet.assign(_key=sheet["subject"].map(subject_key)).drop_duplicates("_key").drop(columns="subject")
+    sheet = sheet.drop(columns=[c for c in sheet if c in subjects])
+    joined = subjects.assign(_key=subjects["subject"].map(subject_key)).merge(sheet, on="_key", how="left")
     return joined.drop(columns="_key").dropna(axis="columns", how="all")
 
 
@@ -86,48 +86,48 @@ def assign_splits(
             where[subject_of[file]].add(split)
     if shared := sorted((subject for subject, found in where.items() if len(found) > 1), key=natural):
         raise CohortError(
-            f"{root}: people stand in two splits ({' and '.join(sorted(where[shared[0]]))}): {examples(shared, 5)};"
-            " move each person into one split, or put all slices into one folder and they are split by person"
+            f"{root}: subjects stand in two splits ({' and '.join(sorted(where[shared[0]]))}): {examples(shared, 5)};"
+            " move each subject into one split, or put all slices into one folder and they are split by subject"
         )
-    people = pd.DataFrame({"subject": sorted(where, key=natural)})
-    people["split"] = [next(iter(where[s])) for s in people["subject"]]
+    subjects = pd.DataFrame({"subject": sorted(where, key=natural)})
+    subjects["split"] = [next(iter(where[s])) for s in subjects["subject"]]
     if groups:
-        people["group"] = people["subject"].map(groups)
-        plain = [re.sub(r"[^a-z]|dement(ed|ia)$", "", re.sub(r"[^a-z]", "", str(g).lower())) for g in people["group"]]
-        ratings = [CLASS_RATINGS.get(name) for name in plain]
-        if None not in ratings:
-            people["cdr"] = ratings
+        subjects["group"] = subjects["subject"].map(groups)
+        plain = [re.sub(r"[^a-z]|dement(ed|ia)$", "", re.sub(r"[^a-z]", "", str(g).lower())) for g in subjects["group"]]
+        cdrs = [CLASS_RATINGS.get(name) for name in plain]
+        if None not in cdrs:
+            subjects["cdr"] = cdrs
     if sheet:
-        people = join_people(people, read_sheet(sheet))
+        subjects = join_subjects(subjects, read_sheet(sheet))
     made = "as given"
     if set(splits) == {""}:
-        chosen = split_people(people, how.seed, how.fractions)
-        people["split"] = people["subject"].map(chosen)
+        chosen = split_subjects(subjects, how.seed, how.fractions)
+        subjects["split"] = subjects["subject"].map(chosen)
         splits = {name: [f for f in splits[""] if chosen[subject_of[f]] == name] for name in SPLITS}
-        made = f"made here by person, seed {how.seed}"
-    count = people["split"].value_counts()
-    each = ", ".join(f"{s} {len(splits[s]) * slices:,} slices of {count.get(s, 0):,} people" for s in SPLITS)
-    return people, splits, f"split ({made}): {each}"
+        made = f"made here by subject, seed {how.seed}"
+    count = subjects["split"].value_counts()
+    each = ", ".join(f"{s} {len(splits[s]) * slices:,} slices of {count.get(s, 0):,} subjects" for s in SPLITS)
+    return subjects, splits, f"split ({made}): {each}"
 
 
-def split_people(people: pd.DataFrame, seed: int, fractions: tuple[float, float]) -> dict[str, str]:
+def split_subjects(subjects: pd.DataFrame, seed: int, fractions: tuple[float, float]) -> dict[str, str]:
     """A seeded split of subjects, stratified by CDR (or group) where known; every split gets at least one subject."""
-    subjects = people["subject"].to_numpy()
-    count = len(subjects)
+    names = subjects["subject"].to_numpy()
+    count = len(names)
     if count < 3:
-        few = examples([*subjects])
-        raise CohortError(f"{count} people can't be split into train, validate and test; at least 3 are needed ({few})")
-    column = next((c for c in ("cdr", "group") if c in people), None)
-    rating = people[column].map(str).to_numpy() if column else np.full(count, "")
+        few = examples([*names])
+        raise CohortError(f"{count} subjects can't be split into train, validate and test; at least 3 are needed ({few})")
+    column = next((c for c in ("cdr", "group") if c in subjects), None)
+    cdr = subjects[column].map(str).to_numpy() if column else np.full(count, "")
     # Subjects in line stratum by stratum, in random order within each; those held out are taken at even distances.
     random = np.random.default_rng(seed).permutation(count)
-    order = sorted(range(count), key=lambda i: (rating[i], random[i]))
-    chosen = dict.fromkeys(subjects, "train")
+    order = sorted(range(count), key=lambda i: (cdr[i], random[i]))
+    chosen = dict.fromkeys(names, "train")
     held = [max(1, round(f * count)) for f in fractions]
     total = sum(held)
     for i in range(total):
         to_validate = (i * held[0]) // total != ((i + 1) * held[0]) // total
-        chosen[subjects[order[int((i + 0.5) * count / total)]]] = "validate" if to_validate else "test"
+        chosen[names[order[int((i + 0.5) * count / total)]]] = "validate" if to_validate else "test"
     return chosen
 
 

@@ -47,8 +47,8 @@ def plan_volumes(root: Path, files: list[Path], sheet: Path | None, how: Options
     for file in sorted(heads, key=lambda f: ("derivatives" in f.parts, natural(str(f)))):
         sessions[names[file].subject, names[file].session].append(file)
     taken, again = [of[0] for of in sessions.values()], [f.name for of in sessions.values() for f in of[1:]]
-    subjects = {f: names[f].subject for f in taken}
-    people, splits, told = assign_splits(root, by_split(root, taken, "volumes"), subjects, sheet, how, slices=LEVELS)
+    owners = {f: names[f].subject for f in taken}
+    subjects, splits, told = assign_splits(root, by_split(root, taken, "volumes"), owners, sheet, how, slices=LEVELS)
     pixel = how.mm or Counter(round(heads[f], 3) for f in taken).most_common(1)[0][0]
     items = [
         Item(split, names[f].subject, (str(f.relative_to(root)),), tuple(range(LEVELS)), names[f].session)
@@ -59,14 +59,14 @@ def plan_volumes(root: Path, files: list[Path], sheet: Path | None, how: Options
     unused = f"{len(files) - len(taken) - len(bad):,} other volume files are not used"
     return Plan(
         items=items,
-        people=people,
+        subjects=subjects,
         read=partial(read_volume, root, how.size, pixel, frozenset(tissue)),
         info={"synthetic": False, "intensity": INTENSITY, "mm": pixel, "licence": LICENCE, "left_right": "columns"},
         summary=[
             f"{len(taken):,} volumes in {root}, such as {items[0].files[0]}",
             unused + (f"; repeats: {examples(again)}" if again else ""),
             told,
-            f"{LEVELS} axial levels, {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up",
+            f"{LEVELS} axial slice indices, {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up",
             *([f"tissue from FSL_SEG for {', '.join(tissue)}"] if tissue else []),
         ],
         tissue=tissue,
@@ -127,8 +127,8 @@ def _names(root: Path, files: list[Path]) -> tuple[dict[Path, Name], list[str]]:
     if len(set(stems.values())) < len(files):
         stems = {f: str(_stem(f).relative_to(root)) for f in files}
     warning = (
-        f"no person can be told from the names (such as {files[0].name}): each volume counts as a person of its own, so"
-        " two scans of one person may stand in two splits (a leak); name files sub-001_ses-1_T1w.nii.gz then"
+        f"no subject can be told from the names (such as {files[0].name}): each volume counts as a subject of its own, so"
+        " two scans of one subject may stand in two splits (a leak); name files sub-001_ses-1_T1w.nii.gz then"
     )
     return {f: names[f] or Name(stems[f], "", -1) for f in files}, [warning]
 
@@ -155,7 +155,7 @@ def read_volume(root: Path, size: int, pixel: float, with_tissue: frozenset[str]
         keep = "a larger size (--size) or coarser pixels (--mm) keep them whole"
         notes.append(f"{size} pixels of {pixel:g} mm cut heads; {keep}")
     if len(set(planes.tolist())) < LEVELS:
-        notes.append(f"volumes with slices of {zooms[2]:.1f} mm give the same slice for neighbouring levels")
+        notes.append(f"volumes with slices of {zooms[2]:.1f} mm give the same slice for neighbouring slice indices")
     return Slices(images, list(range(LEVELS)), maps, notes=notes)
 
 

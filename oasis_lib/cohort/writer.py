@@ -25,7 +25,7 @@ from tqdm import tqdm
 from oasis_lib.cohort.store import SUFFIXES, CohortError, Item, Plan, Slices, digests
 from oasis_lib.storage import atomic, content_hash, disk_errors, only_one, read_json, write_json
 
-COLUMNS = ["split", "subject", "session", "level", "file"]
+COLUMNS = ["split", "subject", "session", "slice_index", "file"]
 
 
 def write(plan: Plan, out: Path, request: dict, *, skip_bad: bool, progress: bool, processes: int) -> None:
@@ -48,14 +48,14 @@ def write(plan: Plan, out: Path, request: dict, *, skip_bad: bool, progress: boo
 
 def _read_items(plan: Plan, folder: Path, skip_bad: bool, progress: bool, processes: int) -> None:
     missing = [(i, item) for i, item in enumerate(plan.items) if not _is_whole(folder / f"{i}.npz")]
-    total, left = (sum(len(item.levels) for item in items) for items in (plan.items, [item for _, item in missing]))
+    total, left = (sum(len(item.slice_indices) for item in items) for items in (plan.items, [item for _, item in missing]))
     every = 0.5 if sys.stderr.isatty() else 15  # seconds between lines
     with tqdm(total=total, initial=total - left, unit=" slices", disable=not progress, mininterval=every) as bar:
         results = _each(partial(_store, plan.read, folder, skip_bad), missing, plan, processes)
         for (_, item), problem in zip(missing, results):
             if problem:
                 raise CohortError(f"{problem}; repair it, or go on without it with skip_bad (--skip-bad)")
-            bar.update(len(item.levels))
+            bar.update(len(item.slice_indices))
 
 
 def _store(read: Callable[[Item], Slices], folder: Path, skip_bad: bool, numbered: tuple[int, Item]) -> str:
@@ -102,9 +102,9 @@ def _assemble(plan: Plan, items: Path, whole: Path, request: dict) -> None:
     """Arrays, tables and cohort.json out of the items' files."""
     rows, left_out, notes = [], [*plan.left_out], [*plan.warnings]
     for number, item in enumerate(plan.items):
-        files = item.files if len(item.files) > 1 else item.files * len(item.levels)
+        files = item.files if len(item.files) > 1 else item.files * len(item.slice_indices)
         with np.load(items / f"{number}.npz") as saved:
-            rows += [(item.split, item.subject, item.session, item.levels[k], files[k]) for k in saved["kept"]]
+            rows += [(item.split, item.subject, item.session, item.slice_indices[k], files[k]) for k in saved["kept"]]
             left_out += saved["left_out"].tolist()
             notes += [note for note in saved["notes"].tolist() if note not in notes]
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -113,8 +113,8 @@ def _assemble(plan: Plan, items: Path, whole: Path, request: dict) -> None:
         if not count:
             first = (left_out or ["no slices"])[0]
             raise CohortError(f"{plan.info['source']}: nothing could be read for {name}; first: {first}")
-    people = plan.people[plan.people["subject"].isin(table["subject"])]
-    people.to_csv(whole / "participants.tsv", sep="\t", index=False, lineterminator="\n")
+    subjects = plan.subjects[plan.subjects["subject"].isin(table["subject"])]
+    subjects.to_csv(whole / "participants.tsv", sep="\t", index=False, lineterminator="\n")
     table = table if table["session"].any() else table.drop(columns="session")
     table.to_csv(whole / "slices.csv", index=False, lineterminator="\n")
     names = ["slices.csv", "participants.tsv"]
@@ -124,16 +124,16 @@ def _assemble(plan: Plan, items: Path, whole: Path, request: dict) -> None:
             mine = [items / f"{i}.npz" for i, item in enumerate(plan.items) if item.split == split]
             _write_array(whole / names[-1], (counts[split], request["size"], request["size"]), mine, key)
     files = {name: digests(whole / name, full=True) for name in names}
-    rated = people[people["split"] == "train"].get("cdr", pd.Series(dtype=float)).dropna()
+    rated = subjects[subjects["split"] == "train"].get("cdr", pd.Series(dtype=float)).dropna()
     info = {
         "hash": content_hash(json.dumps(files, sort_keys=True))[:16],
         "size": request["size"],
-        "levels": int(table["level"].max()) + 1,
+        "slice_indices": int(table["slice_index"].max()) + 1,
         **plan.info,
         "splits": list(counts),
         "counts": counts,
-        "people": people["split"].value_counts().to_dict(),
-        "ratings": sorted({float(r) for r in rated}),
+        "subjects": subjects["split"].value_counts().to_dict(),
+        "cdrs": sorted({float(r) for r in rated}),
         "left_right": plan.info.get("left_right") or left_right(whole / "train.npy"),
         "warnings": notes,
         "left_out": left_out,
@@ -166,7 +166,7 @@ def left_right(path: Path) -> str | None:
 
 def _check_room(plan: Plan, part: Path, size: int) -> None:
     """Items and whole arrays stand side by side at the end: twice the cohort's size, less the items that exist."""
-    slices = sum(len(i.levels) * (1 + (i.split in plan.tissue) + (i.split in plan.lesion)) for i in plan.items)
+    slices = sum(len(i.slice_indices) * (1 + (i.split in plan.tissue) + (i.split in plan.lesion)) for i in plan.items)
     needed = 2 * slices * size * size - sum(f.stat().st_size for f in (part / "items").iterdir())
     free = shutil.disk_usage(part).free
     if needed > free:

@@ -1,4 +1,4 @@
-"""What is inside a head: tissue areas by an intensity mixture, and the level that a slice looks like."""
+"""What is inside a head: tissue areas by an intensity mixture, and the slice index that a slice looks like."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEEP = 0.11  # fluid farther from the brain's edge than this share of the frame'
 
 @dataclass(frozen=True)
 class Mixture:
-    """Three normals over brain brightness (relative to the slice's own white), fitted on real training people."""
+    """Three normals over brain brightness (relative to the slice's own white), fitted on real training subjects."""
 
     cuts: tuple[float, float]  # fluid | grey | white
 
@@ -77,45 +77,45 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
 
 
-def area_distance(areas: np.ndarray, levels: np.ndarray, real: np.ndarray, real_levels: np.ndarray) -> np.ndarray:
-    """(4,): the mean over levels of the distance between two spreads of areas (Wasserstein), relative to the real mean."""
+def area_distance(areas: np.ndarray, slice_indices: np.ndarray, real: np.ndarray, real_slice_indices: np.ndarray) -> np.ndarray:
+    """(4,): the mean over slice indices of the distance between two spreads of areas (Wasserstein), relative to the real mean."""
     from scipy.stats import wasserstein_distance
 
     found = []
-    for level in np.intersect1d(levels, real_levels):
-        ours, theirs = areas[levels == level], real[real_levels == level]
+    for slice_index in np.intersect1d(slice_indices, real_slice_indices):
+        ours, theirs = areas[slice_indices == slice_index], real[real_slice_indices == slice_index]
         found.append([wasserstein_distance(ours[:, i], theirs[:, i]) for i in range(areas.shape[1])])
     return np.mean(found, axis=0) / np.maximum(real.mean(0), 1e-6)
 
 
-class LevelReader:
-    """Reads the level off a slice's features: kernel ridge regression on real training people, in folds of people.
+class SliceIndexRegressor:
+    """Reads the slice index off a slice's features: kernel ridge regression on real training subjects, in folds of subjects.
 
-    A training person's slices are read by the one model that has not seen that person; all others by the models' mean.
+    A training subject's slices are read by the one model that has not seen that subject; all others by the models' mean.
     """
 
-    def __init__(self, features: np.ndarray, levels: np.ndarray, people: np.ndarray, folds: int = 4, most: int = 4000):
+    def __init__(self, features: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, folds: int = 4, most: int = 4000):
         from sklearn.kernel_ridge import KernelRidge
 
         self.mean, spread = features.mean(0), features.std(0)
         self.scale = np.maximum(spread, 0.1 * np.median(spread[spread > 0])) * np.sqrt(features.shape[1])
-        self.middle, self.last = levels.mean(), levels.max()
-        names = np.unique(people)
+        self.middle, self.last = slice_indices.mean(), slice_indices.max()
+        names = np.unique(subjects)
         self.fold = {name: i % folds for i, name in enumerate(np.random.default_rng(0).permutation(names))}
-        fold, scaled, self.models = np.array([self.fold[name] for name in people]), self._scaled(features), []
+        fold, scaled, self.models = np.array([self.fold[name] for name in subjects]), self._scaled(features), []
         for number in range(min(folds, len(names))):
             rows = np.flatnonzero(fold != number)[:: max(1, len(features) // most)]
             model = KernelRidge(kernel="rbf", gamma=0.04, alpha=0.003)
-            self.models.append(model.fit(scaled[rows], levels[rows] - self.middle))
+            self.models.append(model.fit(scaled[rows], slice_indices[rows] - self.middle))
 
     def _scaled(self, features: np.ndarray) -> np.ndarray:
         return (features - self.mean) / self.scale
 
-    def read(self, features: np.ndarray, people: np.ndarray | None = None) -> np.ndarray:
-        """(N, features) -> (N,) the level read, a real number."""
+    def read(self, features: np.ndarray, subjects: np.ndarray | None = None) -> np.ndarray:
+        """(N, features) -> (N,) the slice index read, a real number."""
         each = np.stack([model.predict(self._scaled(features)) for model in self.models])  # (folds, N)
         found = each.mean(0)
-        for row, name in enumerate([] if people is None else people):
+        for row, name in enumerate([] if subjects is None else subjects):
             if name in self.fold:
                 found[row] = each[self.fold[name], row]
         return np.clip(found + self.middle, 0, self.last)

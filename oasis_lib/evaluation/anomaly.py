@@ -15,19 +15,19 @@ from oasis_lib.metrics import brain_mask
 from oasis_lib.models.prior import Likelihood
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, decode_codes
-from oasis_lib.training.data import evenly
+from oasis_lib.training.data import linspace_rows
 from oasis_lib.vision import blur
 
 
 def maps(split: Split, codes: np.ndarray, prior: Any, vqvae: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
     """(N, H, W) each: the prior's surprise at every code, and the reconstruction error, both smoothed over a code's reach."""
     device, images = best_device(), np.asarray(split.images[rows])
-    levels = torch.as_tensor(split.levels[rows].copy()) if prior.levels else None
-    surprise = -prior.to(device).log_probs(torch.as_tensor(codes[rows].astype(np.int64)), level=levels).cpu()
+    slice_indices = torch.as_tensor(split.slice_indices[rows].copy()) if prior.slice_indices else None
+    surprisal = -prior.to(device).log_probs(torch.as_tensor(codes[rows].astype(np.int64)), slice_index=slice_indices).cpu()
     size, reach = images.shape[-1], images.shape[-1] / codes.shape[-1] / 2
-    raised = F.interpolate(surprise[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    raised = F.interpolate(surprisal[:, None], size=(size, size), mode="bilinear", align_corners=False)
     error = (to_tensor(images) - to_tensor(decode_codes(vqvae, codes[rows], device, crisp=False))).abs()
-    return {"surprise": raised[:, 0].numpy(), "reconstruction error": blur(error, reach)[:, 0].numpy()}
+    return {"surprisal": raised[:, 0].numpy(), "reconstruction error": blur(error, reach)[:, 0].numpy()}
 
 
 def account(run: Run, prior: Any, vqvae: Any) -> tuple[pd.DataFrame, dict]:
@@ -43,13 +43,13 @@ def against_lesions(
 ) -> tuple[pd.DataFrame, dict]:
     """ROC area and Dice of each map on slices with a planted lesion, inside the brain; and what a figure shows of them.
 
-    Each map is tried as it is, and relative to its mean and spread at that place in healthy validate people. The line above
-    which a pixel counts as lesion is the 99th percentile of healthy validate people: no lesion is looked at to set it.
+    Each map is tried as it is, and relative to its mean and spread at that place in healthy validate subjects. The line above
+    which a pixel counts as lesion is the 99th percentile of healthy validate subjects: no lesion is looked at to set it.
     """
     lesion, healthy = cohort["lesion"], cohort["validate"]
     rows = np.flatnonzero(np.asarray(lesion.lesion).any((1, 2)))
-    rows = rows[evenly(len(rows), most)]
-    well = evenly(len(healthy), 2 * most)
+    rows = rows[linspace_rows(len(rows), most)]
+    well = linspace_rows(len(healthy), 2 * most)
     truth, inside = np.asarray(lesion.lesion[rows]) > 0, brain_mask(np.asarray(lesion.images[rows]))
     usual, found = maps(healthy, codes["validate"], prior, vqvae, well), maps(lesion, codes["lesion"], prior, vqvae, rows)
     well_inside = brain_mask(np.asarray(healthy.images[well]))
@@ -71,7 +71,7 @@ def against_lesions(
         "truth": truth,
         "inside": inside,
         "maps": found,
-        "people": lesion.subjects[rows],
+        "subjects": lesion.subjects[rows],
     }
     return pd.DataFrame(table).T, shown
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reading:
+class CodebookStatistics:
     """A trained model, the token maps of its cohort, and the statistics of both. Made by `read`."""
 
     model: torch.nn.Module
@@ -80,39 +80,39 @@ class Reading:
             given = torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(next(self.model.parameters()).device)
             return function(given).float().cpu().numpy()
 
-    def slice_of(self, person: str, level: int) -> int:
+    def slice_of(self, subject: str, slice_index: int) -> int:
         """The row of `shown` that is this subject's slice at this slice index, or nearest to it."""
-        rows = np.flatnonzero(self.shown.subjects == person)
+        rows = np.flatnonzero(self.shown.subjects == subject)
         if not len(rows):
-            raise ValueError(f"no subject {person!r} among the test subjects, e.g. {self.shown.subjects[0]!r}")
-        return int(rows[np.abs(self.levels[rows] - level).argmin()])
+            raise ValueError(f"no subject {subject!r} among the test subjects, e.g. {self.shown.subjects[0]!r}")
+        return int(rows[np.abs(self.slice_indices[rows] - slice_index).argmin()])
 
     @cached_property
-    def levels(self) -> np.ndarray:
+    def slice_indices(self) -> np.ndarray:
         """Slice indices of the slices shown; where they are not known, the slices of each subject count."""
-        known = self.shown.levels
+        known = self.shown.slice_indices
         return known if (known >= 0).all() else self.shown.table.groupby("subject").cumcount().to_numpy()
 
     @cached_property
-    def people(self) -> list[str]:
+    def subjects(self) -> list[str]:
         return sorted(set(self.shown.subjects))
 
     @cached_property
     def middle(self) -> int:
         """The median slice index."""
-        return int(np.median(self.levels))
+        return int(np.median(self.slice_indices))
 
 
-def read(run: Run) -> Reading:
+def read(run: Run) -> CodebookStatistics:
     """The codebook of a finished run."""
     run.needs("vqvae", "codes/train.npy", "codes/test.npy")
     codes = {path.stem: np.load(path, mmap_mode="r") for path in sorted(run.path("codes").glob("*.npy"))}
-    return Reading(load(run.path("vqvae")), run.cohort, codes)
+    return CodebookStatistics(load(run.path("vqvae")), run.cohort, codes)
 
 
-def usage(codes: np.ndarray, entries: int) -> np.ndarray:
+def usage(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     """(K,) how often each token occurs."""
-    return np.bincount(np.asarray(codes).ravel(), minlength=entries)
+    return np.bincount(np.asarray(codes).ravel(), minlength=codebook_size)
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -121,35 +121,37 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(share * np.log2(share)).sum())
 
 
-def usage_by_level(codes: np.ndarray, levels: np.ndarray, entries: int) -> pd.DataFrame:
+def usage_by_slice_index(codes: np.ndarray, slice_indices: np.ndarray, codebook_size: int) -> pd.DataFrame:
     """One row a slice index: its slices, the tokens in use, and their perplexity."""
     rows = []
-    for level in np.unique(levels):
-        chosen = np.flatnonzero(levels == level)
-        counts = usage(codes[chosen], entries)
-        rows.append((int(level), len(chosen), int((counts > 0).sum()), perplexity(torch.from_numpy(counts))))
-    return pd.DataFrame(rows, columns=["level", "slices", "used", "perplexity"])
+    for slice_index in np.unique(slice_indices):
+        chosen = np.flatnonzero(slice_indices == slice_index)
+        counts = usage(codes[chosen], codebook_size)
+        rows.append((int(slice_index), len(chosen), int((counts > 0).sum()), perplexity(torch.from_numpy(counts))))
+    return pd.DataFrame(rows, columns=["slice_index", "slices", "used", "perplexity"])
 
 
-def summary(counts: np.ndarray, by_level: pd.DataFrame) -> dict:
+def summary(counts: np.ndarray, by_slice_index: pd.DataFrame) -> dict:
     """The numbers of a codebook's use, for metrics.json."""
-    levels = {str(level): value for level, value in zip(by_level["level"], by_level["perplexity"])}
+    slice_indices = {
+        str(slice_index): value for slice_index, value in zip(by_slice_index["slice_index"], by_slice_index["perplexity"])
+    }
     used, worth = int((counts > 0).sum()), perplexity(torch.from_numpy(counts))
-    return {"entries": len(counts), "used": used, "perplexity": worth, "perplexity_by_level": levels}
+    return {"codebook_size": len(counts), "used": used, "perplexity": worth, "perplexity_by_slice_index": slice_indices}
 
 
-def firing(codes: np.ndarray, entries: Sequence[int]) -> np.ndarray:
+def firing(codes: np.ndarray, codebook_size: Sequence[int]) -> np.ndarray:
     """(len(entries), h, w): the share of slices that have a token at each position."""
-    return np.stack([(np.asarray(codes) == entry).mean(0) for entry in entries])
+    return np.stack([(np.asarray(codes) == entry).mean(0) for entry in codebook_size])
 
 
-def adjacency(codes: np.ndarray, entries: int) -> np.ndarray:
+def adjacency(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     """(K, K) bigrams: how often one token is left of or above another."""
     codes = np.asarray(codes).astype(np.int64)
-    pairs = np.zeros(entries * entries, dtype=np.int64)
+    pairs = np.zeros(codebook_size * codebook_size, dtype=np.int64)
     for first, second in ((codes[:, :, :-1], codes[:, :, 1:]), (codes[:, :-1], codes[:, 1:])):
-        pairs += np.bincount((first * entries + second).ravel(), minlength=entries * entries)
-    return pairs.reshape(entries, entries)
+        pairs += np.bincount((first * codebook_size + second).ravel(), minlength=codebook_size * codebook_size)
+    return pairs.reshape(codebook_size, codebook_size)
 
 
 def neighbour_bits(pairs: np.ndarray) -> float:
@@ -176,19 +178,19 @@ def windows(images: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(framed, (side, side), axis=(1, 2))[:, ::factor, ::factor]
 
 
-def decoded_patches(reading: Reading, codes: np.ndarray) -> np.ndarray:
+def decoded_patches(reading: CodebookStatistics, codes: np.ndarray) -> np.ndarray:
     """(K, 2 factor, 2 factor): each token decoded with half a cell of surroundings, on average over maps (n, h, w).
 
     A token that these maps lack is decoded in a map of nothing else, which the decoder never saw: second best.
     """
-    entries, factor = len(reading.codebook), reading.factor
-    alone = reading.decode(np.broadcast_to(np.arange(entries)[:, None, None], (entries, 5, 5)))
+    codebook_size, factor = len(reading.codebook), reading.factor
+    alone = reading.decode(np.broadcast_to(np.arange(codebook_size)[:, None, None], (codebook_size, 5, 5)))
     patches = windows(alone, factor, factor // 2)[:, 2, 2].copy()
     images = np.concatenate([reading.decode(some) for some in np.array_split(codes, -(-len(codes) // 16))])
     cells = windows(images, factor, factor // 2).reshape(-1, *patches.shape[1:])
     flat = torch.from_numpy(codes.astype(np.int64).ravel())
     sums = torch.zeros(patches.shape).index_add_(0, flat, torch.from_numpy(cells)).numpy()
-    counts = usage(codes, entries)
+    counts = usage(codes, codebook_size)
     patches[counts > 0] = sums[counts > 0] / counts[counts > 0, None, None]
     return patches
 
@@ -208,14 +210,14 @@ def page_order(points: np.ndarray) -> tuple[np.ndarray, int]:
     return order, columns
 
 
-def commonest(reading: Reading, count: int = 18) -> np.ndarray:
+def commonest(reading: CodebookStatistics, count: int = 18) -> np.ndarray:
     """The most used tokens that are not background."""
     ranked = np.argsort(-reading.counts, kind="stable")
     bright = ranked[(reading.shades[ranked] > 0.08) & (reading.counts[ranked] > 0)]
     return (bright if len(bright) >= 2 else ranked)[:count]
 
 
-def through(reading: Reading, rows: Sequence[int]) -> dict[str, np.ndarray]:
+def through(reading: CodebookStatistics, rows: Sequence[int]) -> dict[str, np.ndarray]:
     """Test slices at each stage of the model; latents in the channel that varies most."""
     images, codes = np.asarray(reading.shown.images[rows]), np.asarray(reading.codes["test"][rows])
     before = reading.latents(images)
@@ -225,7 +227,7 @@ def through(reading: Reading, rows: Sequence[int]) -> dict[str, np.ndarray]:
     return parts | {"tokens": reading.shades[codes], "reconstruction": reading.decode(codes)}
 
 
-def tissues(reading: Reading, most: int = 400) -> np.ndarray:
+def tissues(reading: CodebookStatistics, most: int = 400) -> np.ndarray:
     """(K,) the tissue (0 background, 1 CSF, 2 grey, 3 white matter) that a token covers most; -1 where that is not known."""
     split, codes = reading.cohort["train"], reading.codes["train"]
     found = np.full(len(reading.codebook), -1)
@@ -248,11 +250,13 @@ def nearest(codebook: np.ndarray, entry: int, count: int = 5) -> np.ndarray:
     return order[order != entry][:count]
 
 
-def examples(reading: Reading, entries: Sequence[int], count: int = 6, margin: int = 0, seed: int = 0) -> list[np.ndarray]:
+def examples(
+    reading: CodebookStatistics, codebook_size: Sequence[int], count: int = 6, margin: int = 0, seed: int = 0
+) -> list[np.ndarray]:
     """For each token up to `count` windows of test slices where it was assigned, with `margin` pixels around it."""
     codes, dice, found = np.asarray(reading.codes["test"]), np.random.default_rng(seed), []
     cells = windows(reading.shown.images, reading.factor, margin)
-    for entry in entries:
+    for entry in codebook_size:
         places = np.argwhere(codes == entry)
         places = places[np.sort(dice.permutation(len(places))[:count])]
         found.append(cells[tuple(places.T)] / 255)

@@ -126,10 +126,10 @@ def roc_area(real: np.ndarray, generated: np.ndarray, real_weight: np.ndarray, w
         return ((real_weight @ below) * weight).sum(1) / (real_weight.sum(1) * weight.sum(1))
 
 
-def folds_of(levels: np.ndarray, subjects: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+def folds_of(slice_indices: np.ndarray, subjects: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     """The fold of each row, whole subjects together, slice indices spread evenly."""
     names, first, which = np.unique(subjects, return_index=True, return_inverse=True)
-    order = np.lexsort((rng.random(len(names)), levels[first]))
+    order = np.lexsort((rng.random(len(names)), slice_indices[first]))
     fold = np.empty(len(names), int)
     fold[order] = np.arange(len(names)) % folds
     return fold[which]
@@ -168,7 +168,7 @@ def detectability(
     jobs = []
     for repeat in range(recipe.repeats):
         rng = np.random.default_rng([recipe.seed, repeat])
-        fold = folds_of(generated.levels, generated.subjects, recipe.folds, rng)
+        fold = folds_of(generated.slice_indices, generated.subjects, recipe.folds, rng)
         jobs += [(scale, repeat * recipe.folds + number, fold == number) for number in range(recipe.folds) for scale in real.scales]
     nets = [seeded_net(make, recipe.seed * 1000 + number) for _, number, _ in jobs]  # the global generator serves one thread
     for side in (fit, real, generated):

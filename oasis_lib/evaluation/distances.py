@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from oasis_lib.evaluation.features import to_tensor
-from oasis_lib.metrics import at_once, ms_ssim
+from oasis_lib.metrics import batch_size_for, ms_ssim
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -25,23 +25,23 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 
 
 def manifold(
-    real: np.ndarray, fake: np.ndarray, real_people: np.ndarray, fake_people: np.ndarray | None = None, neighbours: int = 5
+    real: np.ndarray, fake: np.ndarray, real_subjects: np.ndarray, fake_subjects: np.ndarray | None = None, neighbours: int = 5
 ) -> dict[str, float]:
     """Precision and recall (Kynkaanniemi et al. 2019), by subject.
 
     A slice's radius reaches its k-th nearest slice of *another* subject: a brain's neighbouring slices are near-copies, and
-    would shrink every ball to one brain. Generated slices count as one subject each unless `fake_people` says otherwise.
+    would shrink every ball to one brain. Generated slices count as one subject each unless `fake_subjects` says otherwise.
     """
-    fake_people = np.arange(len(fake)) if fake_people is None else fake_people
-    real_radius, fake_radius = (_radius(x, p, neighbours) for x, p in ((real, real_people), (fake, fake_people)))
+    fake_subjects = np.arange(len(fake)) if fake_subjects is None else fake_subjects
+    real_radius, fake_radius = (_radius(x, p, neighbours) for x, p in ((real, real_subjects), (fake, fake_subjects)))
     between = pairwise(real, fake)  # (real, fake)
     precision, recall = (between <= real_radius[:, None]).any(0).mean(), (between <= fake_radius[None]).any(1).mean()
     return {"precision": float(precision), "recall": float(recall)}
 
 
-def _radius(points: np.ndarray, people: np.ndarray, k: int) -> np.ndarray:
+def _radius(points: np.ndarray, subjects: np.ndarray, k: int) -> np.ndarray:
     distance = pairwise(points, points)
-    distance[np.asarray(people)[:, None] == np.asarray(people)[None]] = np.inf
+    distance[np.asarray(subjects)[:, None] == np.asarray(subjects)[None]] = np.inf
     distance.sort(axis=1)
     others = np.isfinite(distance).sum(1)
     return distance[np.arange(len(points)), np.clip(others, 1, k) - 1]
@@ -55,20 +55,20 @@ def pairwise(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def pairwise_similarity(
-    images: np.ndarray, levels: np.ndarray, people: np.ndarray, *, pairs: int = 8, seed: int = 0, device: str = "cpu"
+    images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, *, pairs: int = 8, seed: int = 0, device: str = "cpu"
 ) -> pd.DataFrame:
     """MS-SSIM of pairs of different subjects: slice index, both rows, value. To be matched with real pairs', not minimised."""
     rng, chosen = np.random.default_rng(seed), []
-    for level in np.unique(levels):
-        rows = np.flatnonzero(levels == level)
+    for slice_index in np.unique(slice_indices):
+        rows = np.flatnonzero(slice_indices == slice_index)
         for _ in range(pairs):
             a = rng.choice(rows)
-            others = rows[people[rows] != people[a]]
+            others = rows[subjects[rows] != subjects[a]]
             if len(others):
-                chosen.append((level, a, rng.choice(others)))
-    level, first, second = np.array(chosen, int).reshape(-1, 3).T
-    values, few = [np.empty(0)], at_once(images[0].size, device)
-    for start in range(0, len(level), few):
+                chosen.append((slice_index, a, rng.choice(others)))
+    slice_index, first, second = np.array(chosen, int).reshape(-1, 3).T
+    values, few = [np.empty(0)], batch_size_for(images[0].size, device)
+    for start in range(0, len(slice_index), few):
         part = slice(start, start + few)
         values.append(ms_ssim(to_tensor(images[first[part]], device), to_tensor(images[second[part]], device)).cpu().numpy())
-    return pd.DataFrame({"level": level, "first": first, "second": second, "ms_ssim": np.concatenate(values)})
+    return pd.DataFrame({"slice_index": slice_index, "first": first, "second": second, "ms_ssim": np.concatenate(values)})

@@ -14,7 +14,7 @@ from scipy.stats import t
 from oasis_lib.evaluation import anatomy, distances, memorisation
 from oasis_lib.evaluation.fitted import Fitted, Samples
 
-SHARES = ("precision", "recall", "level_within_one", "memorised", "standing_out")  # how those measures' names begin
+SHARES = ("precision", "recall", "slice_index_within_one", "memorised", "standing_out")  # how those measures' names begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Seen:
 
     points: np.ndarray  # (N, components) features
     areas: np.ndarray  # (N, 4) percent of the frame
-    level_errors: np.ndarray  # (N,)
+    slice_index_errors: np.ndarray  # (N,)
     near: dict[str, memorisation.Nearest]  # in pixels and in features
     relative: dict[str, np.ndarray]  # (N,) distance to the nearest training slice over what is usual for held-out subjects
 
@@ -43,16 +43,16 @@ class Evaluator(Fitted):
             self._known[samples] = Seen(
                 self.space.project(raw),
                 self.mixture.areas(np.asarray(samples.images)),
-                self.level_errors(samples, raw),
+                self.slice_index_errors(samples, raw),
                 near,
-                {where: lines[where].relative(one, samples.levels) for where, one in near.items()},
+                {where: lines[where].relative(one, samples.slice_indices) for where, one in near.items()},
             )
         return self._known[samples]
 
     def nearest(self, samples: Samples, raw: np.ndarray) -> dict[str, memorisation.Nearest]:
         """The nearest training slice of every sample, in pixels and in features."""
         query = {"pixels": memorisation.thumbnails(samples.images, device=self.device), "features": self.space.project(raw)}
-        return {where: self.nearest_to(points, where, self.audit["bank"], samples.people) for where, points in query.items()}
+        return {where: self.nearest_to(points, where, self.audit["bank"], samples.subjects) for where, points in query.items()}
 
     @cached_property
     def real_points(self) -> np.ndarray:
@@ -60,36 +60,36 @@ class Evaluator(Fitted):
 
     @cached_property
     def real_similarity(self) -> pd.DataFrame:
-        return self._similarity(self.real.images, self.real.levels, self.real.subjects)
+        return self._similarity(self.real.images, self.real.slice_indices, self.real.subjects)
 
-    def _similarity(self, images: np.ndarray, levels: np.ndarray, people: np.ndarray) -> pd.DataFrame:
-        return distances.pairwise_similarity(images, levels, people, seed=self.config.seed, device=self.device)
+    def _similarity(self, images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray) -> pd.DataFrame:
+        return distances.pairwise_similarity(images, slice_indices, subjects, seed=self.config.seed, device=self.device)
 
-    def counts(self, levels: np.ndarray) -> dict[int, int]:
+    def counts(self, slice_indices: np.ndarray) -> dict[int, int]:
         """Slices of each slice index that every side of a comparison has: the set, the baseline and the real subjects."""
-        sides = [pd.Series(x).value_counts() for x in (levels, self.real.levels, self.floor.levels)]
+        sides = [pd.Series(x).value_counts() for x in (slice_indices, self.real.slice_indices, self.baseline.slice_indices)]
         known = set.intersection(*(set(side.index) for side in sides))
         if not known:
-            raise ValueError("every sample needs a slice index that the cohort has; draw them with `level=`, not open")
-        return {int(level): int(min(side[level] for side in sides)) for level in sorted(known)}
+            raise ValueError("every sample needs a slice index that the cohort has; draw them with `slice_index=`, not open")
+        return {int(slice_index): int(min(side[slice_index] for side in sides)) for slice_index in sorted(known)}
 
-    def rows(self, levels: np.ndarray, counts: dict[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, slice_indices: np.ndarray, counts: dict[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a set and of the real subjects, equally many of each slice index."""
-        rng, counts = np.random.default_rng(self.config.seed), counts or self.counts(levels)
-        return pick_rows(levels, counts, rng), pick_rows(self.real.levels, counts, rng)
+        rng, counts = np.random.default_rng(self.config.seed), counts or self.counts(slice_indices)
+        return pick_rows(slice_indices, counts, rng), pick_rows(self.real.slice_indices, counts, rng)
 
     def measure(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, Any]:
         """All measures of one set, each with the ends of its 95 % interval: one flat dict of numbers."""
-        ours, theirs = self.rows(samples.levels, counts)
-        images, levels, people = np.asarray(samples.images[ours]), samples.levels[ours], samples.persons[ours]
-        alike, real, seen = self._similarity(images, levels, people), self.real_similarity, self.look(samples)
+        ours, theirs = self.rows(samples.slice_indices, counts)
+        images, slice_indices, subjects = np.asarray(samples.images[ours]), samples.slice_indices[ours], samples.groups[ours]
+        alike, real, seen = self._similarity(images, slice_indices, subjects), self.real_similarity, self.look(samples)
         alike[["first", "second"]] = ours[alike[["first", "second"]].to_numpy(int)]
 
         def numbers(mine: np.ndarray, others: np.ndarray) -> dict[str, float]:
             pairs = similarity_gap(_among(alike, mine), _among(real, others) if len(others) < len(theirs) else real)
             return self._numbers(seen, samples, mine, others) | pairs
 
-        found, half = numbers(ours, theirs), self._half_widths(numbers, samples.persons, ours, theirs)
+        found, half = numbers(ours, theirs), self._half_widths(numbers, samples.groups, ours, theirs)
         areas = dict(zip((f"area_{name}" for name in anatomy.AREAS), seen.areas[ours].mean(0).tolist()))
         ends = {f"{name}_low": float(np.maximum(0, found[name] - reach)) for name, reach in half.items()}
         most = {name: 1.0 if name.startswith(SHARES) else np.inf for name in half}
@@ -98,21 +98,21 @@ class Evaluator(Fitted):
 
     def distances(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, float]:
         """The distances alone."""
-        ours, theirs = self.rows(samples.levels, counts)
+        ours, theirs = self.rows(samples.slice_indices, counts)
         raw = self.extract(samples.images) if samples.raw is None else samples.raw
-        return self._distances(self.space.project(raw), samples.persons, ours, theirs)
+        return self._distances(self.space.project(raw), samples.groups, ours, theirs)
 
-    def _distances(self, points: np.ndarray, people: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    def _distances(self, points: np.ndarray, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         a, b = points[ours], self.real_points[theirs]
-        shape = distances.manifold(b, a, self.real.subjects[theirs], people[ours], self.config.neighbours)
+        shape = distances.manifold(b, a, self.real.subjects[theirs], subjects[ours], self.config.neighbours)
         return {"frechet": distances.frechet(a, b)} | shape
 
     def _numbers(self, seen: Seen, samples: Samples, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-        found = self._distances(seen.points, samples.persons, ours, theirs)
-        errors = seen.level_errors[ours]
+        found = self._distances(seen.points, samples.groups, ours, theirs)
+        errors = seen.slice_index_errors[ours]
         if self.reader:
-            found |= {"level_within_one": float((errors < 1.5).mean()), "level_error": float(errors.mean())}
-        sides = seen.areas[ours], samples.levels[ours], self.real_areas[theirs], self.real.levels[theirs]
+            found |= {"slice_index_within_one": float((errors < 1.5).mean()), "slice_index_error": float(errors.mean())}
+        sides = seen.areas[ours], samples.slice_indices[ours], self.real_areas[theirs], self.real.slice_indices[theirs]
         apart = anatomy.area_distance(*sides)
         found |= {"tissue_distance": float(apart[:3].mean()), "ventricle_distance": float(apart[3])}
         for where, line in self.audit["lines"].items():
@@ -120,12 +120,12 @@ class Evaluator(Fitted):
             found[f"standing_out_{where}"] = float((seen.near[where].ratio[ours] < line.ratio_line).mean())
         return found
 
-    def _half_widths(self, numbers: Any, people: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    def _half_widths(self, numbers: Any, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         """Half of each 95 % interval: a jackknife that leaves out a tenth of the subjects at a time, on both sides together."""
-        parts = min(10, len(np.unique(self.real.subjects[theirs])), len(np.unique(people[ours])))
+        parts = min(10, len(np.unique(self.real.subjects[theirs])), len(np.unique(subjects[ours])))
         if parts < 2:
             return dict.fromkeys(numbers(ours, theirs), float("nan"))
-        mine, others = parted([people[ours], self.real.subjects[theirs]], parts, np.random.default_rng(self.config.seed))
+        mine, others = parted([subjects[ours], self.real.subjects[theirs]], parts, np.random.default_rng(self.config.seed))
         rows = pd.DataFrame([numbers(ours[mine != part], theirs[others != part]) for part in range(parts)])
         errors = np.sqrt((parts - 1) / parts * ((rows - rows.mean()) ** 2).sum(skipna=False))
         return (t.ppf(0.975, parts - 1) * errors).to_dict()
@@ -140,13 +140,13 @@ class Evaluator(Fitted):
 
     def _ssim_count(self, images: np.ndarray) -> dict[str, float]:
         every = max(1, len(images) // 100)
-        best, _ = memorisation.best_ssim(images[::every], self.cohort["train"].images, self.shelf, device=self.device)
+        best, _ = memorisation.best_ssim(images[::every], self.cohort["train"].images, self.thumbnails, device=self.device)
         return {"seeds_count": float((best > memorisation.SEEDS_LINE).mean()), "seeds_best": float(best.max())}
 
 
 def similarity_gap(alike: pd.DataFrame, real: pd.DataFrame) -> dict[str, float]:
     """Mean MS-SSIM of pairs of different subjects, and its distance from real pairs', over shared slice indices."""
-    ours, theirs = (side.groupby("level")["ms_ssim"].mean() for side in (alike, real))
+    ours, theirs = (side.groupby("slice_index")["ms_ssim"].mean() for side in (alike, real))
     shared = ours.index.intersection(theirs.index)
     gap = float((ours[shared] - theirs[shared]).abs().mean()) if len(shared) else float("nan")
     return {"ms_ssim": float(ours[shared].mean()), "ms_ssim_gap": gap}
@@ -159,17 +159,17 @@ def _among(pairs: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
 def parted(sides: list[np.ndarray], parts: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Which of `parts` equal parts each row's subject belongs to; on whatever side they are, subjects keep their part."""
     part: dict[Any, int] = {}
-    for people in sides:
-        fresh = rng.permutation([name for name in np.unique(people) if name not in part])
+    for subjects in sides:
+        fresh = rng.permutation([name for name in np.unique(subjects) if name not in part])
         part |= {name: number % parts for number, name in enumerate(fresh)}
-    return [np.array([part[name] for name in people]) for people in sides]
+    return [np.array([part[name] for name in subjects]) for subjects in sides]
 
 
-def pick_rows(levels: np.ndarray, counts: dict[int, int], rng: np.random.Generator) -> np.ndarray:
+def pick_rows(slice_indices: np.ndarray, counts: dict[int, int], rng: np.random.Generator) -> np.ndarray:
     """Rows with exactly `counts` slices of each slice index, drawn without replacement where there are enough."""
     chosen = []
-    for level, count in counts.items():
-        pool = np.flatnonzero(levels == level)
+    for slice_index, count in counts.items():
+        pool = np.flatnonzero(slice_indices == slice_index)
         if len(pool):
             chosen.append(rng.choice(pool, count, replace=len(pool) < count))
     return np.sort(np.concatenate(chosen))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.device import full_precision
-from oasis_lib.metrics import at_once
+from oasis_lib.metrics import batch_size_for
 from oasis_lib.storage import CONFIG, read_config, read_weights, save_model
 
 FEATURES = 32 + 64 + 4 * 128
@@ -32,12 +32,12 @@ class Stem(nn.Conv2d):
 
 
 class FeatureNet(nn.Module):
-    """A small network that tells level and person of a slice; its pooled maps are the features.
+    """A small network that tells slice index and subject of a slice; its pooled maps are the features.
 
-    It never sees spoiled slices: taught to spot blur and noise, it placed nonsense nearer to real people than reconstructions.
+    It never sees spoiled slices: taught to spot blur and noise, it placed nonsense nearer to real subjects than reconstructions.
     """
 
-    def __init__(self, size: int, levels: int, people: int, width: int = 16):
+    def __init__(self, size: int, slice_indices: int, subjects: int, width: int = 16):
         super().__init__()
         stride = max(1, size // 64)
 
@@ -46,8 +46,10 @@ class FeatureNet(nn.Module):
 
         stem = nn.Sequential(Stem(width, stride), nn.BatchNorm2d(width), nn.ReLU())
         self.stages = nn.ModuleList([stem, block(width, 32), block(32, 64), block(64, 128)])
-        self.heads = nn.ModuleDict({"level": nn.Linear(FEATURES, max(levels, 1)), "person": nn.Linear(FEATURES, people)})
-        self.config = {"size": size, "levels": levels, "people": people, "width": width}
+        self.heads = nn.ModuleDict(
+            {"slice_index": nn.Linear(FEATURES, max(slice_indices, 1)), "subject": nn.Linear(FEATURES, subjects)}
+        )
+        self.config = {"size": size, "slice_indices": slice_indices, "subjects": subjects, "width": width}
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 1, H, W) -> (B, FEATURES)
         pooled, x = [], images * 2 - 0.5
@@ -59,21 +61,21 @@ class FeatureNet(nn.Module):
 
 
 def train_network(
-    images: np.ndarray, levels: np.ndarray, subjects: np.ndarray, *, steps: int, seed: int, device: str = "cpu"
+    images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, *, steps: int, seed: int, device: str = "cpu"
 ) -> FeatureNet:
-    """Half a minute on two idle cores. Seeded: the same people and seed give the same network."""
+    """Half a minute on two idle cores. Seeded: the same subjects and seed give the same network."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _train(images, levels, subjects, steps, seed, device)
+        return _train(images, slice_indices, subjects, steps, seed, device)
 
 
-def _train(images: np.ndarray, levels: np.ndarray, subjects: np.ndarray, steps: int, seed: int, device: str) -> FeatureNet:
-    _, people = np.unique(subjects, return_inverse=True)
-    net = FeatureNet(images.shape[-1], int(levels.max()) + 1, int(people.max()) + 1).to(device)
+def _train(images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, steps: int, seed: int, device: str) -> FeatureNet:
+    _, numbers = np.unique(subjects, return_inverse=True)
+    net = FeatureNet(images.shape[-1], int(slice_indices.max()) + 1, int(numbers.max()) + 1).to(device)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=max(steps, 2))
-    targets = {"level": torch.as_tensor(levels.copy()), "person": torch.as_tensor(people)}
+    targets = {"slice_index": torch.as_tensor(slice_indices.copy()), "subject": torch.as_tensor(numbers)}
     for _ in range(steps):
         rows = torch.randint(len(images), (32,), generator=generator)
         batch = to_tensor(images[rows.numpy()], device)
@@ -117,7 +119,7 @@ def to_tensor(images: np.ndarray, device: str = "cpu") -> Tensor:
 @torch.no_grad()
 def extract(network: nn.Module, images: np.ndarray, device: str = "cpu") -> np.ndarray:
     """(N, H, W) -> (N, features) float32, in full precision: features of two devices are compared."""
-    network, few = network.to(device), at_once(images[0].size, device)
+    network, few = network.to(device), batch_size_for(images[0].size, device)
     with full_precision(device):
         parts = [network(to_tensor(images[i : i + few], device)).cpu() for i in range(0, len(images), few)]
     return torch.cat(parts).numpy()
@@ -125,7 +127,7 @@ def extract(network: nn.Module, images: np.ndarray, device: str = "cpu") -> np.n
 
 @dataclass(frozen=True)
 class Space:
-    """Features standardised, projected on their first components and whitened, all of it fitted on training people."""
+    """Features standardised, projected on their first components and whitened, all of it fitted on training subjects."""
 
     network: nn.Module
     mean: np.ndarray
@@ -138,7 +140,7 @@ class Space:
         standard = (features - mean) / spread
         values, vectors = np.linalg.eigh(standard.T @ standard / len(features))
         keep = np.argsort(values)[::-1][: min(components, (len(features) - 1) // 2)]
-        basis = vectors[:, keep] / np.sqrt(values[keep])  # every component counts alike: else size and level drown detail
+        basis = vectors[:, keep] / np.sqrt(values[keep])  # every component counts alike: else size and slice index drown detail
         return cls(network, mean, (basis / spread[:, None]).astype(np.float32))
 
     def project(self, features: np.ndarray) -> np.ndarray:

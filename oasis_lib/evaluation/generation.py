@@ -20,7 +20,7 @@ TARGETS = {  # measure -> relation to the end of real-vs-real's interval
     "frechet": "<=",
     "precision": ">=",
     "recall": ">=",
-    "level_within_one": ">=",
+    "slice_index_within_one": ">=",
     "tissue_distance": "<=",
     "ventricle_distance": "<=",
     "ms_ssim_gap": "<=",
@@ -33,10 +33,10 @@ UNKNOWN = "not measurable at this size"
 
 def compare(evaluator: Evaluator, sets: Mapping[str, Samples]) -> pd.DataFrame:
     """One row a set, real-vs-real first, all at the same number of slices of each slice index."""
-    shared = [evaluator.counts(samples.levels) for samples in sets.values()]
-    levels = set.intersection(*(set(c) for c in shared))
-    counts = {level: min(c[level] for c in shared) for level in sorted(levels)}
-    rows = {BASELINE: evaluator.measure(evaluator.floor, counts)}
+    shared = [evaluator.counts(samples.slice_indices) for samples in sets.values()]
+    slice_indices = set.intersection(*(set(c) for c in shared))
+    counts = {slice_index: min(c[slice_index] for c in shared) for slice_index in sorted(slice_indices)}
+    rows = {BASELINE: evaluator.measure(evaluator.baseline, counts)}
     rows |= {name: evaluator.measure(samples, counts) for name, samples in sets.items()}
     table = pd.DataFrame(rows).T.astype(float)
     return table.assign(frechet_ratio=table["frechet"] / table["frechet"].iloc[0])
@@ -115,7 +115,7 @@ def verdict_table(table: pd.DataFrame, report: Report | None, names: list[str]) 
 
 def evaluate_generation(
     images: np.ndarray,
-    levels: np.ndarray,
+    slice_indices: np.ndarray,
     cohort: Cohort,
     *,
     config: EvaluationConfig | None = None,
@@ -131,7 +131,7 @@ def evaluate_generation(
 
     evaluator = Evaluator(cohort, config, **options)
     references = usual_references(evaluator, evaluator.vqvae) if references is None else references
-    sets = {"samples": Samples(np.asarray(images), np.asarray(levels, np.int64))} | dict(references)
+    sets = {"samples": Samples(np.asarray(images), np.asarray(slice_indices, np.int64))} | dict(references)
     report, table = instrument(evaluator).compare(detected(sets), progress=progress), compare(evaluator, sets)
     return {
         "split": evaluator.split,

@@ -17,10 +17,10 @@ from oasis_lib.evaluation.prepared import SCALES, Prepared, brain_box, crops_of,
 BASELINE = "real-vs-real"
 
 
-def balanced_rows(levels: np.ndarray, counts: dict[int, int], seed: int = 0) -> np.ndarray:
+def balanced_rows(slice_indices: np.ndarray, counts: dict[int, int], seed: int = 0) -> np.ndarray:
     """Rows with at most `counts` slices of each slice index, drawn without replacement."""
     rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(np.flatnonzero(levels == level))[:count] for level, count in counts.items()]
+    chosen = [rng.permutation(np.flatnonzero(slice_indices == slice_index))[:count] for slice_index, count in counts.items()]
     return np.sort(np.concatenate(chosen))
 
 
@@ -50,31 +50,34 @@ class Instrument:
         self.scales = list(scales or (scale for scale in SCALES if scale == 1 or cohort.size // scale >= 32))
         self.box = brain_box(train.images[:: max(1, len(train) // 256)])
         rows = np.random.default_rng(self.recipe.seed).permutation(np.flatnonzero(learned))[: self.recipe.most]
-        self.fit = self.prepare(train.images[np.sort(rows)], train.levels[np.sort(rows)], train.subjects[np.sort(rows)])
-        self.real = self.prepare(real.images, real.levels, real.subjects)
+        self.fit = self.prepare(train.images[np.sort(rows)], train.slice_indices[np.sort(rows)], train.subjects[np.sort(rows)])
+        self.real = self.prepare(real.images, real.slice_indices, real.subjects)
 
-    def prepare(self, images: np.ndarray, levels: np.ndarray, subjects: np.ndarray | None = None) -> Prepared:
+    def prepare(self, images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray | None = None) -> Prepared:
         """A set; without `subjects` each slice is a subject of its own."""
         subjects = np.array([f"generated {row}" for row in range(len(images))]) if subjects is None else subjects
-        return prepare(images, levels, subjects, self.box, self.scales, device=self.device)
+        return prepare(images, slice_indices, subjects, self.box, self.scales, device=self.device)
 
     def counts(self, sets: Sequence[np.ndarray]) -> dict[int, int]:
         """Slices of each slice index that every set (of slice indices) and the other real subjects can give."""
-        sides = [pd.Series(levels).value_counts() for levels in (self.cohort["train"].levels[self.other_rows], *sets)]
+        sides = [
+            pd.Series(slice_indices).value_counts()
+            for slice_indices in (self.cohort["train"].slice_indices[self.other_rows], *sets)
+        ]
         shared = set.intersection(*(set(side.index) for side in sides))
         if not shared:
             raise ValueError("the sets have no slice index in common with the cohort")
         most = max(1, self.recipe.most // len(shared))
-        return {int(level): int(min(most, *(side[level] for side in sides))) for level in sorted(shared)}
+        return {int(slice_index): int(min(most, *(side[slice_index] for side in sides))) for slice_index in sorted(shared)}
 
     def others(self, counts: Mapping[int, int]) -> np.ndarray:
         """Rows of the other training subjects, so many of each slice index."""
-        return self.other_rows[balanced_rows(self.cohort["train"].levels[self.other_rows], counts, self.recipe.seed)]
+        return self.other_rows[balanced_rows(self.cohort["train"].slice_indices[self.other_rows], counts, self.recipe.seed)]
 
-    def surest(self, images: np.ndarray, levels: np.ndarray, scale: int = 1, count: int = 8) -> dict[str, np.ndarray]:
+    def surest(self, images: np.ndarray, slice_indices: np.ndarray, scale: int = 1, count: int = 8) -> dict[str, np.ndarray]:
         """Patches (count, SIDE, SIDE) uint8 that one detector is surest about, of held-out slices: real, and generated."""
-        side, recipe = self.prepare(images, levels), self.recipe
-        fold = folds_of(side.levels, side.subjects, recipe.folds, np.random.default_rng(recipe.seed))
+        side, recipe = self.prepare(images, slice_indices), self.recipe
+        fold = folds_of(side.slice_indices, side.subjects, recipe.folds, np.random.default_rng(recipe.seed))
         learn, test = (torch.from_numpy(np.flatnonzero(rows)) for rows in (fold != 0, fold == 0))
         sides, inside = [self.fit.scales[scale], side.scales[scale][learn]], [self.fit.inside[scale], side.inside[scale][learn]]
         net, found = train(seeded_net(Detector, recipe.seed), sides, inside, recipe.seed, recipe), {}
@@ -92,13 +95,13 @@ class Instrument:
         """Every set (images, slice indices, and subjects where known) at every scale, real-vs-real first."""
         counts = self.counts([given[1] for given in sets.values()])
         rows, train = self.others(counts), self.cohort["train"]
-        sets = {BASELINE: (train.images[rows], train.levels[rows], train.subjects[rows])} | dict(sets)
+        sets = {BASELINE: (train.images[rows], train.slice_indices[rows], train.subjects[rows])} | dict(sets)
         networks = self.recipe.folds * self.recipe.repeats * len(self.scales)
         found = {}
         with tqdm(total=len(sets) * networks, disable=not progress, desc="detectors", mininterval=1) as bar:
-            for name, (images, levels, *subjects) in sets.items():
-                rows = balanced_rows(np.asarray(levels), counts, self.recipe.seed)
-                chosen = [np.asarray(part)[rows] for part in (images, levels, *subjects)]
+            for name, (images, slice_indices, *subjects) in sets.items():
+                rows = balanced_rows(np.asarray(slice_indices), counts, self.recipe.seed)
+                chosen = [np.asarray(part)[rows] for part in (images, slice_indices, *subjects)]
                 bar.set_postfix_str(name)
                 results = detectability(self.fit, self.real, self.prepare(*chosen), self.recipe, progress=bar.update)
                 found[name] = results

@@ -25,11 +25,11 @@ class Prepared:
     """Slices ready to be compared: cues that are no anatomy removed, cropped to a common box, one array a scale."""
 
     scales: dict[int, Tensor]  # scale -> (N, h, w) uint8, at least SIDE x SIDE
-    levels: np.ndarray  # (N,) slice index
+    slice_indices: np.ndarray  # (N,) slice index
     subjects: np.ndarray  # (N,)
 
     def __len__(self) -> int:
-        return len(self.levels)
+        return len(self.slice_indices)
 
     @cached_property
     def inside(self) -> dict[int, Tensor]:
@@ -70,7 +70,7 @@ def without_cues(images: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def prepare(
     images: np.ndarray,
-    levels: np.ndarray,
+    slice_indices: np.ndarray,
     subjects: np.ndarray,
     box: tuple[slice, slice],
     scales: Sequence[int] = SCALES,
@@ -86,7 +86,7 @@ def prepare(
         missing = [max(0, SIDE - side) for side in small.shape[1:]]
         pad = [missing[1] // 2, missing[1] - missing[1] // 2, missing[0] // 2, missing[0] - missing[0] // 2]
         found[scale] = F.pad(small, pad)
-    return Prepared(found, np.asarray(levels), np.asarray(subjects))
+    return Prepared(found, np.asarray(slice_indices), np.asarray(subjects))
 
 
 def _stride(images: Tensor) -> int:

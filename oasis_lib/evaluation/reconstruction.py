@@ -1,4 +1,4 @@
-"""How well a VQ-VAE gives back people: one protocol for notebooks, command line and benchmarks, always beside baselines."""
+"""How well a VQ-VAE gives back subjects: one protocol for notebooks, command line and benchmarks, always beside baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oasis_lib.device import best_device
 from oasis_lib.models import VQVAE
 from oasis_lib.models.quantizer import flatten
 from oasis_lib.training.codes import decode_codes, encode_images
-from oasis_lib.training.data import evenly, in_channels, to_images
+from oasis_lib.training.data import in_channels, linspace_rows, to_images
 from oasis_lib.training.vqvae import reconstruction_loss
 
 MEASURES = {"ssim": metrics.ssim, "ms_ssim": metrics.ms_ssim, "psnr": metrics.psnr, "mae": metrics.mae}
@@ -27,9 +27,9 @@ Give = Callable[[Tensor, np.ndarray], Tensor]  # a batch (B, 1, H, W) and its ro
 
 @torch.no_grad()
 def measure(split: Split, give_back: Give, most: int = 100_000, only: Iterable[str] = MEASURES) -> pd.DataFrame:
-    """A row a slice: subject, level, and every measure over the full frame and inside the brain (`ssim`, `ssim_brain`, ...)."""
-    device, rows, parts = best_device(), evenly(len(split), most), []
-    few = metrics.at_once(split.images[0].size, device)
+    """One row a slice: subject, slice index, and measures over the full frame and inside the brain (`ssim`, `ssim_brain`, ...)."""
+    device, rows, parts = best_device(), linspace_rows(len(split), most), []
+    few = metrics.batch_size_for(split.images[0].size, device)
     for start in range(0, len(rows), few):
         part = rows[start : start + few]
         pixels = split.images[part]
@@ -38,7 +38,7 @@ def measure(split: Split, give_back: Give, most: int = 100_000, only: Iterable[s
         values = {name: MEASURES[name](images, shown) for name in only}
         values |= {f"{name}_brain": MEASURES[name](images, shown, mask) for name in only}
         parts.append(pd.DataFrame({name: value.cpu().double().numpy() for name, value in values.items()}))
-    about = split.table.iloc[rows][["subject", "level"]].reset_index(drop=True)
+    about = split.table.iloc[rows][["subject", "slice_index"]].reset_index(drop=True)
     return pd.concat([about.assign(row=rows), pd.concat(parts, ignore_index=True)], axis=1)
 
 
@@ -61,7 +61,7 @@ def decoders(model: VQVAE, split: Split, most: int = 100_000, only: Iterable[str
 @torch.no_grad()
 def sharpness_ratio(model: VQVAE, split: Split, most: int = 128, *, crisp: bool = False) -> float:
     """Mean absolute difference of neighbouring pixels inside the brain, relative to the input's: 1 is as sharp."""
-    pixels = split.images[evenly(len(split), most)]
+    pixels = split.images[linspace_rows(len(split), most)]
     codes = encode_images(model, pixels, best_device())
     shown = to_images(decode_codes(model, codes, best_device(), crisp=crisp))
     masks = torch.from_numpy(metrics.brain_mask(pixels))[:, None]
@@ -69,11 +69,11 @@ def sharpness_ratio(model: VQVAE, split: Split, most: int = 128, *, crisp: bool 
 
 
 def baselines(cohort: Cohort, name: str = "test") -> dict[str, pd.DataFrame]:
-    """What no model at all gets: a black image, the mean training image, another person's slice of the same level."""
+    """What no model at all gets: a black image, the mean training image, another subject's slice of the same slice index."""
     train, split = cohort["train"], cohort[name]
-    some = train.images[evenly(len(train), 1024)]
+    some = train.images[linspace_rows(len(train), 1024)]
     mean = torch.from_numpy(some.mean(axis=0, dtype=np.float64).astype(np.float32) / 255)[None, None]
-    others = np.array([_stranger(train, row, level) for row, level in enumerate(split.levels)])
+    others = np.array([_stranger(train, row, slice_index) for row, slice_index in enumerate(split.slice_indices)])
 
     def other(images: Tensor, rows: np.ndarray) -> Tensor:
         order = np.argsort(others[rows], kind="stable")
@@ -88,45 +88,45 @@ def baselines(cohort: Cohort, name: str = "test") -> dict[str, pd.DataFrame]:
     }
 
 
-def _stranger(train: Split, row: int, level: int) -> int:
-    """A training slice of the same level (of any, where levels are not known); always the same one for a row."""
-    same = np.flatnonzero(train.levels == level)
+def _stranger(train: Split, row: int, slice_index: int) -> int:
+    """A training slice of the same slice index (of any, where slice indices are not known); always the same one for a row."""
+    same = np.flatnonzero(train.slice_indices == slice_index)
     choices = same if len(same) else np.arange(len(train))
     return int(choices[(row * 7919) % len(choices)])
 
 
 def summary(tables: dict[str, pd.DataFrame], repeats: int = 2000) -> pd.DataFrame:
-    """A row a table: SSIM both ways with 95 % intervals from resampling people, extremes, and the share above the seeds' bar."""
+    """A row a table: SSIM both ways with 95 % intervals from resampling subjects, extremes, and the share above the seeds' bar."""
     rows = {}
     for name, table in tables.items():
         row: dict[str, float] = {}
         for key in ("ssim", "ssim_brain", "psnr"):
             finite = table[key].replace(np.inf, np.nan).to_numpy()
-            row[key], row[f"{key}_low"], row[f"{key}_high"] = metrics.bootstrap_by_person(finite, table["subject"], repeats)
+            row[key], row[f"{key}_low"], row[f"{key}_high"] = metrics.bootstrap_by_subject(finite, table["subject"], repeats)
         row |= {"ssim_min": table["ssim"].min(), "ssim_max": table["ssim"].max(), "slices": len(table)}
-        row |= {"people": table["subject"].nunique(), "above_0.6": float((table["ssim"] > SEEDS_BAR).mean())}
+        row |= {"subjects": table["subject"].nunique(), "above_0.6": float((table["ssim"] > SEEDS_BAR).mean())}
         rows[name] = row
     return pd.DataFrame(rows).T
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The summary as people read it: mean and interval in one cell."""
+    """The summary as subjects read it: mean and interval in one cell."""
 
     def with_interval(key: str) -> list[str]:
         return [f"{r[key]:.3f} ({r[f'{key}_low']:.3f} to {r[f'{key}_high']:.3f})" for _, r in table.iterrows()]
 
     shown = {"SSIM, full frame": with_interval("ssim"), "SSIM, brain": with_interval("ssim_brain")}
     shown |= {"PSNR, dB": table["psnr"].round(1), "lowest": table["ssim_min"].round(3), "above 0.6": table["above_0.6"]}
-    return pd.DataFrame(shown, index=table.index).assign(people=table["people"].astype(int))
+    return pd.DataFrame(shown, index=table.index).assign(subjects=table["subjects"].astype(int))
 
 
 def gap(tables: dict[str, pd.DataFrame], key: str = "ssim", repeats: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Training people minus test people: mean and 95 % interval, both sides resampled by person."""
-    people = [tables[name].groupby("subject")[key].mean().dropna().to_numpy() for name in ("train", "test")]
+    """Training subjects minus test subjects: mean and 95 % interval, both sides resampled by subject."""
+    subjects = [tables[name].groupby("subject")[key].mean().dropna().to_numpy() for name in ("train", "test")]
     rng = np.random.default_rng(seed)
-    train, test = (values[rng.integers(len(values), size=(repeats, len(values)))].mean(axis=1) for values in people)
+    train, test = (values[rng.integers(len(values), size=(repeats, len(values)))].mean(axis=1) for values in subjects)
     low, high = np.quantile(train - test, [0.025, 0.975])
-    return float(people[0].mean() - people[1].mean()), float(low), float(high)
+    return float(subjects[0].mean() - subjects[1].mean()), float(low), float(high)
 
 
 @torch.no_grad()
@@ -147,7 +147,7 @@ def look(model: VQVAE, pixels: np.ndarray, codes: np.ndarray | None = None) -> d
 
 
 def probes(split: Split, lesion: Split | None = None, seed: int = 0) -> dict[str, np.ndarray]:
-    """Images that no training person resembles, (H, W) uint8 each. Without planted lesions a bright disc stands in for one."""
+    """Images that no training subject resembles, (H, W) uint8 each. Without planted lesions a bright disc stands in for one."""
     size, rng = split.images.shape[-1], np.random.default_rng(seed)
     if lesion is not None and lesion.lesion is not None:
         areas = lesion.lesion.reshape(len(lesion), -1).astype(bool).sum(axis=1)
@@ -168,12 +168,12 @@ def gradients(model: VQVAE, images: Tensor) -> pd.DataFrame:
     target = in_channels(images, model)
     latents = model.latents(target)
     codes = model.quantizer.nearest(flatten(latents.detach())).view(latents.shape[0], *latents.shape[2:])
-    entries = F.embedding(codes, vectors).movedim(-1, 1)
-    passed = latents + (entries - latents).detach()  # straight through
+    codebook_size = F.embedding(codes, vectors).movedim(-1, 1)
+    passed = latents + (codebook_size - latents).detach()  # straight through
     terms = {
         "reconstruction": reconstruction_loss(model.decode_latents(passed), target, model)[0],
-        "codebook": F.mse_loss(entries, latents.detach()),
-        "commitment": model.config.commitment * F.mse_loss(latents, entries.detach()),
+        "codebook": F.mse_loss(codebook_size, latents.detach()),
+        "commitment": model.config.commitment * F.mse_loss(latents, codebook_size.detach()),
     }
     parts = {"encoder": list(model.encoder.parameters()), "codebook": [vectors], "decoder": list(model.decoder.parameters())}
     table = {}
@@ -188,14 +188,14 @@ def gradients(model: VQVAE, images: Tensor) -> pd.DataFrame:
 
 @torch.no_grad()
 def plane(
-    model: VQVAE, pixels: np.ndarray, entries: int = 10, each: int = 12, seed: int = 0
+    model: VQVAE, pixels: np.ndarray, codebook_size: int = 10, each: int = 12, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Latents (N, 2) of the most used entries, all entries (K, 2), which each took (N,): in those entries' widest plane."""
     model = model.cpu().eval()
     latents = model.latents(in_channels(to_images(pixels), model))
     flat, vectors = flatten(latents).numpy(), model.quantizer.codebook.detach().numpy()
     codes = model.quantizer.nearest(torch.from_numpy(flat)).numpy()
-    popular = np.argsort(np.bincount(codes, minlength=len(vectors)))[::-1][:entries]
+    popular = np.argsort(np.bincount(codes, minlength=len(vectors)))[::-1][:codebook_size]
     rng = np.random.default_rng(seed)
     rows = np.concatenate([rng.permutation(np.flatnonzero(codes == code))[:each] for code in popular])
     middle = vectors[popular].mean(axis=0)

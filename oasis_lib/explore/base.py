@@ -30,7 +30,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from oasis_lib.evaluation.codebook import Reading, read
+from oasis_lib.evaluation.codebook import CodebookStatistics, read
 from oasis_lib.figures.grid import Row, content_box, cut, image_grid
 from oasis_lib.figures.style import synthetic
 from oasis_lib.run import Run
@@ -133,18 +133,18 @@ class Panel:
 class RunPanel(Panel):
     """A panel over a run: its codebook, test slices and their tokens."""
 
-    def open(self, run: Run | Reading) -> None:
+    def open(self, run: Run | CodebookStatistics) -> None:
         """A run, or a reading of it that is at hand already: reading once is enough for all panels."""
-        self.book = run if isinstance(run, Reading) else read(run)
+        self.book = run if isinstance(run, CodebookStatistics) else read(run)
         self.is_synthetic = self.book.cohort.synthetic
         self.codes = np.asarray(self.book.codes["test"]).astype(np.int64)  # in memory: a slider should not wait for a disk
         self.box = content_box(list(self.book.shown.images[:: max(1, len(self.codes) // 40)]), self.codes.shape[-1])
         self.last: tuple[int, np.ndarray] | None = None
 
     def subject_and_slice(self) -> dict[str, widgets.Widget]:
-        levels = self.book.levels
-        index = slider("slice index", int(levels.min()), int(levels.max()), self.book.middle)
-        return {"person": choice("subject", self.book.people), "level": index}
+        slice_indices = self.book.slice_indices
+        index = slider("slice index", int(slice_indices.min()), int(slice_indices.max()), self.book.middle)
+        return {"subject": choice("subject", self.book.subjects), "slice_index": index}
 
     def decoded(self, row: int) -> np.ndarray:
         """A test slice from its own tokens; the last one is remembered, half of what a slider costs."""

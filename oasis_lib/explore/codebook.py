@@ -62,10 +62,10 @@ class ReconstructionExplorer(RunPanel):
 
     def examples(self):
         indices = (self.book.middle, self.book.middle // 2)
-        return [{"person": person, "level": index} for person in self.book.people[:2] for index in indices]
+        return [{"subject": subject, "slice_index": index} for subject in self.book.subjects[:2] for index in indices]
 
-    def draw(self, person: str, level: int) -> tuple[list[Tile], str]:
-        row = self.book.slice_of(person, level)
+    def draw(self, subject: str, slice_index: int) -> tuple[list[Tile], str]:
+        row = self.book.slice_of(subject, slice_index)
         image, codes, back = np.asarray(self.book.shown.images[row]), self.codes[row], self.decoded(row)
         real, made = (torch.from_numpy(np.asarray(x, dtype=np.float32))[None, None] for x in (image / 255, back))
         inside = torch.from_numpy(brain_mask(image[None]))[:, None]
@@ -74,4 +74,4 @@ class ReconstructionExplorer(RunPanel):
         tiles.append((f"{len(np.unique(codes))} different tokens", self.token_map(codes)))
         return self.cropped(
             tiles
-        ), f"{person}, slice index {self.book.levels[row]}: {scores}, PSNR {psnr(made, real).item():.1f} dB"
+        ), f"{subject}, slice index {self.book.slice_indices[row]}: {scores}, PSNR {psnr(made, real).item():.1f} dB"

@@ -36,14 +36,14 @@ class CodeEditor(RunPanel):
         """The centre of three subjects, each given the least similar token."""
         settings, places = [], np.argsort(self.by_brightness)
         row, column = (side // 2 for side in self.codes.shape[1:])
-        for person in self.book.people[:3]:
-            old = self.codes[self.book.slice_of(person, self.book.middle)][row, column]
+        for subject in self.book.subjects[:3]:
+            old = self.codes[self.book.slice_of(subject, self.book.middle)][row, column]
             place = int(places[farthest(self.book.codebook, old, self.book.counts)])
-            settings.append({"person": person, "level": self.book.middle, "row": row, "column": column, "place": place})
+            settings.append({"subject": subject, "slice_index": self.book.middle, "row": row, "column": column, "place": place})
         return settings
 
-    def edit(self, person: str, level: int, row: int, column: int, place: int) -> tuple[int, np.ndarray]:
-        index = self.book.slice_of(person, level)
+    def edit(self, subject: str, slice_index: int, row: int, column: int, place: int) -> tuple[int, np.ndarray]:
+        index = self.book.slice_of(subject, slice_index)
         edited = self.kept.get(index, self.codes[index]).copy()
         edited[row, column] = self.by_brightness[place]
         return index, edited
@@ -77,25 +77,25 @@ class Walk(RunPanel):
     title = "Walk from one subject to another, four ways"
 
     def controls(self):
-        people = self.book.people
-        ends = {"start": choice("from", people), "end": choice("to", people, people[-1])}
-        return ends | {"level": self.subject_and_slice()["level"], "step": slider("step", 0, STEPS, STEPS // 2)}
+        subjects = self.book.subjects
+        ends = {"start": choice("from", subjects), "end": choice("to", subjects, subjects[-1])}
+        return ends | {"slice_index": self.subject_and_slice()["slice_index"], "step": slider("step", 0, STEPS, STEPS // 2)}
 
     def actions(self):
         return {"Walk": self.walk}
 
     def examples(self):
-        ends = {"start": self.book.people[0], "end": self.book.people[-1], "level": self.book.middle}
+        ends = {"start": self.book.subjects[0], "end": self.book.subjects[-1], "slice_index": self.book.middle}
         self.walk(**ends)
         return [ends | {"step": step} for step in range(0, STEPS + 1, STEPS // 4)]
 
-    def walk(self, start: str, end: str, level: int, step: int = 0) -> None:
+    def walk(self, start: str, end: str, slice_index: int, step: int = 0) -> None:
         """Every step at once."""
-        rows = [self.book.slice_of(person, level) for person in (start, end)]
+        rows = [self.book.slice_of(subject, slice_index) for subject in (start, end)]
         images, codes = np.asarray(self.book.shown.images[rows]), self.codes[rows]
         share = np.linspace(0, 1, STEPS + 1)[:, None, None]
         mixed, exchanged = interpolate(self.book.codebook, *codes, STEPS + 1)
-        self.done[start, end, level] = {
+        self.done[start, end, slice_index] = {
             "pixels mixed": images[0] / 255 * (1 - share) + images[1] / 255 * share,
             "latents mixed": self.book.decode_latents(mixed),
             "mixed and quantised": self.book.decode(self.book.snap(mixed)),
@@ -103,10 +103,10 @@ class Walk(RunPanel):
             "tokens": exchanged,
         }
 
-    def draw(self, start: str, end: str, level: int, step: int) -> tuple[list[Tile], str]:
-        taken = self.done.get((start, end, level))
+    def draw(self, start: str, end: str, slice_index: int, step: int) -> tuple[list[Tile], str]:
+        taken = self.done.get((start, end, slice_index))
         if taken is None:
-            first, last = (np.asarray(self.book.shown.images[self.book.slice_of(person, level)]) for person in (start, end))
+            first, last = (np.asarray(self.book.shown.images[self.book.slice_of(subject, slice_index)]) for subject in (start, end))
             faded = grey((first * (1 - step / STEPS) + last * (step / STEPS)) / 255)
             tiles = [(start, first), ("pixels mixed", faded), (end, last)]
             return self.cropped(tiles), "press Walk to go through the model"

@@ -21,11 +21,11 @@ class PriorPanel(RunPanel):
         self.priors = sampling.trained_priors(run)
 
     def common(self) -> dict:
-        levels = max(1, self.cohort.levels)
+        slice_indices = max(1, self.cohort.slice_indices)
         shares = {"min": 0.1, "step": 0.05, "value": 1.0, "continuous_update": False}
         return {
             "prior": choice("prior", self.priors),
-            "level": slider("slice index", 0, levels - 1, levels // 2),
+            "slice_index": slider("slice index", 0, slice_indices - 1, slice_indices // 2),
             "temperature": FloatSlider(description="temperature", max=1.5, **shares),
             "top_p": FloatSlider(description="top-p", max=1.0, **shares),
             "seed": IntText(description="seed", value=0),
@@ -41,8 +41,8 @@ class Generator(PriorPanel):
     title = "Generator: draw slices from a prior"
 
     def controls(self):
-        ratings = [("any", -1)] + [(f"{rating:g}", index) for index, rating in enumerate(self.cohort.ratings)]
-        return self.common() | {"rating": choice("CDR", ratings, -1)}
+        cdrs = [("any", -1)] + [(f"{cdr:g}", index) for index, cdr in enumerate(self.cohort.cdrs)]
+        return self.common() | {"cdr": choice("CDR", cdrs, -1)}
 
     def actions(self):
         return {"Draw": self.sample}
@@ -55,16 +55,16 @@ class Generator(PriorPanel):
             self.sample(**values)
         return settings
 
-    def sample(self, prior: str, level: int, temperature: float, top_p: float, seed: int, rating: int) -> None:
+    def sample(self, prior: str, slice_index: int, temperature: float, top_p: float, seed: int, cdr: int) -> None:
         options = self.options(temperature, top_p, seed)
-        options["rating"] = rating if rating >= 0 and self.priors[prior].ratings else None
-        levels = np.full(SHOWN, level if self.cohort.levels else -1)
-        drawn = sampling.draw(self.priors[prior], self.book.model, levels, **options)
-        self.done[prior, level, temperature, top_p, seed, rating] = drawn
+        options["cdr"] = cdr if cdr >= 0 and self.priors[prior].cdrs else None
+        slice_indices = np.full(SHOWN, slice_index if self.cohort.slice_indices else -1)
+        drawn = sampling.draw(self.priors[prior], self.book.model, slice_indices, **options)
+        self.done[prior, slice_index, temperature, top_p, seed, cdr] = drawn
 
-    def draw(self, prior: str, level: int, temperature: float, top_p: float, seed: int, rating: int) -> tuple[list[Tile], str]:
-        drawn = self.done.get((prior, level, temperature, top_p, seed, rating))
-        words = f"{prior}, slice index {level}\ntemperature {temperature:g}, top-p {top_p:g}, seed {seed}"
+    def draw(self, prior: str, slice_index: int, temperature: float, top_p: float, seed: int, cdr: int) -> tuple[list[Tile], str]:
+        drawn = self.done.get((prior, slice_index, temperature, top_p, seed, cdr))
+        words = f"{prior}, slice index {slice_index}\ntemperature {temperature:g}, top-p {top_p:g}, seed {seed}"
         if drawn is None:
             return [("press Draw", np.zeros((8, 8), np.uint8))] * (SHOWN + 1), f"{words}\nnot drawn yet: press Draw"
         tiles = [(f"sample {number}", image) for number, image in enumerate(drawn["images"])]
@@ -87,7 +87,7 @@ class Painter(PriorPanel):
         for way, side in zip(("down", "across"), self.codes.shape[1:]):
             middle = {"max": side - 1, "value": (side // 3, side - side // 3 - 1)}
             sliders[way] = IntRangeSlider(description=f"box, {way}", continuous_update=False, **middle)
-        return {"person": choice("subject", self.book.people)} | self.common() | sliders
+        return {"subject": choice("subject", self.book.subjects)} | self.common() | sliders
 
     def actions(self):
         return {"Fill in": self.fill}
@@ -95,7 +95,7 @@ class Painter(PriorPanel):
     def examples(self):
         """The middle of two subjects' slices, by the first prior."""
         usual = {name: control.value for name, control in self.controls().items()}
-        settings = [usual | {"person": person} for person in self.book.people[:2]]
+        settings = [usual | {"subject": subject} for subject in self.book.subjects[:2]]
         for values in settings:
             self.fill(**values)
         return settings
@@ -107,13 +107,18 @@ class Painter(PriorPanel):
 
     def fill(self, prior: str, temperature: float, top_p: float, seed: int, **where) -> None:
         """Draws the tokens inside the box anew; all others stay as they are."""
-        codes = self.codes[self.book.slice_of(where["person"], where["level"])][None]
+        codes = self.codes[self.book.slice_of(where["subject"], where["slice_index"])][None]
         options = self.options(temperature, top_p, seed)
-        new = sampling.inpaint(self.priors[prior], codes, self.mask(where["down"], where["across"]), where["level"], **options)[0]
+        new = sampling.inpaint(
+            self.priors[prior], codes, self.mask(where["down"], where["across"]), where["slice_index"], **options
+        )[0]
         self.done[(prior, temperature, top_p, seed, *where.values())] = new
 
     def draw(self, prior: str, temperature: float, top_p: float, seed: int, **where) -> tuple[list[Tile], str]:
-        codes, mask = self.codes[self.book.slice_of(where["person"], where["level"])], self.mask(where["down"], where["across"])
+        codes, mask = (
+            self.codes[self.book.slice_of(where["subject"], where["slice_index"])],
+            self.mask(where["down"], where["across"]),
+        )
         new = self.done.get((prior, temperature, top_p, seed, *where.values()))
         shown = codes if new is None else new
         before, after = map(grey, self.book.decode(np.stack([codes, shown])))
@@ -122,5 +127,5 @@ class Painter(PriorPanel):
         tiles = [("decoded", boxed(before, *corner)), ("press Fill in" if new is None else "filled in", boxed(after, *corner))]
         tiles += [("its tokens", self.token_map(codes)), ("new tokens", self.token_map(shown))]
         changed, outside = (shown != codes).sum(), ((shown != codes) & ~mask).sum()
-        words = f"{where['person']}, slice index {where['level']}\n{changed} of {mask.sum()} tokens in the box changed"
+        words = f"{where['subject']}, slice index {where['slice_index']}\n{changed} of {mask.sum()} tokens in the box changed"
         return self.cropped(tiles), f"{words}, {outside} outside it"

@@ -14,9 +14,9 @@ from oasis_lib.figures.style import COLOURS, MODEL, new_figure
 TISSUES = {"background": "#000000", "CSF": COLOURS[0], "grey matter": COLOURS[2], "white matter": COLOURS[1]}
 
 
-def people(table: pd.DataFrame) -> Figure:
+def subjects(table: pd.DataFrame) -> Figure:
     """Age, CDR (or group) and number of subjects by split; a panel says so where the source tells nothing."""
-    figure, ((ages, ratings, last),) = new_figure(1, 3, height=3.0, title="Subjects by split")
+    figure, ((ages, cdrs, last),) = new_figure(1, 3, height=3.0, title="Subjects by split")
     column = next((name for name in ("cdr", "group") if name in table), "")
     stacked = {"stacked": True, "ylabel": "subjects"}
     if "age" in table:
@@ -25,16 +25,16 @@ def people(table: pd.DataFrame) -> Figure:
     if column:
         label = "clinical dementia rating" if column == "cdr" else "group"
         counts = pd.crosstab(table[column], table["split"])[table["split"].unique()]
-        counts.plot.bar(ax=ratings, rot=0, legend=False, xlabel=label, **stacked)
+        counts.plot.bar(ax=cdrs, rot=0, legend=False, xlabel=label, **stacked)
     if {"atrophy", "age", "cdr"} <= set(table):
-        for colour, (rating, group) in zip(COLOURS, table.groupby("cdr")):
-            last.scatter(group["age"], group["atrophy"], s=14, color=colour, label=f"CDR {rating:g}")
+        for colour, (cdr, group) in zip(COLOURS, table.groupby("cdr")):
+            last.scatter(group["age"], group["atrophy"], s=14, color=colour, label=f"CDR {cdr:g}")
         last.legend(fontsize=8)
         last.set(xlabel="age (years)", ylabel="simulated atrophy")
     else:
         last.bar_label(last.bar(table["split"].unique(), table["split"].value_counts(sort=False)))
         last.set(xlabel="split", ylabel="subjects")
-    for axis, known in ((ages, "age" in table), (ratings, column)):
+    for axis, known in ((ages, "age" in table), (cdrs, column)):
         if not known:
             axis.text(0.5, 0.5, "not known\nof this cohort", ha="center", va="center", transform=axis.transAxes)
             axis.set_axis_off()

@@ -90,19 +90,19 @@ def ladder(table: pd.DataFrame, generators: Sequence[str]) -> Figure:
     return figure
 
 
-def areas_by_level(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
+def areas_by_slice_index(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
     """Tissue areas by slice index: the middle four fifths of real subjects as a band, the mean of each generator as a line."""
     figure, (axes,) = new_figure(
         1, len(names), width=3.1 * len(names), height=3.0, title="Tissue in percent of the frame, by slice index"
     )
     for number, (axis, name) in enumerate(zip(axes, names)):
-        for (who, (values, levels)), colour in zip(areas.items(), COLOURS):
-            shown = np.unique(levels)
-            mean = [values[levels == level, number].mean() for level in shown]
+        for (who, (values, slice_indices)), colour in zip(areas.items(), COLOURS):
+            shown = np.unique(slice_indices)
+            mean = [values[slice_indices == slice_index, number].mean() for slice_index in shown]
             axis.plot(shown, mean, color=colour, label=who, lw=2 if who == next(iter(areas)) else 1.2)
-        values, levels = next(iter(areas.values()))
-        shown = np.unique(levels)
-        band = np.array([np.quantile(values[levels == level, number], [0.1, 0.9]) for level in shown]).T
+        values, slice_indices = next(iter(areas.values()))
+        shown = np.unique(slice_indices)
+        band = np.array([np.quantile(values[slice_indices == slice_index, number], [0.1, 0.9]) for slice_index in shown]).T
         axis.fill_between(shown, *band, color=REAL, alpha=0.15, lw=0)
         axis.set(xlabel="slice index", title=name)
     axes[0].legend(fontsize=7)
@@ -126,8 +126,10 @@ def anomalies(shown: dict, table: pd.DataFrame, count: int = 5) -> Figure:
     """Slices with a planted lesion (outlined), and what each map makes of the brain: air is left out, as it is of the scores."""
     if not shown:
         return nothing("This cohort has no planted lesions to test anomaly maps on.")
-    size = shown["truth"].sum((1, 2))  # of each person the slice that shows most of the lesion
-    order = [max(np.flatnonzero(shown["people"] == who), key=lambda row: size[row]) for who in np.unique(shown["people"])][:count]
+    size = shown["truth"].sum((1, 2))  # of each subject the slice that shows most of the lesion
+    order = [max(np.flatnonzero(shown["subjects"] == who), key=lambda row: size[row]) for who in np.unique(shown["subjects"])][
+        :count
+    ]
     figure, axes = new_figure(
         len(shown["maps"]) + 1, len(order), width=1.7 * len(order) + 1.8, height=1.6 * (len(shown["maps"]) + 1) + 0.5
     )

@@ -53,8 +53,8 @@ def subjects(table: pd.DataFrame, baselines: Mapping[str, float], key: str = "ss
     axis.scatter(across, table[key], s=9, alpha=0.5, color=REAL, linewidth=0, label="a slice")
     axis.scatter(range(len(means)), means, s=60, marker="_", color="black", linewidth=2, label="a subject's mean")
     for name, row, colour in (("best", table[key].idxmax(), COLOURS[2]), ("worst", table[key].idxmin(), COLOURS[3])):
-        subject, level = table.loc[row, "subject"], table.loc[row, "level"]
-        about = f"{name}: {subject}, slice index {level}, {table.loc[row, key]:.3f}"
+        subject, slice_index = table.loc[row, "subject"], table.loc[row, "slice_index"]
+        about = f"{name}: {subject}, slice index {slice_index}, {table.loc[row, key]:.3f}"
         axis.scatter(across[row], table.loc[row, key], s=70, facecolor="none", edgecolor=colour, linewidth=1.8, label=about)
     axis.set(
         ylabel="SSIM (1: identical)", xlabel=f"test subjects, lowest mean first\nbaselines: {beside}", xlim=(-0.7, len(means) - 0.3)
@@ -74,12 +74,12 @@ def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] 
             axis.plot(rows["bytes"], rows[key], "o-", color=colours[method], label=method)
             for place, (_, row) in enumerate(rows.iterrows()):
                 where = {"xytext": (0, -11 if place % 2 == 0 else 5), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-                axis.annotate(f"{row['entries']:.0f}", (row["bytes"], row[key]), **where)
+                axis.annotate(f"{row['codebook_size']:.0f}", (row["bytes"], row[key]), **where)
         for (method, rows), style in zip(codecs.groupby("method", sort=False), ("--", ":", "-.")):
             rows = rows.sort_values("bytes")
             axis.plot(rows["bytes"], rows[key], style, marker=".", color=BAD, label=method)
         if main:
-            name = f"this run's model ({main['method']}, {main['entries']} entries)"
+            name = f"this run's model ({main['method']}, {main['codebook_size']} entries)"
             colour = colours.get(main["method"], MODEL)
             axis.scatter(main["bytes"], main[key], marker="*", s=160, color=colour, edgecolor="black", zorder=3, label=name)
         axis.set(xscale="log", xlabel="bytes an image, entropy coded", ylabel="SSIM", title=title)
@@ -92,14 +92,14 @@ def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] 
     return figure
 
 
-def arrows(table: pd.DataFrame, latents: np.ndarray, entries: np.ndarray, codes: np.ndarray) -> Figure:
+def arrows(table: pd.DataFrame, latents: np.ndarray, codebook_size: np.ndarray, codes: np.ndarray) -> Figure:
     """Which term moves which part (gradient norms), and the two pulls in the plane of the codebook.
 
-    `latents` (N, 2) and `entries` (K, 2) lie in one plane; `codes` (N,) says which entry each latent is assigned to.
+    `latents` (N, 2) and `codebook_size` (K, 2) lie in one plane; `codes` (N,) says which entry each latent is assigned to.
     """
     figure, ((left, right),) = new_figure(1, 2, height=4.2, width_ratios=(1, 1.25))
     _lengths(left, table)
-    _pulls(right, latents, entries, codes)
+    _pulls(right, latents, codebook_size, codes)
     return figure
 
 
@@ -117,17 +117,17 @@ def _lengths(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_title("norm of the gradient that reaches ...")
 
 
-def _pulls(axis: Axes, latents: np.ndarray, entries: np.ndarray, codes: np.ndarray) -> None:
+def _pulls(axis: Axes, latents: np.ndarray, codebook_size: np.ndarray, codes: np.ndarray) -> None:
     """Few entries, each with its own colour: a line from every latent to its entry."""
     used = np.unique(codes)
-    axis.scatter(*entries.T, s=6, color="lightgrey", zorder=1, label="other entries")
+    axis.scatter(*codebook_size.T, s=6, color="lightgrey", zorder=1, label="other entries")
     for entry, colour in zip(used, COLOURS * (len(used) // len(COLOURS) + 1)):
         own = latents[codes == entry]
         for latent in own:
-            axis.plot(*np.stack([latent, entries[entry]]).T, color=colour, lw=0.7, alpha=0.6, zorder=2)
+            axis.plot(*np.stack([latent, codebook_size[entry]]).T, color=colour, lw=0.7, alpha=0.6, zorder=2)
         axis.scatter(*own.T, s=12, color=colour, zorder=3)
-        axis.scatter(*entries[entry], s=70, marker="s", facecolor="white", edgecolor=colour, linewidth=1.8, zorder=4)
-    seen = np.concatenate([latents, entries[used]])
+        axis.scatter(*codebook_size[entry], s=70, marker="s", facecolor="white", edgecolor=colour, linewidth=1.8, zorder=4)
+    seen = np.concatenate([latents, codebook_size[used]])
     low, high = seen.min(axis=0), seen.max(axis=0)
     room = 0.08 * (high - low + 1e-9)
     axis.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))

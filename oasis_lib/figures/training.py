@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from oasis_lib.figures.style import COLOURS, new_figure
 
-LOSSES = "^train_(l1|l2|structure|commitment|loss|bits|generator|discriminator)$"
+LOSSES = "^train_(l1|l2|dssim|commitment|loss|bits|generator|discriminator)$"
 MEASURES = "^validate_(ssim|ssim_brain|bits|regions)$"
 
 

@@ -25,23 +25,23 @@ class LinearStart(nn.Module):
     Noise of `size` standard normal numbers becomes a smooth brain: a subject's scores are the same at every slice index.
     """
 
-    def __init__(self, size: int, knots: int, levels: int, channels: int, grid: tuple[int, int]):
+    def __init__(self, size: int, knots: int, slice_indices: int, channels: int, grid: tuple[int, int]):
         super().__init__()
-        self.last, knots = max(levels - 1, 1), max(1, min(knots, levels))
+        self.last, knots = max(slice_indices - 1, 1), max(1, min(knots, slice_indices))
         self.register_buffer("mean", torch.zeros(knots, channels, *grid))
         self.register_buffer("components", torch.zeros(knots, size, self.mean[0].numel(), dtype=torch.float16))
 
-    def between(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def between(self, slice_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) slice indices -> the two knots around each, and how far it is from the first to the second."""
         last = len(self.mean) - 1
-        place = level.float() * (last / self.last)
+        place = slice_index.float() * (last / self.last)
         low = place.long().clamp(max=last)
         return low, (low + 1).clamp(max=last), (place - low)[:, None, None, None]
 
     @torch.no_grad()
-    def fit(self, latents: Tensor, level: Tensor, subject: Tensor) -> None:
+    def fit(self, latents: Tensor, slice_index: Tensor, subject: Tensor) -> None:
         """(n, C, h, w) latents, (n,) slice indices and subjects 0, 1, 2 ... each; a subject's knots are means of slices nearby."""
-        low, high, part = (x.flatten() for x in self.between(level))
+        low, high, part = (x.flatten() for x in self.between(slice_index))
         knots, count = len(self.mean), int(subject.max()) + 1
         brains, weights = latents.new_zeros(count * knots, *latents.shape[1:]), latents.new_zeros(count * knots)
         for knot, weight in ((low, 1 - part), (high, part)):
@@ -55,15 +55,15 @@ class LinearStart(nn.Module):
         found = (vectors[:, : self.components.shape[1]].T @ apart / count**0.5).unflatten(1, (knots, -1))
         self.components[:, : found.shape[0]] = found.transpose(0, 1).half()
 
-    def expected(self, level: Tensor) -> Tensor:
+    def expected(self, slice_index: Tensor) -> Tensor:
         """(B,) -> (B, C, h, w) the mean at a slice index."""
-        low, high, part = self.between(level)
+        low, high, part = self.between(slice_index)
         return torch.lerp(self.mean[low], self.mean[high], part)
 
-    def forward(self, noise: Tensor, level: Tensor) -> Tensor:
-        low, high, part = self.between(level)
+    def forward(self, noise: Tensor, slice_index: Tensor) -> Tensor:
+        low, high, part = self.between(slice_index)
         below, above = (torch.bmm(noise[:, None], self.components[knot].to(noise.dtype)) for knot in (low, high))
-        return self.expected(level) + torch.lerp(below, above, part[..., 0]).view(-1, *self.mean.shape[1:])
+        return self.expected(slice_index) + torch.lerp(below, above, part[..., 0]).view(-1, *self.mean.shape[1:])
 
 
 class Modulation(nn.Module):
@@ -101,9 +101,9 @@ class StyledBlock(nn.Module):
 class Generator(nn.Module):
     """A linear start (B, C, h, w) and noise -> the same with what it lacks: a small U-net that works at half the grid."""
 
-    def __init__(self, channels: int, hidden: int, noise: int, levels: int = 0, ratings: int = 0):
+    def __init__(self, channels: int, hidden: int, noise: int, slice_indices: int = 0, cdrs: int = 0):
         super().__init__()
-        self.labels = Labels(levels, ratings, 32)
+        self.labels = Labels(slice_indices, cdrs, 32)
         self.style = nn.Sequential(nn.Linear(noise + 32, STYLE), nn.SiLU(), nn.Linear(STYLE, STYLE), nn.SiLU())
         self.first = nn.Conv2d(4 * channels + 2, hidden, 3, padding=1)
         self.middle = nn.ModuleList(StyledBlock(hidden) for _ in range(3))
@@ -114,8 +114,8 @@ class Generator(nn.Module):
         self.last = nn.Conv2d(hidden // 2, channels, 3, padding=1)
         nn.init.normal_(self.last.weight, std=0.02)
 
-    def forward(self, start: Tensor, noise: Tensor, fresh: Tensor, level: Tensor, rating: Tensor) -> Tensor:
-        style = self.style(torch.cat([noise, self.labels(level, rating, len(noise))], 1))
+    def forward(self, start: Tensor, noise: Tensor, fresh: Tensor, slice_index: Tensor, cdr: Tensor) -> Tensor:
+        style = self.style(torch.cat([noise, self.labels(slice_index, cdr, len(noise))], 1))
         start_, fresh = padded(start, 4), padded(fresh, 4)
         x = F.pixel_unshuffle(start_, 2)
         x = self.middle[0](self.first(torch.cat([x, coordinates(x)], 1)), style, fresh[:, :, ::2, ::2])
@@ -135,7 +135,7 @@ class Discriminator(nn.Module):
     Spectral norm: Miyato 2018, arXiv:1802.05957. Projection of the labels: Miyato 2018, arXiv:1802.05637.
     """
 
-    def __init__(self, channels: int, hidden: int, levels: int = 0, ratings: int = 0):
+    def __init__(self, channels: int, hidden: int, slice_indices: int = 0, cdrs: int = 0):
         super().__init__()
         widths, inputs = (hidden, 3 * hidden // 2, 2 * hidden), 2 * channels + 2
         pairs = [(nn.Conv2d(a, b, 4, 2, 1), nn.Conv2d(b, b, 3, padding=1)) for a, b in zip((inputs, *widths), widths[:2])]
@@ -143,9 +143,9 @@ class Discriminator(nn.Module):
         self.patches = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[:2])
         self.down = spectral_norm(nn.Conv2d(widths[1], widths[2], 4, 2, 1))
         self.last = spectral_norm(nn.Conv2d(widths[2] + 1, widths[2], 3, padding=1))
-        self.score, self.labels = nn.Linear(widths[2], 1), Labels(levels, ratings, widths[2])
+        self.score, self.labels = nn.Linear(widths[2], 1), Labels(slice_indices, cdrs, widths[2])
 
-    def forward(self, maps: Tensor, expected: Tensor, level: Tensor, rating: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, expected: Tensor, slice_index: Tensor, cdr: Tensor) -> Tensor:
         x, logits = padded(torch.cat([maps, maps - expected], 1), 8), []
         x = torch.cat([x, coordinates(x)], 1)
         for stage, patch in zip(self.stages, self.patches):
@@ -156,7 +156,7 @@ class Discriminator(nn.Module):
         # How much the maps of a batch differ (Karras 2018, arXiv:1710.10196): a generator of equal maps is found out.
         spread = x.float().var(0, unbiased=False).add(1e-8).sqrt().mean().expand(len(x), 1, *x.shape[2:])
         pooled = F.leaky_relu(self.last(torch.cat([x, spread.to(x.dtype)], 1)), 0.2).mean((2, 3))
-        fits = (F.normalize(self.labels(level, rating, len(maps)), dim=1) * pooled).sum(1, keepdim=True)
+        fits = (F.normalize(self.labels(slice_index, cdr, len(maps)), dim=1) * pooled).sum(1, keepdim=True)
         return torch.cat([part.float() for part in (*logits, self.score(pooled) + fits)], 1)
 
 
@@ -176,19 +176,19 @@ class CodeGAN(Prior):
 
     kind = "codegan"
 
-    def __init__(self, config: CodeGANConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
-        super().__init__(config, grid, entries, levels, ratings)
-        self.start_from = LinearStart(config.noise, config.knots, levels, config.code_dim, self.grid)
-        self.generator = Generator(config.code_dim, config.hidden, config.noise, levels, ratings)
-        self.discriminator = Discriminator(config.code_dim, config.hidden, levels, ratings)
-        self.background = Background(self.grid, entries)
-        self.register_buffer("vectors", torch.randn(entries, config.code_dim, generator=torch.Generator().manual_seed(0)))
+    def __init__(self, config: CodeGANConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
+        super().__init__(config, grid, codebook_size, slice_indices, cdrs)
+        self.start_from = LinearStart(config.noise, config.knots, slice_indices, config.code_dim, self.grid)
+        self.generator = Generator(config.code_dim, config.hidden, config.noise, slice_indices, cdrs)
+        self.discriminator = Discriminator(config.code_dim, config.hidden, slice_indices, cdrs)
+        self.background = Background(self.grid, codebook_size)
+        self.register_buffer("vectors", torch.randn(codebook_size, config.code_dim, generator=torch.Generator().manual_seed(0)))
         self.register_buffer("accuracy", torch.tensor(0.75))  # while training: the discriminator's share of right answers
         self._sides: tuple = (None, 0, [])
         self.register_buffer("box", torch.tensor([0, self.grid[0], 0, self.grid[1]]))  # rows and columns of the foreground
 
     @torch.no_grad()
-    def fit_start(self, vectors: Tensor, codes: Tensor, level: Tensor, subject: Tensor) -> None:
+    def fit_start(self, vectors: Tensor, codes: Tensor, slice_index: Tensor, subject: Tensor) -> None:
         """The codebook, and training maps (n, h, w) with slice index and subject: all that is found without a gradient."""
         share = torch.bincount(codes.flatten(), minlength=len(vectors)).float()[:, None] / codes.numel()
         mean = (share * vectors).sum(0)
@@ -197,13 +197,13 @@ class CodeGAN(Prior):
         inside = self.background.inside.view(self.grid)
         sides = [(where[0], where[-1] + 1) for where in (inside.any(dim).nonzero()[:, 0] for dim in (1, 0))]
         self.box.copy_(torch.stack([end for side in sides for end in side]))
-        self.start_from.fit(F.embedding(codes, self.vectors).movedim(-1, 1), level.clamp(min=0), subject)
+        self.start_from.fit(F.embedding(codes, self.vectors).movedim(-1, 1), slice_index.clamp(min=0), subject)
 
     def forward(self, seeds: Tensor) -> Tensor:
         """(n,) seeds -> the discriminator's logits of generated maps at the first slice index: a pass through both networks."""
-        level, rating = torch.zeros_like(seeds), torch.full_like(seeds, -1)
-        latents = self.draw(*self.noise(seeds), level, rating)
-        return self.discriminator(self.snapped(latents), self.expected(level), level, rating)
+        slice_index, cdr = torch.zeros_like(seeds), torch.full_like(seeds, -1)
+        latents = self.draw(*self.noise(seeds), slice_index, cdr)
+        return self.discriminator(self.snapped(latents), self.expected(slice_index), slice_index, cdr)
 
     def cut(self, maps: Tensor) -> Tensor:
         """(..., h, w) -> its foreground box."""
@@ -214,16 +214,16 @@ class CodeGAN(Prior):
         top, bottom, left, right = sides
         return maps[..., top:bottom, left:right]
 
-    def draw(self, noise: Tensor, fresh: Tensor, level: Tensor, rating: Tensor, through: nn.Module | None = None) -> Tensor:
+    def draw(self, noise: Tensor, fresh: Tensor, slice_index: Tensor, cdr: Tensor, through: nn.Module | None = None) -> Tensor:
         """(B, noise) and (B, FRESH, h, w) standard normal numbers -> (B, C, box) latents, not yet snapped.
 
         `through` is the generator as a training loop wraps it.
         """
-        start = self.cut(self.start_from(noise, level))
-        return (through or self.generator)(start, noise, self.cut(fresh), level, rating)
+        start = self.cut(self.start_from(noise, slice_index))
+        return (through or self.generator)(start, noise, self.cut(fresh), slice_index, cdr)
 
-    def expected(self, level: Tensor) -> Tensor:
-        return self.cut(self.start_from.expected(level))
+    def expected(self, slice_index: Tensor) -> Tensor:
+        return self.cut(self.start_from.expected(slice_index))
 
     def real_maps(self, codes: Tensor) -> Tensor:
         """(B, h, w) tokens -> (B, C, box) latents."""
@@ -243,7 +243,7 @@ class CodeGAN(Prior):
         return torch.where(inside, nearest, usual)
 
     @torch.no_grad()
-    def sample(self, n: int, level: Label = None, rating: Label = None, *, generator: torch.Generator | None = None,
+    def sample(self, n: int, slice_index: Label = None, cdr: Label = None, *, generator: torch.Generator | None = None,
                batch: int = 0, progress: bool | None = None, temperature: float = 1.0, **how: Any) -> Tensor:  # fmt: skip
         """(n, h, w) int64, in one pass. Where the slice index is open, each is equally probable.
 
@@ -254,13 +254,13 @@ class CodeGAN(Prior):
         Sampler(temperature=temperature, **how)  # refuses what makes no sense anywhere
         if others := [name for name, value in how.items() if value]:
             raise ValueError(f"{', '.join(others)}: a CodeGAN has no logits to cut; it takes a temperature alone")
-        (level, rating), seeds = self.labels(n, level, rating), image_seeds(n, generator, self.device)
-        level = torch.where(level < 0, (uniform(seeds, -1)[:, 0, 0] * max(self.levels, 1)).long(), level)
+        (slice_index, cdr), seeds = self.labels(n, slice_index, cdr), image_seeds(n, generator, self.device)
+        slice_index = torch.where(slice_index < 0, (uniform(seeds, -1)[:, 0, 0] * max(self.slice_indices, 1)).long(), slice_index)
         maps = self.background.usual.view(self.grid).repeat(n, 1, 1)
         with exact(self), drawing(n, "map", progress) as bar:
             for part in torch.arange(n, device=self.device).split(batch or together(self.device, 16)):
                 noise, fresh = self.noise(seeds[part])
-                self.cut(maps)[part] = self.tokens(self.draw(temperature * noise, fresh, level[part], rating[part]))
+                self.cut(maps)[part] = self.tokens(self.draw(temperature * noise, fresh, slice_index[part], cdr[part]))
                 bar.update(len(part))
         return maps
 

@@ -66,29 +66,28 @@ def gate(x: Tensor, dim: int = 1) -> Tensor:
 class GatedPixelCNN(Autoregressive):
     kind = "pixelcnn"
 
-    def __init__(self, config: PixelCNNConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
-        super().__init__(config, grid, entries, levels, ratings)
+    def __init__(self, config: PixelCNNConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
+        super().__init__(config, grid, codebook_size, slice_indices, cdrs)
         hidden, self.reaches = config.hidden, plan(config.layers, grid)
-        self.codes = TokenEmbedding(entries, 0, config.code_dim, hidden)
+        self.codes = TokenEmbedding(codebook_size, 0, config.code_dim, hidden)
         self.places = nn.Parameter(torch.zeros(2 * hidden, *grid))  # where on the map, told to the first layer
-        self.label_table = Labels(levels, ratings, 2 * hidden * len(self.reaches))
+        self.label_table = Labels(slice_indices, cdrs, 2 * hidden * len(self.reaches))
         self.layers = nn.ModuleList(Layer(hidden, reach, config.dropout) for reach in self.reaches)
-        self.counts, self.air = PositionPrior(grid, entries, levels, config.knots), Background(self.grid, entries)
-        self.widen, self.head = nn.Linear(hidden, 4 * hidden), TokenLogits(4 * hidden, entries, config.code_dim)
-        self.register_buffer("features", torch.zeros(entries, feature_count(config.code_dim)))
+        self.position_prior, self.background = (
+            PositionPrior(grid, codebook_size, slice_indices, config.knots),
+            Background(self.grid, codebook_size),
+        )
+        self.widen, self.head = nn.Linear(hidden, 4 * hidden), TokenLogits(4 * hidden, codebook_size, config.code_dim)
+        self.register_buffer("features", torch.zeros(codebook_size, feature_count(config.code_dim)))
 
     @property
     def receptive_field(self) -> int:
         """Rows up, and columns to either side, that a code's chances depend on."""
         return sum(reach.taps * reach.dilation for reach in self.reaches)
 
-    @property
-    def background(self) -> Background:
-        return self.air
-
-    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
+    def start(self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
         self.background.start(codes if shifted is None else torch.cat([codes, shifted]))
-        self.counts.start(codes, level)
+        self.position_prior.start(codes, slice_index)
         if vectors is not None:
             self.features.copy_(features_of(vectors))
 
@@ -96,32 +95,32 @@ class GatedPixelCNN(Autoregressive):
         """(B, n): the tokens that are not background."""
         return codes.flatten(1)[:, self.background.positions()]
 
-    def _labels(self, level: Tensor | None, rating: Tensor | None, n: int) -> list[Tensor]:
+    def _labels(self, slice_index: Tensor | None, cdr: Tensor | None, n: int) -> list[Tensor]:
         """One (n, 2 * hidden, 1, 1) a layer."""
-        return [part[:, :, None, None] for part in self.label_table(level, rating, n).chunk(len(self.layers), 1)]
+        return [part[:, :, None, None] for part in self.label_table(slice_index, cdr, n).chunk(len(self.layers), 1)]
 
-    def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
+    def forward(self, codes: Tensor, slice_index: Tensor | None = None, cdr: Tensor | None = None) -> Tensor:
         """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the foreground; each depends on the tokens before it alone."""
         vertical = horizontal = self.codes(codes, self.features).movedim(-1, 1)
-        for i, (layer, label) in enumerate(zip(self.layers, self._labels(level, rating, len(codes)))):
+        for i, (layer, label) in enumerate(zip(self.layers, self._labels(slice_index, cdr, len(codes)))):
             vertical, horizontal = layer(vertical, horizontal, label + (0.0 if i else self.places))
         where = self.background.positions()
-        inner = self._logits(horizontal.flatten(2).mT[:, where]) + self.counts(where, level)
+        inner = self._logits(horizontal.flatten(2).mT[:, where]) + self.position_prior(where, slice_index)
         return inner if self.training else self.background.around(inner)
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.head(F.relu(self.widen(x)), self.features)
 
-    def stepper(self, level: Tensor, rating: Tensor) -> Step:
+    def stepper(self, slice_index: Tensor, cdr: Tensor) -> Step:
         """Whole rows of the vertical stack once a row, one position of the horizontal stack a token: channels last, as products.
 
         Background positions are passed over in the calls; their share of the horizontal stack is made up for in the next one.
         """
-        (h, w), n, layers = self.grid, len(level), self.layers
+        (h, w), n, layers = self.grid, len(slice_index), self.layers
         kind = {"device": self.device, "dtype": self.widen.weight.dtype}
         names = ("vertical", "horizontal", "down", "out", "up")
         weights = [{name: _as_matrix(conv) for name in names if (conv := getattr(layer, name)) is not None} for layer in layers]
-        labels = [label[:, None, :, 0, 0] for label in self._labels(level, rating, n)]  # (n, 1, 2 * hidden)
+        labels = [label[:, None, :, 0, 0] for label in self._labels(slice_index, cdr, n)]  # (n, 1, 2 * hidden)
         # What each layer reads, with its padding: all rows for the vertical stack, this row for the horizontal one.
         above = [torch.zeros(n, layer.pad + h, w + 2 * layer.pad, self.config.hidden, **kind) for layer in layers]
         left = [torch.zeros(n, layer.pad + w, self.config.hidden, **kind) for layer in layers]
@@ -168,7 +167,7 @@ class GatedPixelCNN(Autoregressive):
             for at in done:
                 seen = advance(flat, at)
                 if at == t:
-                    return self._logits(seen) + self.counts(slice(t, t + 1), level)[..., 0, :]
+                    return self._logits(seen) + self.position_prior(slice(t, t + 1), slice_index)[..., 0, :]
 
         return step
 

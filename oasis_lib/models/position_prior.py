@@ -1,6 +1,6 @@
 """What counting alone says of a token map: which positions are background, and how frequent each token is at each position.
 
-Heads aligned to an atlas look much the same at one position and slice index. Counting knows that before the first step;
+Brains aligned to an atlas look much the same at one position and slice index. Counting knows that before the first step;
 a network learns only the rest.
 """
 
@@ -16,10 +16,10 @@ from oasis_lib.models.sampler import Sampler, uniform
 class Background(nn.Module):
     """Positions that hold one and the same token in nearly all training maps. Each has a fixed distribution of its own."""
 
-    def __init__(self, grid: tuple[int, int], entries: int):
+    def __init__(self, grid: tuple[int, int], codebook_size: int):
         super().__init__()
         size = grid[0] * grid[1]
-        self.grid, self.entries = grid, entries
+        self.grid, self.codebook_size = grid, codebook_size
         self.register_buffer("inside", torch.ones(size, dtype=torch.bool))
         self.register_buffer("usual", torch.zeros(size, dtype=torch.int64))  # the token of a background position
         self.register_buffer("chance", torch.ones(size))  # its probability; all other tokens share the rest
@@ -28,7 +28,7 @@ class Background(nn.Module):
     @torch.no_grad()
     def start(self, codes: Tensor, share: float = 0.998) -> None:
         """Background is where one token fills at least `share` of these (n, h, w) maps."""
-        counts = torch.stack([torch.bincount(at, minlength=self.entries) for at in codes.flatten(1).T])  # (h * w, K)
+        counts = torch.stack([torch.bincount(at, minlength=self.codebook_size) for at in codes.flatten(1).T])  # (h * w, K)
         most, usual = counts.max(1)
         self.usual.copy_(usual)
         self.chance.copy_((most + 1) / (len(codes) + 2))  # Laplace's rule: never quite certain
@@ -47,12 +47,12 @@ class Background(nn.Module):
     def logits(self, where: Tensor) -> Tensor:
         """(n, K) at background positions."""
         usual, chance = self.usual[where].reshape(-1, 1), self.chance[where].reshape(-1, 1)
-        rest = torch.log((1 - chance).clamp(min=1e-9) / max(self.entries - 1, 1))
-        return rest.expand(-1, self.entries).scatter(1, usual, chance.log())
+        rest = torch.log((1 - chance).clamp(min=1e-9) / max(self.codebook_size - 1, 1))
+        return rest.expand(-1, self.codebook_size).scatter(1, usual, chance.log())
 
     def around(self, inner: Tensor) -> Tensor:
         """Logits (B, n, K) of the positions inside -> (B, h, w, K) of all."""
-        logits = inner.new_empty(len(inner), len(self.inside), self.entries)
+        logits = inner.new_empty(len(inner), len(self.inside), self.codebook_size)
         logits[:, self.positions()] = inner
         logits[:, ~self.inside] = self.logits(~self.inside).to(inner.dtype)
         return logits.unflatten(1, self.grid)
@@ -61,22 +61,22 @@ class Background(nn.Module):
         """Fill the background of (n, h * w) maps where wanted, in one call: its tokens depend on no others."""
         where = (~self.inside).nonzero()[:, 0]
         totals = sampler.filtered(self.logits(where)).softmax(-1).cumsum(-1)
-        drawn = torch.searchsorted(totals, uniform(seeds, where)[..., 0].T.contiguous()).T.clamp(max=self.entries - 1)
+        drawn = torch.searchsorted(totals, uniform(seeds, where)[..., 0].T.contiguous()).T.clamp(max=self.codebook_size - 1)
         flat[:, where] = torch.where(wanted[:, where], drawn, flat[:, where])
 
 
 class PositionPrior(nn.Module):
     """Log-frequency of each token at each position; with `knots`, also at so many slice indices, and linear between them."""
 
-    def __init__(self, grid: tuple[int, int], entries: int, levels: int = 0, knots: int = 0):
+    def __init__(self, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, knots: int = 0):
         super().__init__()
-        self.last, knots = max(levels - 1, 1), min(knots, levels)
-        self.register_buffer("logits", torch.zeros(grid[0] * grid[1], entries))
-        self.register_buffer("by_level", torch.zeros(knots, grid[0] * grid[1], entries))
+        self.last, knots = max(slice_indices - 1, 1), min(knots, slice_indices)
+        self.register_buffer("logits", torch.zeros(grid[0] * grid[1], codebook_size))
+        self.register_buffer("by_slice_index", torch.zeros(knots, grid[0] * grid[1], codebook_size))
 
     @torch.no_grad()
     def start(
-        self, codes: Tensor, level: Tensor | None = None, weight: float = 8.0, pull: float = 128.0, spread: float = 0.5
+        self, codes: Tensor, slice_index: Tensor | None = None, weight: float = 8.0, pull: float = 128.0, spread: float = 0.5
     ) -> None:
         """(n, h, w) training maps and their slice indices.
 
@@ -87,36 +87,36 @@ class PositionPrior(nn.Module):
         counts = self._count(codes, torch.ones(len(codes), device=codes.device), spread) + weight * everywhere / everywhere.sum()
         chances = counts / counts.sum(1, keepdim=True)
         self.logits.copy_(chances.log())
-        self.by_level.copy_(self.logits.expand_as(self.by_level))
-        if level is None:
+        self.by_slice_index.copy_(self.logits.expand_as(self.by_slice_index))
+        if slice_index is None:
             return
-        known, (low, _, part) = codes[level >= 0], self._between(level[level >= 0])
-        for knot in range(len(self.by_level)):
+        known, (low, _, part) = codes[slice_index >= 0], self._between(slice_index[slice_index >= 0])
+        for knot in range(len(self.by_slice_index)):
             counts = self._count(known, (low == knot) * (1 - part) + (low + 1 == knot) * part, spread) + pull * chances
-            self.by_level[knot] = (counts / counts.sum(1, keepdim=True)).log()
+            self.by_slice_index[knot] = (counts / counts.sum(1, keepdim=True)).log()
 
-    def forward(self, where: Tensor | slice, level: Tensor | None = None) -> Tensor:
+    def forward(self, where: Tensor | slice, slice_index: Tensor | None = None) -> Tensor:
         """Logits (n, K) of the positions `where`; with slice indices (B,), -1 where unknown, and knots (B, n, K)."""
-        if level is None or not len(self.by_level):
+        if slice_index is None or not len(self.by_slice_index):
             return self.logits[where]
-        low, high, part = self._between(level.clamp(min=0))
-        table = self.by_level[:, where]
+        low, high, part = self._between(slice_index.clamp(min=0))
+        table = self.by_slice_index[:, where]
         between = torch.lerp(table[low], table[high], part[:, None, None])
-        return torch.where((level < 0)[:, None, None], self.logits[where], between)
+        return torch.where((slice_index < 0)[:, None, None], self.logits[where], between)
 
-    def _between(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _between(self, slice_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) slice indices -> the two knots that each lies between, and how far from the first."""
-        last = len(self.by_level) - 1
-        place = level.to(self.by_level.dtype) * (last / self.last)
+        last = len(self.by_slice_index) - 1
+        place = slice_index.to(self.by_slice_index.dtype) * (last / self.last)
         low = place.long()
         return low, (low + 1).clamp(max=last), place - low
 
     def _count(self, codes: Tensor, weights: Tensor, spread: float) -> Tensor:
         """(n, h, w) maps with a weight each -> (h * w, K), spatially smoothed: folds lie a little to the side in others."""
-        places, entries = self.logits.shape
-        index = torch.arange(places, device=codes.device) * entries + codes.flatten(1)
-        counts = torch.zeros(places * entries, device=codes.device)
+        places, codebook_size = self.logits.shape
+        index = torch.arange(places, device=codes.device) * codebook_size + codes.flatten(1)
+        counts = torch.zeros(places * codebook_size, device=codes.device)
         counts.index_add_(0, index.flatten(), weights.repeat_interleave(places))
-        maps = counts.view(*codes.shape[1:], entries).movedim(-1, 0)[:, None]
+        maps = counts.view(*codes.shape[1:], codebook_size).movedim(-1, 0)[:, None]
         around = counts.new_tensor([[0.5, 1, 0.5], [1, 0, 1], [0.5, 1, 0.5]])[None, None] / 6
         return (maps + spread * F.conv2d(maps, around, padding=1))[:, 0].movedim(0, -1).flatten(0, 1)

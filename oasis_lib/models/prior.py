@@ -24,10 +24,10 @@ Step = Callable[[Tensor, int], Tensor]
 class Likelihood(Protocol):
     """A prior that knows how probable a token map is."""
 
-    def log_probs(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
+    def log_probs(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
         """(B, h, w): the natural logarithm of each token's probability given the tokens before it."""
 
-    def nll(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
+    def nll(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
         """(B,) nats an image."""
 
 
@@ -35,28 +35,39 @@ class Likelihood(Protocol):
 class Inpainting(Protocol):
     """A prior that can draw some tokens of a map anew, given the others."""
 
-    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, **options: Any) -> Tensor:
+    def fill(self, codes: Tensor, mask: Tensor, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
         """`codes` (B, h, w) drawn anew where `mask` is true; all others stay as they are."""
 
 
 class Prior(nn.Module):
-    """A distribution over (h, w) maps of tokens 0 .. entries - 1, given a slice index and a rating or neither.
+    """A distribution over (h, w) maps of tokens 0 .. entries - 1, given a slice index and a CDR or neither.
 
     A child gives `sample`. What else it can do is `Likelihood` and `Inpainting`.
     """
 
     kind = ""
 
-    def __init__(self, config: Any, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
+    def __init__(self, config: Any, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
         super().__init__()
         if len(grid) != 2 or min(grid) < 1:
             raise ValueError(f"grid={grid!r} must be (rows, columns), both at least 1")
-        self.config, self.grid, self.entries, self.levels, self.ratings = config, tuple(grid), entries, levels, ratings
+        self.config, self.grid, self.codebook_size, self.slice_indices, self.cdrs = (
+            config,
+            tuple(grid),
+            codebook_size,
+            slice_indices,
+            cdrs,
+        )
 
     @property
     def shape(self) -> dict[str, Any]:
         """What a fresh one is built from, beside its config."""
-        return {"grid": list(self.grid), "entries": self.entries, "levels": self.levels, "ratings": self.ratings}
+        return {
+            "grid": list(self.grid),
+            "codebook_size": self.codebook_size,
+            "slice_indices": self.slice_indices,
+            "cdrs": self.cdrs,
+        }
 
     @property
     def device(self) -> torch.device:
@@ -67,19 +78,19 @@ class Prior(nn.Module):
         """How many passes through the network a whole map takes."""
         return 1
 
-    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
+    def start(self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
         """Training maps (n, h, w), shown once before the first step: what is plain from counting need not be learned.
 
-        `level` is theirs; `shifted` are more of them, mirrored and moved as far as training does it; `vectors` are the
+        `slice_index` is theirs; `shifted` are more of them, mirrored and moved as far as training does it; `vectors` are the
         codebook (K, D).
         """
 
-    def labels(self, n: int, level: Label = None, rating: Label = None) -> tuple[Tensor, Tensor]:
+    def labels(self, n: int, slice_index: Label = None, cdr: Label = None) -> tuple[Tensor, Tensor]:
         """Both labels as (n,) tensors, -1 where open, after a look at their range."""
-        given = (("level", level, self.levels), ("rating", rating, self.ratings))
+        given = (("slice_index", slice_index, self.slice_indices), ("cdr", cdr, self.cdrs))
         return tuple(_label(name, value, count, n).to(self.device) for name, value, count in given)
 
-    def sample(self, n: int, level: Label = None, rating: Label = None, **options: Any) -> Tensor:
+    def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
         """(n, h, w) int64. Options: those of `Sampler`, generator, batch, progress."""
         raise NotImplementedError
 
@@ -90,47 +101,47 @@ class Prior(nn.Module):
             raise ValueError(f"codes must be (B, {self.grid[0]}, {self.grid[1]}), not {tuple(codes.shape)}")
         if not len(codes):
             raise ValueError("codes: the batch is empty")
-        if not 0 <= int(codes.min()) <= int(codes.max()) < self.entries:
-            raise ValueError(f"codes must lie in 0 .. {self.entries - 1}, not {int(codes.min())} .. {int(codes.max())}")
+        if not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
+            raise ValueError(f"codes must lie in 0 .. {self.codebook_size - 1}, not {int(codes.min())} .. {int(codes.max())}")
         return codes.to(self.device, torch.int64)
 
 
 class Autoregressive(Prior):
     """One token after the other, row by row: `Likelihood` and `Inpainting`. A child gives `forward` (B, h, w) -> (B, h, w, K)."""
 
-    background: Background | None = None  # positions that are drawn without the network
+    background: Background | None  # positions that are drawn without the network
 
     @property
     def passes(self) -> int:
         return self.grid[0] * self.grid[1] if self.background is None else len(self.background.positions())
 
-    def stepper(self, level: Tensor, rating: Tensor) -> Step:
+    def stepper(self, slice_index: Tensor, cdr: Tensor) -> Step:
         """A function (codes (n, h * w), position) -> logits (n, K), called for all positions in turn. A child may cache."""
-        return lambda flat, t: self(flat.view(-1, *self.grid), level, rating).flatten(1, 2)[:, t]
+        return lambda flat, t: self(flat.view(-1, *self.grid), slice_index, cdr).flatten(1, 2)[:, t]
 
     def targets(self, codes: Tensor) -> Tensor:
         """The tokens that the logits of `forward` are of in training; a child may leave some out."""
         return codes
 
     @torch.no_grad()
-    def log_probs(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
+    def log_probs(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
         codes = self.check_codes(codes)
-        labels = self.labels(len(codes), level, rating)
+        labels = self.labels(len(codes), slice_index, cdr)
         parts = zip(codes.split(batch), *(label.split(batch) for label in labels))
         with full_precision(self.device):
             return torch.cat([-F.cross_entropy(self(*p).movedim(-1, 1), p[0], reduction="none") for p in parts])
 
-    def nll(self, codes: Tensor, level: Label = None, rating: Label = None, batch: int = 64) -> Tensor:
-        return -self.log_probs(codes, level, rating, batch).flatten(1).sum(1)
+    def nll(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
+        return -self.log_probs(codes, slice_index, cdr, batch).flatten(1).sum(1)
 
-    def sample(self, n: int, level: Label = None, rating: Label = None, **options: Any) -> Tensor:
+    def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
         empty = torch.zeros(n, *self.grid, dtype=torch.int64, device=self.device)
-        return self.fill(empty, torch.ones_like(empty, dtype=torch.bool), level, rating, **options)
+        return self.fill(empty, torch.ones_like(empty, dtype=torch.bool), slice_index, cdr, **options)
 
     @torch.no_grad()
-    def fill(self, codes: Tensor, mask: Tensor, level: Label = None, rating: Label = None, *,
+    def fill(self, codes: Tensor, mask: Tensor, slice_index: Label = None, cdr: Label = None, *,
              generator: torch.Generator | None = None, batch: int = 0, progress: bool | None = None,
              guidance: float = 0.0, **how: Any) -> Tensor:  # fmt: skip
         """`codes` drawn anew where `mask` is true, each given the tokens before it. `how` is what `Sampler` takes.
@@ -139,7 +150,7 @@ class Autoregressive(Prior):
         `guidance` moves all logits away from those with the slice index left open (Ho 2022, arXiv:2207.12598).
         """
         sampler, codes, mask = Sampler(**how), self.check_codes(codes), mask.to(self.device).expand(len(codes), *self.grid)
-        labels, seeds = self.labels(len(codes), level, rating), image_seeds(len(codes), generator, self.device)
+        labels, seeds = self.labels(len(codes), slice_index, cdr), image_seeds(len(codes), generator, self.device)
         wanted, done, batch = mask.flatten(1), [], batch or together(self.device, 64)
         end = int(wanted.any(0).nonzero().max()) + 1 if bool(wanted.any()) else 0
         order = range(end) if self.background is None else [t for t in self.background.positions().tolist() if t < end]
@@ -149,32 +160,32 @@ class Autoregressive(Prior):
                 if self.background is not None:
                     self.background.draw(flat, wanted[part], seeds[part], sampler)
                 for t in order:
-                    drawn = sampler(step(flat, t), gumbel(seeds[part], t, self.entries)[:, 0])
+                    drawn = sampler(step(flat, t), gumbel(seeds[part], t, self.codebook_size)[:, 0])
                     flat[:, t] = torch.where(wanted[part, t], drawn, flat[:, t])
                     bar.update()
                 done.append(flat.view(-1, *self.grid))
         return torch.cat(done)
 
-    def _guided(self, level: Tensor, rating: Tensor, guidance: float) -> Step:
+    def _guided(self, slice_index: Tensor, cdr: Tensor, guidance: float) -> Step:
         if not guidance >= 0:
             raise ValueError(f"guidance={guidance} must be 0 (none) or more")
-        told = self.stepper(level, rating)
+        told = self.stepper(slice_index, cdr)
         if not guidance:
             return told
-        left_open = self.stepper(torch.full_like(level, -1), rating)
+        left_open = self.stepper(torch.full_like(slice_index, -1), cdr)
         return lambda flat, t: (1 + guidance) * told(flat, t) - guidance * left_open(flat, t)
 
 
 class Labels(nn.Module):
-    """Level and rating as one vector; each has one more entry, for "left open"."""
+    """Slice index and CDR as one vector; each has one more entry, for "left open"."""
 
-    def __init__(self, levels: int, ratings: int, width: int):
+    def __init__(self, slice_indices: int, cdrs: int, width: int):
         super().__init__()
-        self.level, self.rating = nn.Embedding(levels + 1, width), nn.Embedding(ratings + 1, width)
+        self.slice_index, self.cdr = nn.Embedding(slice_indices + 1, width), nn.Embedding(cdrs + 1, width)
 
-    def forward(self, level: Tensor | None, rating: Tensor | None, n: int) -> Tensor:
+    def forward(self, slice_index: Tensor | None, cdr: Tensor | None, n: int) -> Tensor:
         """(n,) each, -1 or None where open -> (n, width)."""
-        return _look_up(self.level, level, n) + _look_up(self.rating, rating, n)
+        return _look_up(self.slice_index, slice_index, n) + _look_up(self.cdr, cdr, n)
 
 
 def _look_up(table: nn.Embedding, label: Tensor | None, n: int) -> Tensor:

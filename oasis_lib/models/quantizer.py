@@ -22,7 +22,7 @@ class VectorQuantizer(nn.Module):
     def __init__(self, config: VQVAEConfig):
         super().__init__()
         self.config = config
-        entries, dim = config.entries, config.code_dim
+        entries, dim = config.codebook_size, config.code_dim
         codebook = torch.empty(entries, dim).uniform_(-1 / entries, 1 / entries)
         if config.codebook == "gradient":
             self.codebook = nn.Parameter(codebook)
@@ -65,8 +65,8 @@ class VectorQuantizer(nn.Module):
             all_gather(shares, latents.contiguous())
             latents = torch.stack(shares, 1).flatten(0, 1)  # image i of the batch is with process i % world
         flat = flatten(latents.float())
-        flat = flat[torch.randperm(len(flat), generator=generator)[: 64 * self.config.entries].to(flat.device)]
-        self.codebook.copy_(flat[torch.arange(self.config.entries, device=flat.device) % len(flat)])
+        flat = flat[torch.randperm(len(flat), generator=generator)[: 64 * self.config.codebook_size].to(flat.device)]
+        self.codebook.copy_(flat[torch.arange(self.config.codebook_size, device=flat.device) % len(flat)])
         for _ in range(rounds):
             counts, sums = self._tally(flat, self.nearest(flat))
             live = counts > 0
@@ -88,13 +88,13 @@ class VectorQuantizer(nn.Module):
         if self.config.codebook == "ema":
             # An entry that nothing chose keeps its place exactly: sums and counts decay alike.
             self.codebook.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
-        if self.config.revival and revive:
+        if self.config.dead_code_threshold and revive:
             self._revive(flat, latents[0, 0].numel(), generator)
 
     def _revive(self, flat: Tensor, places: int, generator: torch.Generator | None) -> None:
         mean = self.counts.mean()
-        dead = self.counts < self.config.revival * mean  # no `if dead.any()`: that would wait for the GPU
-        picks = upload(torch.randint(len(flat) * world(), (self.config.entries,), generator=generator), flat.device)
+        dead = self.counts < self.config.dead_code_threshold * mean  # no `if dead.any()`: that would wait for the GPU
+        picks = upload(torch.randint(len(flat) * world(), (self.config.codebook_size,), generator=generator), flat.device)
         image, place = picks // places, picks % places
         candidates = flat[image // world() * places + place]
         if world() > 1:  # each process gives the picks that are its own

@@ -32,9 +32,9 @@ def feature_count(code_dim: int) -> int:
 class TokenEmbedding(nn.Module):
     """Tokens 0 .. K - 1, and `extra` ones without a vector -> (.., dim): a linear map of the features, and a part of its own."""
 
-    def __init__(self, entries: int, extra: int, code_dim: int, dim: int):
+    def __init__(self, codebook_size: int, extra: int, code_dim: int, dim: int):
         super().__init__()
-        self.own = nn.Embedding(entries + extra, dim)
+        self.own = nn.Embedding(codebook_size + extra, dim)
         self.shared = nn.Linear(feature_count(code_dim), dim, bias=False)
         nn.init.normal_(self.own.weight, std=0.02)
         nn.init.normal_(self.shared.weight, std=feature_count(code_dim) ** -0.5)
@@ -47,9 +47,9 @@ class TokenEmbedding(nn.Module):
 class TokenLogits(nn.Module):
     """(.., width) -> logits (.., K): linear in the features, and a part of each token's own. Zero at the start."""
 
-    def __init__(self, width: int, entries: int, code_dim: int):
+    def __init__(self, width: int, codebook_size: int, code_dim: int):
         super().__init__()
-        self.own, self.shared = nn.Linear(width, entries), nn.Linear(width, feature_count(code_dim))
+        self.own, self.shared = nn.Linear(width, codebook_size), nn.Linear(width, feature_count(code_dim))
         for layer in (self.own, self.shared):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

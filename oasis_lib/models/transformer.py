@@ -43,12 +43,12 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Position in two dimensions and the labels, added to what comes in; then the blocks."""
 
-    def __init__(self, config: TransformerConfig, grid: tuple[int, int], levels: int, ratings: int):
+    def __init__(self, config: TransformerConfig, grid: tuple[int, int], slice_indices: int, cdrs: int):
         super().__init__()
         width = config.width
         self.rows = nn.Parameter(0.02 * torch.randn(grid[0], 1, width))
         self.columns = nn.Parameter(0.02 * torch.randn(1, grid[1], width))
-        self.labels, self.dropout = Labels(levels, ratings, width), config.dropout
+        self.labels, self.dropout = Labels(slice_indices, cdrs, width), config.dropout
         self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.apply(_start)
@@ -59,9 +59,9 @@ class Trunk(nn.Module):
     def places(self) -> Tensor:
         return (self.rows + self.columns).flatten(0, 1)  # (h * w, width)
 
-    def forward(self, x: Tensor, level: Tensor | None, rating: Tensor | None, where: Tensor) -> Tensor:
+    def forward(self, x: Tensor, slice_index: Tensor | None, cdr: Tensor | None, where: Tensor) -> Tensor:
         """(B, N, width) at the N positions `where` -> the same, after all blocks."""
-        x = x + self.places()[where] + self.labels(level, rating, len(x))[:, None]
+        x = x + self.places()[where] + self.labels(slice_index, cdr, len(x))[:, None]
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x)
@@ -76,24 +76,20 @@ class CodeTransformer(Autoregressive):
 
     kind = "transformer"
 
-    def __init__(self, config: TransformerConfig, grid: tuple[int, int], entries: int, levels: int = 0, ratings: int = 0):
-        super().__init__(config, grid, entries, levels, ratings)
+    def __init__(self, config: TransformerConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
+        super().__init__(config, grid, codebook_size, slice_indices, cdrs)
         dim = max(16, config.width // 4)
-        self.codes = TokenEmbedding(entries, 2, config.code_dim, dim)  # two more: outside the map, and hidden (in training)
+        self.codes = TokenEmbedding(codebook_size, 2, config.code_dim, dim)  # two more: outside the map, and hidden (in training)
         self.gather = nn.Linear(dim * (len(NEIGHBOURS) + 1), config.width)
-        self.trunk, self.head = Trunk(config, grid, levels, ratings), TokenLogits(config.width, entries, config.code_dim)
-        self.counts = PositionPrior(grid, entries, levels, config.knots)
-        self.register_buffer("features", torch.zeros(entries, feature_count(config.code_dim)))
+        self.trunk, self.head = Trunk(config, grid, slice_indices, cdrs), TokenLogits(config.width, codebook_size, config.code_dim)
+        self.position_prior = PositionPrior(grid, codebook_size, slice_indices, config.knots)
+        self.register_buffer("features", torch.zeros(codebook_size, feature_count(config.code_dim)))
         self.register_buffer("neighbours", neighbour_table(*grid), persistent=False)
-        self.air = Background(self.grid, entries)
+        self.background = Background(self.grid, codebook_size)
 
-    @property
-    def background(self) -> Background:
-        return self.air
-
-    def start(self, codes: Tensor, level: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
-        self.air.start(codes if shifted is None else torch.cat([codes, shifted]))
-        self.counts.start(codes, level)
+    def start(self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
+        self.background.start(codes if shifted is None else torch.cat([codes, shifted]))
+        self.position_prior.start(codes, slice_index)
         if vectors is not None:
             self.features.copy_(features_of(vectors))
 
@@ -103,41 +99,43 @@ class CodeTransformer(Autoregressive):
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """The positions inside (n,), and where each looks (n, neighbours + 1)."""
-        where = self.air.positions()
+        where = self.background.positions()
         table = self.neighbours[where]
         table[1:, -1] = where[:-1]  # the one before, without the background: at the start of a row, the last of the row above
         return where, table
 
     def _read(self, flat: Tensor, neighbours: Tensor) -> Tensor:
         """Codes (B, N) and a table (T, neighbours) of where to look -> (B, T, width)."""
-        outside = torch.full_like(flat[:, :1], self.entries)
+        outside = torch.full_like(flat[:, :1], self.codebook_size)
         return self.gather(self.codes(torch.cat([flat, outside], 1)[:, neighbours], self.features).flatten(2))
 
-    def forward(self, codes: Tensor, level: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
+    def forward(self, codes: Tensor, slice_index: Tensor | None = None, cdr: Tensor | None = None) -> Tensor:
         """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the inside; each depends on the codes before it alone."""
         flat = codes.flatten(1)
-        if self.training and self.config.hide:  # some codes are hidden, so that none can be leant on alone
-            hidden = torch.rand(flat.shape, device=flat.device) < self.config.hide
-            flat = torch.where(hidden, self.entries + 1, flat)
+        if self.training and self.config.token_dropout:  # some codes are hidden, so that none can be leant on alone
+            hidden = torch.rand(flat.shape, device=flat.device) < self.config.token_dropout
+            flat = torch.where(hidden, self.codebook_size + 1, flat)
         where, table = self._places()
-        inner = self.head(self.trunk(self._read(flat, table), level, rating, where), self.features) + self.counts(where, level)
-        return inner if self.training else self.air.around(inner)
+        inner = self.head(self.trunk(self._read(flat, table), slice_index, cdr, where), self.features) + self.position_prior(
+            where, slice_index
+        )
+        return inner if self.training else self.background.around(inner)
 
-    def stepper(self, level: Tensor, rating: Tensor) -> Step:
+    def stepper(self, slice_index: Tensor, cdr: Tensor) -> Step:
         """Keys and values of the positions before are kept, so that a token costs one position's work."""
-        n, trunk, (where, table) = len(level), self.trunk, self._places()
+        n, trunk, (where, table) = len(slice_index), self.trunk, self._places()
         order = {t: i for i, t in enumerate(where.tolist())}
         room = (n, self.config.heads, len(where), self.config.width // self.config.heads)
         kind = {"device": self.device, "dtype": self.gather.weight.dtype}
         caches = [(torch.empty(room, **kind), torch.empty(room, **kind)) for _ in trunk.blocks]
-        places = trunk.places() + trunk.labels(level, rating, n)[:, None]  # (n, N, width)
+        places = trunk.places() + trunk.labels(slice_index, cdr, n)[:, None]  # (n, N, width)
 
         def step(flat: Tensor, t: int) -> Tensor:
             i = order[t]
             x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):
                 x = block(x, cache, i)
-            return self.head(trunk.norm(x), self.features)[:, 0] + self.counts(slice(t, t + 1), level)[..., 0, :]
+            return self.head(trunk.norm(x), self.features)[:, 0] + self.position_prior(slice(t, t + 1), slice_index)[..., 0, :]
 
         return step
 

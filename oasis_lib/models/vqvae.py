@@ -104,6 +104,8 @@ class VQVAE(nn.Module):
             raise ValueError(f"{self.folder or 'this VQ-VAE'} has no crisp decoder; train it with vqvae.adversarial above 0")
         if codes.dim() != 3 or not codes.numel() or codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"codes must be whole numbers (B, h, w), not {codes.dtype} {tuple(codes.shape)}")
-        if not (0 <= int(codes.min()) and int(codes.max()) < self.config.entries):
-            raise ValueError(f"codes must lie in 0 .. {self.config.entries - 1}, not {int(codes.min())} .. {int(codes.max())}")
+        if not (0 <= int(codes.min()) and int(codes.max()) < self.config.codebook_size):
+            raise ValueError(
+                f"codes must lie in 0 .. {self.config.codebook_size - 1}, not {int(codes.min())} .. {int(codes.max())}"
+            )
         return self.scaled((self.crisp if crisp else self.decoder)(self.embed(codes))).clamp(0, 1)

@@ -2,7 +2,7 @@
 
 from oasis_lib.device import best_device
 from oasis_lib.training.codes import codes_of, decode_codes, encode_cohort, encode_images
-from oasis_lib.training.data import Batches, even_levels, to_images
+from oasis_lib.training.data import Batches, even_slice_indices, to_images
 from oasis_lib.training.loop import Task, fit
 from oasis_lib.training.vqvae import train_vqvae
 
@@ -14,7 +14,7 @@ __all__ = [
     "decode_codes",
     "encode_cohort",
     "encode_images",
-    "even_levels",
+    "even_slice_indices",
     "fit",
     "to_images",
     "train_prior",

@@ -25,9 +25,9 @@ from oasis_lib.models.blocks import PatchDiscriminator
 from oasis_lib.models.vqvae import CRISP
 from oasis_lib.storage import fingerprint
 from oasis_lib.training.codes import codes_of
-from oasis_lib.training.data import Batch, Batches, content_box, evenly, flips, in_channels, seeded, to_images
+from oasis_lib.training.data import Batch, Batches, content_box, flips, in_channels, linspace_rows, seeded, to_images
 from oasis_lib.training.loop import Task
-from oasis_lib.training.once import fit_once
+from oasis_lib.training.once import resume_or_fit
 
 HINGE, FEATURES, STRUCTURE = 0.02, 0.2, 0.5  # weights beside the L1 distance
 DISCRIMINATOR = 32  # channels of its first layer
@@ -59,7 +59,7 @@ class AdversarialTask(Task):
         maps = [codes_of(self.vqvae, cohort, "train", device, mirrored=side) for side in sides]
         self.maps = torch.from_numpy(np.stack(maps)).to(device)  # (1 or 2, N, h, w)
         self.box = content_box(train.images, EDGE, vqvae.config.factor)
-        rows = evenly(len(split), VALIDATED)
+        rows = linspace_rows(len(split), VALIDATED)
         pixels = split.images[rows]
         self.codes = torch.from_numpy(codes_of(self.vqvae, cohort, "validate", device)[rows]).long().to(device)
         self.images, self.masks = to_images(pixels, device), torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
@@ -100,20 +100,20 @@ class AdversarialTask(Task):
         hinge = -found[-1].mean()
         shown = torch.where((self.fake < 0) & (self.real <= 2 / 255), torch.zeros_like(self.fake), self.fake)
         l1 = F.l1_loss(shown, self.real)
-        structure = 1 - metrics.ssim(shown.mean(1, keepdim=True), self.real.mean(1, keepdim=True)).mean()
-        loss = l1 + STRUCTURE * structure + HINGE * hinge + FEATURES * matching
-        return loss, {"loss": loss, "l1": l1, "structure": structure, "hinge": hinge, "matching": matching}
+        dssim = 1 - metrics.ssim(shown.mean(1, keepdim=True), self.real.mean(1, keepdim=True)).mean()
+        loss = l1 + STRUCTURE * dssim + HINGE * hinge + FEATURES * matching
+        return loss, {"loss": loss, "l1": l1, "dssim": dssim, "hinge": hinge, "matching": matching}
 
     @torch.no_grad()
     def reconstructed(self, decoder: nn.Module) -> Tensor:
         """The validation slices (N, 1, H, W), through their tokens and this decoder."""
-        few = metrics.at_once(self.images[0].numel(), self.images.device)
+        few = metrics.batch_size_for(self.images[0].numel(), self.images.device)
         parts = (self.vqvae.embed(codes) for codes in self.codes.split(few))
         return torch.cat([self.vqvae.scaled(decoder(part)).mean(1, keepdim=True).clamp(0, 1) for part in parts])
 
     def similarity(self, decoder: nn.Module) -> Tensor:
         """(N,) SSIM inside the brain of the validation slices."""
-        shown, few = self.reconstructed(decoder), metrics.at_once(self.images[0].numel(), self.images.device)
+        shown, few = self.reconstructed(decoder), metrics.batch_size_for(self.images[0].numel(), self.images.device)
         parts = zip(self.images.split(few), shown.split(few), self.masks.split(few))
         return torch.cat([metrics.ssim(*part) for part in parts])
 
@@ -152,7 +152,7 @@ def train_crisp(cohort: Cohort, folder: str | Path, part: Part, *, progress: boo
     training = stage(part.training, share)
     vqvae = load(folder, crisp=False)
     saved = {"kind": "decoder", "model": as_dict(part.model), "vqvae": fingerprint(vqvae), "cohort": cohort.hash}
-    return fit_once(
+    return resume_or_fit(
         lambda device: AdversarialTask(load(folder, crisp=False), cohort, device, training),
         lambda *where: Batches(cohort, "train", training, *where),
         training,

@@ -12,7 +12,7 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.device import best_device
 from oasis_lib.models import VQVAE, load
 from oasis_lib.storage import fingerprint, kept_arrays
-from oasis_lib.training.data import ends, evenly, in_channels, swapped, to_images
+from oasis_lib.training.data import ends, in_channels, linspace_rows, swapped, to_images
 
 
 def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
@@ -20,7 +20,7 @@ def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str =
     if not len(pixels):
         raise ValueError("no images to encode: the batch is empty")
     vqvae = vqvae.to(device)
-    few = metrics.at_once(pixels[0].size, device)
+    few = metrics.batch_size_for(pixels[0].size, device)
     slices = (to_images(pixels[i : i + few], device) for i in range(0, len(pixels), few))
     return torch.cat([vqvae.encode(in_channels(part, vqvae)).cpu() for part in slices]).numpy().astype(np.int16)
 
@@ -30,7 +30,7 @@ def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "
     if not len(codes):
         raise ValueError("no tokens to decode: the batch is empty")
     vqvae, crisp = vqvae.to(device), vqvae.crisp is not None if crisp is None else crisp
-    parts, few = [], metrics.at_once(codes[0].size * vqvae.config.factor**2, device)
+    parts, few = [], metrics.batch_size_for(codes[0].size * vqvae.config.factor**2, device)
     for start in range(0, len(codes), few):
         part = torch.from_numpy(codes[start : start + few].astype(np.int64)).to(device)
         parts.append((vqvae.decode(part, crisp=crisp).mean(1) * 255).round().to(torch.uint8).cpu())
@@ -46,7 +46,7 @@ def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | st
     key = {"cohort": cohort.hash, "vqvae": fingerprint(vqvae), "slices": len(images)}
 
     def encode() -> dict[str, np.ndarray]:
-        seen = swapped(images, ends(images[evenly(len(images), 256)])) if mirrored else images
+        seen = swapped(images, ends(images[linspace_rows(len(images), 256)])) if mirrored else images
         return {"": encode_images(vqvae, seen, device)}
 
     return kept_arrays(folder, name, key, encode)[""]

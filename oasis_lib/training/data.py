@@ -23,8 +23,8 @@ SHARE = 0.4  # of the device's free memory that images may take
 class Batch:
     images: Tensor  # (B, 1, H, W) in [0, 1]
     rows: Tensor  # (B,) rows of the split
-    level: Tensor  # (B,) -1 where it is not known
-    rating: Tensor  # (B,) index into cohort.ratings, -1 where it is not known
+    slice_index: Tensor  # (B,) -1 where it is not known
+    cdr: Tensor  # (B,) index into cohort.CDRs, -1 where it is not known
     mirrored: Tensor  # (B,) whether left and right were swapped
 
 
@@ -58,9 +58,9 @@ class Batches:
         self.box = content_box(part.images, training.shift) if crop else (slice(None), slice(None))
         cropped = part.images[:, *self.box]
         self.images = torch.from_numpy(np.array(cropped)).to(device) if fits(cropped.nbytes, device) else cropped
-        self.level = torch.from_numpy(part.levels.astype(np.int64)).to(device)
-        self.rating = torch.from_numpy(rating_index(cohort, split)).to(device)
-        self.flip, self.ends = flips(cohort, training), ends(cropped[evenly(len(part), 256)])
+        self.slice_index = torch.from_numpy(part.slice_indices.astype(np.int64)).to(device)
+        self.cdr = torch.from_numpy(cdr_index(cohort, split)).to(device)
+        self.flip, self.ends = flips(cohort, training), ends(cropped[linspace_rows(len(part), 256)])
         self._epoch, self._order = -1, torch.empty(0)
 
     def batch(self, step: int) -> Batch:
@@ -78,7 +78,7 @@ class Batches:
         if self.training.warp:
             bends = torch.randn(self.size, 2, *KNOTS, generator=seeded(self.training.seed, 8, step))[mine]
             images = warped(images, self.training.warp * upload(bends, self.device))
-        return Batch(images, rows, self.level[rows], self.rating[rows], mirrored)
+        return Batch(images, rows, self.slice_index[rows], self.cdr[rows], mirrored)
 
     def _pixels(self, rows: Tensor) -> Tensor:
         if isinstance(self.images, Tensor):
@@ -120,7 +120,7 @@ def warped(images: Tensor, bends: Tensor) -> Tensor:
 
 
 def flips(cohort: Cohort, training: TrainingConfig) -> bool:
-    """Whether heads are mirrored: only where that gives another plausible head."""
+    """Whether brains are mirrored: only where that gives another plausible head."""
     return training.flip and cohort.info.get("left_right") == "columns"
 
 
@@ -131,7 +131,7 @@ def swapped(images: np.ndarray, ends: int) -> np.ndarray:
 
 
 def ends(images: np.ndarray) -> int:
-    """Twice the column that heads have their middle at: a mirror there leaves them in place, one amid the frame moves them."""
+    """Twice the column that brains have their middle at: a mirror there leaves them in place, one amid the frame moves them."""
     lit = (np.asarray(images) > BLACK).sum((0, 1))
     return round(2 * float((lit * np.arange(len(lit))).sum() / lit.sum())) if lit.any() else len(lit) - 1
 
@@ -157,21 +157,21 @@ def to_images(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(np.array(pixels)).to(device)[:, None].float() / 255
 
 
-def rating_index(cohort: Cohort, split: str) -> np.ndarray:
-    """Each slice's place in `cohort.ratings`; -1 without one."""
+def cdr_index(cohort: Cohort, split: str) -> np.ndarray:
+    """Each slice's place in `cohort.cdrs`; -1 without one."""
     table = cohort[split].table
-    known = {rating: place for place, rating in enumerate(cohort.ratings)}
-    return np.array([known.get(rating, -1) for rating in table["cdr"]] if "cdr" in table and known else [-1] * len(table), np.int64)
+    known = {cdr: place for place, cdr in enumerate(cohort.cdrs)}
+    return np.array([known.get(cdr, -1) for cdr in table["cdr"]] if "cdr" in table and known else [-1] * len(table), np.int64)
 
 
-def evenly(count: int, most: int) -> np.ndarray:
+def linspace_rows(count: int, most: int) -> np.ndarray:
     """At most `most` rows, spread over all of them: what is validated on while training."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
-def even_levels(count: int, levels: int) -> np.ndarray:
+def even_slice_indices(count: int, slice_indices: int) -> np.ndarray:
     """`count` slice indices in order, each as often as any other to within one; -1 (open) where a cohort has none."""
-    return (np.arange(count) * 2 + 1) * levels // (2 * count) if levels > 0 else np.full(count, -1)
+    return (np.arange(count) * 2 + 1) * slice_indices // (2 * count) if slice_indices > 0 else np.full(count, -1)
 
 
 def fits(size: int, device: torch.device) -> bool:

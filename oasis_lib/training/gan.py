@@ -29,19 +29,19 @@ class GANTask(PriorTask):
 
     def __init__(self, model: CodeGAN, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
         super().__init__(model, vqvae, cohort, device, training, out)
-        self.rates = {"discriminator": model.config.patience}
-        self.raw, self.now = self.codes[:0].float(), (self.level, self.rating)
+        self.rates = {"discriminator": model.config.discriminator_lr_scale}
+        self.raw, self.now = self.codes[:0].float(), (self.slice_index, self.cdr)
 
     def begin(self, batch: Batch) -> None:
         super().begin(batch)
         if self.learnt:
             return
         train, sides = self.cohort["train"], len(self.maps)
-        subject = np.unique(train.subjects if self.model.levels else np.arange(len(train)), return_inverse=True)[1]
-        subject, level = (torch.from_numpy(x.astype(np.int64)).to(self.device) for x in (subject, train.levels))
+        subject = np.unique(train.subjects if self.model.slice_indices else np.arange(len(train)), return_inverse=True)[1]
+        subject, slice_index = (torch.from_numpy(x.astype(np.int64)).to(self.device) for x in (subject, train.slice_indices))
         mirrored = torch.arange(sides, device=self.device).repeat_interleave(len(train)) * (int(subject.max()) + 1)
         vectors = self.vqvae.quantizer.codebook.detach()
-        self.model.fit_start(vectors, self.maps.flatten(0, 1).long(), level.repeat(sides), subject.repeat(sides) + mirrored)
+        self.model.fit_start(vectors, self.maps.flatten(0, 1).long(), slice_index.repeat(sides), subject.repeat(sides) + mirrored)
 
     def split(self) -> dict[str, nn.Module]:
         return {"discriminator": self.model.discriminator, "generator": self.model.generator}
@@ -54,7 +54,7 @@ class GANTask(PriorTask):
             loss = -critic(fake, self.model.expected(self.now[0]), *self.now).mean()
             critic.requires_grad_(True)
             return loss + COMMITMENT * F.mse_loss(self.raw, fake.detach()), {"generator": loss}
-        self.now = batch.level.clamp(min=0), self.labels(batch, step)[1]
+        self.now = batch.slice_index.clamp(min=0), self.labels(batch, step)[1]
         real = self.model.real_maps(self.encode(batch))
         shapes = (self.model.config.noise,), (FRESH, *self.model.grid)
         noise, fresh = (upload(torch.randn(len(real), *shape), self.device) for shape in shapes)
@@ -70,16 +70,19 @@ class GANTask(PriorTask):
         return loss, {"discriminator": loss} | scores
 
     def measure(self, model: CodeGAN) -> dict[str, float]:
-        drawn, level = model.sample(len(self.codes), self.level, self.rating, generator=seeded(0)), self.level.clamp(min=0)
-        real, fake = ((coarse(model, codes, level)) for codes in (self.codes, drawn))
+        drawn, slice_index = (
+            model.sample(len(self.codes), self.slice_index, self.cdr, generator=seeded(0)),
+            self.slice_index.clamp(min=0),
+        )
+        real, fake = ((coarse(model, codes, slice_index)) for codes in (self.codes, drawn))
         found = {
-            "validate_regions": apart(*(in_regions(x, model.entries) for x in (self.codes, drawn)), 16 * model.entries),
+            "validate_regions": apart(*(in_regions(x, model.codebook_size) for x in (self.codes, drawn)), 16 * model.codebook_size),
             "codes_used": len(drawn.unique()),
             "diversity": float(spread(fake) / spread(real).clamp(min=1e-6)),
-            "level_within_one": within_one(model, drawn, level),
+            "slice_index_within_one": within_one(model, drawn, slice_index),
             "accuracy": float(model.accuracy),
         }
-        self.real_within_one = within_one(model, self.codes, level)
+        self.real_within_one = within_one(model, self.codes, slice_index)
         return found | {"score": -found["validate_regions"]}
 
     def verdicts(self, row: dict[str, float]) -> list[str]:
@@ -90,22 +93,22 @@ def verdicts(found: dict[str, float], real_within_one: float) -> list[str]:
     """What the numbers say of the balance of the two networks, and of the samples."""
     words = []
     if found["accuracy"] > 0.95:
-        words.append("the discriminator wins: 95 % of its answers are right; lower codegan.patience")
+        words.append("the discriminator wins: 95 % of its answers are right; lower codegan.discriminator_lr_scale")
     if found["accuracy"] < 0.52:
-        words.append("the generator wins: the discriminator guesses; raise codegan.patience")
+        words.append("the generator wins: the discriminator guesses; raise codegan.discriminator_lr_scale")
     if found["diversity"] < 0.5:
         words.append(f"samples collapse: they differ {found['diversity']:.2f} times as much as validation subjects do")
-    if found["level_within_one"] < real_within_one / 2:
+    if found["slice_index_within_one"] < real_within_one / 2:
         words.append(
-            f"samples ignore their slice index: {found['level_within_one']:.2f} are nearest to the mean of a slice within one "
-            f"of it; validation slices: {real_within_one:.2f}"
+            f"samples ignore their slice index: {found['slice_index_within_one']:.2f} are nearest to the mean of a slice within "
+            f"one of it; validation slices: {real_within_one:.2f}"
         )
     return words
 
 
-def coarse(model: CodeGAN, codes: Tensor, level: Tensor) -> Tensor:
+def coarse(model: CodeGAN, codes: Tensor, slice_index: Tensor) -> Tensor:
     """(n, h, w) tokens -> (n, C, h / 4, w / 4): mean latents of 4 x 4 positions, less what is expected at the slice index."""
-    return F.avg_pool2d(model.real_maps(codes) - model.expected(level), 4, ceil_mode=True)
+    return F.avg_pool2d(model.real_maps(codes) - model.expected(slice_index), 4, ceil_mode=True)
 
 
 def spread(maps: Tensor) -> Tensor:
@@ -113,9 +116,9 @@ def spread(maps: Tensor) -> Tensor:
     return (maps - maps.roll(1, 0)).square().mean().sqrt()
 
 
-def within_one(model: CodeGAN, codes: Tensor, level: Tensor) -> float:
+def within_one(model: CodeGAN, codes: Tensor, slice_index: Tensor) -> float:
     """The share of maps that are nearest to the mean of a slice index within one of their own."""
-    every = torch.arange(max(model.levels, 1), device=codes.device)
+    every = torch.arange(max(model.slice_indices, 1), device=codes.device)
     means = F.avg_pool2d(model.expected(every), 4, ceil_mode=True).flatten(1)
     maps = F.avg_pool2d(model.real_maps(codes), 4, ceil_mode=True).flatten(1)
-    return float(((torch.cdist(maps, means).argmin(1) - level).abs() <= 1).float().mean())
+    return float(((torch.cdist(maps, means).argmin(1) - slice_index).abs() <= 1).float().mean())

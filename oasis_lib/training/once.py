@@ -25,7 +25,7 @@ from oasis_lib.training.progress import watcher
 LOCK, REQUEST = ".lock", "request.json"  # who trains here; the settings, written before the first step
 
 
-def fit_once(
+def resume_or_fit(
     make_task: Callable[[torch.device], Task],
     make_batches: Callable[..., Batches],
     training: TrainingConfig,

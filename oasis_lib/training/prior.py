@@ -12,12 +12,12 @@ from torch import Tensor
 
 from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
-from oasis_lib.config import PRIORS, Part, as_dict, near
+from oasis_lib.config import PRIORS, Part, as_dict, suggest
 from oasis_lib.models import build, load
 from oasis_lib.storage import WEIGHTS, content_hash, read_config, read_weights
 from oasis_lib.training.data import Batches
 from oasis_lib.training.gan import GANTask
-from oasis_lib.training.once import fit_once
+from oasis_lib.training.once import resume_or_fit
 from oasis_lib.training.tasks import LikelihoodTask, PriorTask
 
 # A program may add its own.
@@ -26,17 +26,19 @@ TASKS: dict[str, type[PriorTask]] = {"transformer": LikelihoodTask, "pixelcnn": 
 
 def task_of(kind: str) -> type[PriorTask]:
     if kind not in TASKS:
-        raise ValueError(f"no prior {kind!r}; there are {', '.join(PRIORS)}{near(kind, PRIORS)}")
+        raise ValueError(f"no prior {kind!r}; there are {', '.join(PRIORS)}{suggest(kind, PRIORS)}")
     return TASKS[kind]
 
 
 def weights_of(folder: Path, wanted: dict[str, Any]) -> dict[str, Tensor]:
     """An earlier prior's, if it is over the same codes as the one `wanted`, and made alike."""
     config = read_config(folder)
-    for key in ("kind", "vqvae", "grid", "levels", "ratings"):
+    for key in ("kind", "vqvae", "grid", "slice_indices", "cdrs"):
         if config.get(key) != wanted[key]:
             raise ValueError(f"{folder} can't be begun with: its {key} is {config.get(key)}, not {wanted[key]}")
-    fresh = build(wanted["kind"], wanted["model"], **{key: wanted[key] for key in ("grid", "entries", "levels", "ratings")})
+    fresh = build(
+        wanted["kind"], wanted["model"], **{key: wanted[key] for key in ("grid", "codebook_size", "slice_indices", "cdrs")}
+    )
     try:
         return read_weights(folder, config, fresh.state_dict())
     except ValueError as error:
@@ -53,10 +55,10 @@ def train_prior(
     task = task_of(kind)
     vqvae, out, training = Path(vqvae), Path(out), part.training
     encoder = load(vqvae)
-    config, entries, side = part.model, encoder.config.entries, cohort.size // encoder.config.factor
+    config, codebook_size, side = part.model, encoder.config.codebook_size, cohort.size // encoder.config.factor
     if hasattr(config, "code_dim"):
         config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
-    shape = {"grid": [side, side], "entries": entries, "levels": cohort.levels, "ratings": len(cohort.ratings)}
+    shape = {"grid": [side, side], "codebook_size": codebook_size, "slice_indices": cohort.slice_indices, "cdrs": len(cohort.cdrs)}
     made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": content_hash(vqvae / WEIGHTS)}
     if begin and Path(begin).absolute() == out.absolute():
         raise ValueError(f"{out} can't be begun with and written to; give another folder")
@@ -74,6 +76,6 @@ def train_prior(
     def make_batches(*where) -> Batches:
         return Batches(cohort, "train", training, *where)
 
-    history = fit_once(make_task, make_batches, training, out, saved, progress)
+    history = resume_or_fit(make_task, make_batches, training, out, saved, progress)
     write_cards(out, cohort.info)
     return history

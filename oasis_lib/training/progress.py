@@ -1,4 +1,4 @@
-"""What people see while something trains: a live plot in JupyterLab, quiet lines in logs and batches, a bar in a terminal."""
+"""What subjects see while something trains: a live plot in JupyterLab, quiet lines in logs and batches, a bar in a terminal."""
 
 from __future__ import annotations
 

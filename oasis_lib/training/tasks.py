@@ -20,7 +20,7 @@ from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
 from oasis_lib.storage import atomic
 from oasis_lib.training.codes import codes_of, encode_images
-from oasis_lib.training.data import Batch, ends, even_levels, evenly, flips, in_channels, rating_index, seeded, swapped
+from oasis_lib.training.data import Batch, cdr_index, ends, even_slice_indices, flips, in_channels, linspace_rows, seeded, swapped
 from oasis_lib.training.loop import Task
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
@@ -43,10 +43,10 @@ class PriorTask(Task):
         seed, self.shift, self.cohort, self.flips = training.seed, training.shift, cohort, flips(cohort, training)
         self.out, self.step = out, 0
         self.vqvae, self.device, self.seed = vqvae.to(device).eval().requires_grad_(False), device, seed
-        rows = evenly(len(cohort["validate"]), VALIDATED)
+        rows = linspace_rows(len(cohort["validate"]), VALIDATED)
         self.codes = self._all("validate")[rows].long()
-        self.level = torch.from_numpy(cohort["validate"].levels[rows].astype(np.int64)).to(device)
-        self.rating = torch.from_numpy(rating_index(cohort, "validate")[rows]).to(device)
+        self.slice_index = torch.from_numpy(cohort["validate"].slice_indices[rows].astype(np.int64)).to(device)
+        self.cdr = torch.from_numpy(cdr_index(cohort, "validate")[rows]).to(device)
         # Without these, each slice is encoded once, as it is and mirrored.
         self.still = not (training.shift or training.intensity or training.warp)
         sides = [False, True] if self.still and self.flips else [False]
@@ -64,9 +64,9 @@ class PriorTask(Task):
         return self.vqvae.tokens(in_channels(batch.images, self.vqvae))
 
     def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """Level and rating, each left open now and then."""
+        """Slice index and CDR, each left open now and then."""
         draws = upload(torch.rand(2, len(batch.rows), generator=seeded(self.seed, 5, step)), self.device)
-        return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.level, batch.rating), draws))
+        return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.slice_index, batch.cdr), draws))
 
     def begin(self, batch: Batch) -> None:
         """Show the model some training maps, also as training varies them; forget an earlier run's samples."""
@@ -74,17 +74,17 @@ class PriorTask(Task):
         if self.learnt:
             return
         train = self.cohort["train"]
-        rows = evenly(len(train), COUNTED)
-        level = torch.from_numpy(train.levels[rows].astype(np.int64)).to(self.device)
+        rows = linspace_rows(len(train), COUNTED)
+        slice_index = torch.from_numpy(train.slice_indices[rows].astype(np.int64)).to(self.device)
         varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
-        self.model.start(self.maps[0, rows].long(), level, varied, self.vqvae.quantizer.codebook.detach())
+        self.model.start(self.maps[0, rows].long(), slice_index, varied, self.vqvae.quantizer.codebook.detach())
 
     def _shifted(self) -> Tensor:
-        """A few heads at the corners of where training shifts them, on either side; none where it doesn't."""
+        """A few brains at the corners of where training shifts them, on either side; none where it doesn't."""
         train = self.cohort["train"].images
-        images = train[evenly(len(train), SHIFTED)] if self.shift else train[:0]
+        images = train[linspace_rows(len(train), SHIFTED)] if self.shift else train[:0]
         if self.flips:
-            images = np.concatenate([images, swapped(images, ends(train[evenly(len(train), 256)]))])
+            images = np.concatenate([images, swapped(images, ends(train[linspace_rows(len(train), 256)]))])
         corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
         moved = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
         codes = encode_images(self.vqvae, moved, self.device) if len(moved) else np.zeros((0, *self.codes.shape[1:]))
@@ -115,15 +115,15 @@ class LikelihoodTask(PriorTask):
         return loss, {"bits": loss * targets[0].numel() / math.log(2)}
 
     def measure(self, model: Autoregressive) -> dict[str, float]:
-        nats = model.nll(self.codes, self.level, self.rating, batch=BATCH)
+        nats = model.nll(self.codes, self.slice_index, self.cdr, batch=BATCH)
         bits = float(nats.mean()) / math.log(2)
         return {"validate_bits": bits, "validate_nats_a_code": float(nats.mean()) / self.codes[0].numel(), "score": -bits}
 
     @cached_property
     def counted(self) -> float:
         """Bits of a validation image by the frequency of each token at each position of training maps."""
-        counts = PositionPrior(self.model.grid, self.model.entries).to(self.device)
-        counts.start(self.maps[0, evenly(self.maps.shape[1], COUNTED)].long())
+        counts = PositionPrior(self.model.grid, self.model.codebook_size).to(self.device)
+        counts.start(self.maps[0, linspace_rows(self.maps.shape[1], COUNTED)].long())
         return float(-counts.logits.log_softmax(-1).gather(1, self.codes.flatten(1).T).sum(0).mean()) / math.log(2)
 
     def verdicts(self, row: dict[str, float]) -> list[str]:
@@ -141,7 +141,7 @@ def keep_snapshot(path: Path, model: Prior, step: int) -> None:
     steps, maps = steps[steps < step], before.get("codes", np.zeros((0, SHOWN, *model.grid), np.int16))
     if len(steps) and step < 2 * steps[-1]:
         return
-    level = torch.from_numpy(even_levels(SHOWN, model.levels))
-    drawn = model.sample(SHOWN, level=level, generator=seeded(0)).cpu().numpy().astype(np.int16)
+    slice_index = torch.from_numpy(even_slice_indices(SHOWN, model.slice_indices))
+    drawn = model.sample(SHOWN, slice_index=slice_index, generator=seeded(0)).cpu().numpy().astype(np.int16)
     with atomic(path) as beside, beside.open("wb") as file:
         np.savez(file, steps=np.append(steps, step), codes=np.concatenate([maps[: len(steps)], drawn[None]]))

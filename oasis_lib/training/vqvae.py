@@ -19,16 +19,16 @@ from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, build, perplexity
 from oasis_lib.storage import atomic
 from oasis_lib.training.adversarial import train_crisp
-from oasis_lib.training.data import Batch, Batches, evenly, in_channels, seeded, to_images
+from oasis_lib.training.data import Batch, Batches, in_channels, linspace_rows, seeded, to_images
 from oasis_lib.training.loop import Task
-from oasis_lib.training.once import fit_once
+from oasis_lib.training.once import resume_or_fit
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
 AIR = 2 / 255
 HEAD_START = 0.25  # of the run at most, whatever `warm` says: a slow machine's few steps must not end before there is a codebook
 SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
 MEANT, FEW = 200, 0.02  # steps before which no codebook is judged; the share in use below which it has collapsed
-SNAPSHOTS, SHOWN = "snapshots.npz", 4  # the same few people, drawn before training and whenever the steps have doubled
+SNAPSHOTS, SHOWN = "snapshots.npz", 4  # the same few subjects, drawn before training and whenever the steps have doubled
 
 
 class VQVAETask(Task):
@@ -36,7 +36,7 @@ class VQVAETask(Task):
         super().__init__(model)
         self.seed, self.device, self.out, self.step = seed, device, out, 0
         split = cohort["validate"]
-        self.rows = evenly(len(split), VALIDATED)
+        self.rows = linspace_rows(len(split), VALIDATED)
         pixels = split.images[self.rows]
         self.images = to_images(pixels, device)
         self.masks = torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
@@ -50,7 +50,7 @@ class VQVAETask(Task):
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         target = in_channels(batch.images, self.model).contiguous(memory_format=torch.channels_last)
         if self.begun is None:
-            self.begun = not self.model.config.warm or bool(self.model.quantizer.started)
+            self.begun = not self.model.config.autoencoder_steps or bool(self.model.quantizer.started)
         out = self.parts[part](target, quantize=self.begun)
         self.moved = out.latents.detach(), out.codes
         reconstruction, logs = reconstruction_loss(out.images.float(), target, self.model)
@@ -63,7 +63,7 @@ class VQVAETask(Task):
         if self.begun:
             revive = self.fraction < SETTLED
             self.model.quantizer.update(latents, codes, revive=revive, generator=seeded(self.seed, 4, step))
-        elif step + 1 >= self.model.config.warm or self.fraction >= HEAD_START:
+        elif step + 1 >= self.model.config.autoencoder_steps or self.fraction >= HEAD_START:
             self.model.quantizer.start(latents, generator=seeded(self.seed, 3))
             self.begun = True
 
@@ -74,8 +74,8 @@ class VQVAETask(Task):
     @torch.no_grad()
     def validate(self, model: VQVAE) -> dict[str, float]:
         scores = {"full": [], "brain": [], "psnr": []}
-        counts = torch.zeros(model.config.entries, device=self.device)
-        few = metrics.at_once(self.images[0].numel(), self.device)
+        counts = torch.zeros(model.config.codebook_size, device=self.device)
+        few = metrics.batch_size_for(self.images[0].numel(), self.device)
         for images, masks in zip(self.images.split(few), self.masks.split(few)):
             out = model(in_channels(images, model))
             shown = out.images.mean(dim=1, keepdim=True)
@@ -98,18 +98,18 @@ class VQVAETask(Task):
         }
 
     def verdicts(self, row: dict[str, float]) -> list[str]:
-        used, entries = row["perplexity"], self.model.config.entries
-        if not self.begun or row["step"] < MEANT or used >= max(2.0, FEW * entries):
+        used, codebook_size = row["perplexity"], self.model.config.codebook_size
+        if not self.begun or row["step"] < MEANT or used >= max(2.0, FEW * codebook_size):
             return []
-        found = f"the codebook collapses: its use equals that of {used:.1f} of {entries} tokens"
-        return [f"{found}; raise vqvae.revival, or lower vqvae.lr"]
+        found = f"the codebook collapses: its use equals that of {used:.1f} of {codebook_size} tokens"
+        return [f"{found}; raise vqvae.dead_code_threshold, or lower vqvae.lr"]
 
     @torch.no_grad()
     def keep_snapshot(self, model: VQVAE) -> None:
         if self.out is None or not PartialState().is_main_process:
             return
         path = self.out / SNAPSHOTS
-        shown = evenly(len(self.rows), SHOWN + 2)[1:-1]  # not the very first and last slice
+        shown = linspace_rows(len(self.rows), SHOWN + 2)[1:-1]  # not the very first and last slice
         before = dict(np.load(path)) if path.is_file() and self.step else {}
         steps = before.get("steps", np.zeros(0, np.int64))
         keep = steps < self.step  # what an interrupted run drew beyond its last saved state is drawn again
@@ -132,8 +132,8 @@ def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Te
     l1 = F.l1_loss(shown, target)
     if model.config.loss == "l1":
         return l1, {"l1": l1}
-    structure = 1 - metrics.ssim(shown.mean(1, keepdim=True), target.mean(1, keepdim=True)).mean()
-    return l1 + structure, {"l1": l1, "structure": structure}
+    dssim = 1 - metrics.ssim(shown.mean(1, keepdim=True), target.mean(1, keepdim=True)).mean()
+    return l1 + dssim, {"l1": l1, "dssim": dssim}
 
 
 def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, kind: str = "vqvae", progress: bool = True) -> pd.DataFrame:
@@ -142,14 +142,14 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, kind: str = "vqv
 
     def make_task(device: torch.device) -> VQVAETask:
         vqvae = build(kind, model)
-        pixels = cohort["train"].images[evenly(len(cohort["train"]), 512)].astype(np.float32) / 255
+        pixels = cohort["train"].images[linspace_rows(len(cohort["train"]), 512)].astype(np.float32) / 255
         vqvae.mean.fill_(float(pixels.mean()))
         vqvae.variance.fill_(float(pixels.var()))
         return VQVAETask(vqvae, cohort, device, training.seed, Path(out))
 
     first = dataclasses.replace(model, adversarial=0.0)  # the second stage, whatever its length, leaves the first as it is
     saved = {"kind": kind, "model": as_dict(first), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
-    history = fit_once(
+    history = resume_or_fit(
         make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress
     )
     if model.adversarial:
