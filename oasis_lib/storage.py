@@ -29,6 +29,11 @@ WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "training.pt"
 FORMAT = 3
 
 
+def main_process() -> bool:
+    """Of several processes that train together, as torchrun and Accelerate start them, the first alone writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def content_hash(*parts: str | bytes | Path | np.ndarray) -> str:
     """SHA-256 of texts, bytes, arrays, and of files by their path: 64 digits."""
     total = hashlib.sha256()
@@ -143,6 +148,8 @@ def kept_arrays(folder: Path | None, name: str, key: dict[str, Any], make: Calla
     except (ValueError, KeyError, TypeError, OSError) as error:
         warnings.warn(f"{index}: {error}; its arrays are made anew", stacklevel=2)
     found, hashes = make(), {}
+    if not main_process():
+        return found
     try:
         index.unlink(missing_ok=True)
         for part, array in found.items():

@@ -82,7 +82,7 @@ def test_the_clock_starts_after_the_first_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(Batches, "batch", slow)
     training = replace(STEPS, steps=6, validate_every=1, warp=0.0)
     history = train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, training), progress=False)
-    assert history["seconds"].iloc[-1] < 0.9 and (history["seconds"].iloc[: loop.WARM_UP] == 0).all()
+    assert history["seconds"].iloc[-1] < 0.9 and (history["seconds"].iloc[: loop.WARM_UP] < 0.05).all()
     assert history["images_per_second"].isna().sum() == loop.WARM_UP
 
 

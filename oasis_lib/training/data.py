@@ -26,6 +26,7 @@ class Batch:
     slice_index: Tensor  # (B,) -1 where it is not known
     cdr: Tensor  # (B,) index into cohort.CDRs, -1 where it is not known
     mirrored: Tensor  # (B,) whether left and right were swapped
+    chance: Tensor  # (2, B) uniform draws, one a label: whether a prior leaves it open
 
 
 class Batches:
@@ -78,7 +79,8 @@ class Batches:
         if self.training.warp:
             bends = torch.randn(self.size, 2, *KNOTS, generator=seeded(self.training.seed, 8, step))[mine]
             images = warped(images, self.training.warp * upload(bends, self.device))
-        return Batch(images, rows, self.slice_index[rows], self.cdr[rows], mirrored)
+        chance = upload(torch.rand(2, self.size, generator=seeded(self.training.seed, 5, step))[:, mine], self.device)
+        return Batch(images, rows, self.slice_index[rows], self.cdr[rows], mirrored, chance)
 
     def _pixels(self, rows: Tensor) -> Tensor:
         if isinstance(self.images, Tensor):

@@ -54,7 +54,7 @@ class GANTask(PriorTask):
             loss = -critic(fake, self.model.expected(self.now[0]), *self.now).mean()
             critic.requires_grad_(True)
             return loss + COMMITMENT * F.mse_loss(self.raw, fake.detach()), {"generator": loss}
-        self.now = batch.slice_index.clamp(min=0), self.labels(batch, step)[1]
+        self.now = batch.slice_index.clamp(min=0), self.labels(batch)[1]
         real = self.model.real_maps(self.encode(batch))
         shapes = (self.model.config.noise,), (FRESH, *self.model.grid)
         noise, fresh = (upload(torch.randn(len(real), *shape), self.device) for shape in shapes)

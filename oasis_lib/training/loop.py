@@ -6,7 +6,8 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from oasis_lib import stop
 from oasis_lib.config import TrainingConfig
 from oasis_lib.device import best_device, full_precision
 from oasis_lib.storage import STATE, WEIGHTS, atomic, read_state, save_model, save_state
-from oasis_lib.training.data import Batch, Batches, seeded
+from oasis_lib.training.data import Batch, Batches
 
 SAVE_EVERY = 30  # seconds between saved states, so that short epochs don't spend their time on the disk
-WARNINGS = "warnings.txt"  # in the model's folder: what `Task.verdicts` said
+WARNINGS, SNAPSHOTS = "warnings.txt", "snapshots.npz"  # in the model's folder: what `Task.verdicts` said; early pictures
 LOOK_EVERY = 20  # steps between looks at the loss: each look waits for the GPU
 WARM_UP = 2  # steps before the clock starts: the first ones compile, choose kernels and fetch memory
 
@@ -87,6 +88,158 @@ def cpu_has_bf16() -> bool:
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
+class Clock:
+    """Training time. Compilation, warm-up, validation and writing are not part of it: it starts late, and is paused."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.since = seconds, math.nan  # NaN until it starts
+
+    def start(self) -> None:
+        self.since = time.perf_counter()
+
+    def read(self) -> float:
+        if not math.isnan(self.since):
+            before, self.since = self.since, time.perf_counter()
+            self.seconds += self.since - before
+        return self.seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.read()
+        yield
+        if not math.isnan(self.since):
+            self.start()
+
+
+class Loop:
+    """One training: what its steps change, which is what a resume needs."""
+
+    def __init__(self, task: Task, batches: Batches, training: TrainingConfig, out: Path, accelerator: Accelerator):
+        self.task, self.batches, self.training, self.out, self.accelerator = task, batches, training, out, accelerator
+        self.limits = {name: getattr(training, name) for name in ("epochs", "steps", "minutes") if getattr(training, name)}
+        self.every = training.validate_every or batches.steps_an_epoch
+        self.step, self.best, self.rows, self.clock = 0, -math.inf, [], Clock(0.0)
+        self.sums: dict[str, Tensor] = {}  # of the losses since the last row
+        task.model.to(accelerator.device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(task.model).requires_grad_(False)
+        self.weights = list(self.average.parameters()), list(task.model.parameters())
+        self.optimizers = {name: _optimizer(part, training, task.rates.get(name, 1.0)) for name, part in task.parts.items()}
+        state = read_state(out)
+        if state is None:
+            task.begin(batches.batch(0))
+        else:
+            self.restore(state)
+        if training.compile:
+            task.compile()
+        task.parts = {name: accelerator.prepare_model(part) for name, part in task.parts.items()}
+        self.optimizers = {name: accelerator.prepare_optimizer(one) for name, one in self.optimizers.items()}
+        self.first, self.kept = self.step, time.perf_counter()  # of this process
+        self.counted = self.clock.seconds
+        self.fraction = self.done()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.step, self.best, self.rows, self.clock = state["step"], state["best"], state["rows"], Clock(state["seconds"])
+            self.sums = {key: value.to(self.accelerator.device) for key, value in state["sums"].items()}
+            self.task.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            found = f"{self.out / STATE} is of another network or version of the library"
+            raise ValueError(f"{found}; delete it, and the same command trains from the start") from error
+
+    def save(self) -> None:
+        self.copy_buffers()
+        state = {name: getattr(self, name) for name in ("step", "best", "rows", "sums")} | {"seconds": self.clock.seconds}
+        state |= {"model": self.task.model.state_dict(), "average": self.average.state_dict()}
+        state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        self.kept = time.perf_counter()
+        if self.accelerator.is_main_process:
+            save_state(self.out, state)
+
+    def copy_buffers(self) -> None:
+        """What has no gradient is not averaged: it is copied when the average is looked at."""
+        for old, new in zip(self.average.buffers(), self.task.model.buffers(), strict=True):
+            old.copy_(new)
+
+    def done(self) -> float:
+        """How much of the run is done: by whichever limit comes first."""
+        now = {"epochs": self.step / self.batches.steps_an_epoch, "steps": self.step, "minutes": self.clock.seconds / 60}
+        return min(1.0, max(now[name] / limit for name, limit in self.limits.items()))
+
+    def advance(self) -> None:
+        """One step of every part, then of the average."""
+        step, training, task = self.step, self.training, self.task
+        torch.manual_seed(training.seed * 1_000_003 + step * 64 + self.accelerator.process_index)  # dropout: alike after a resume
+        batch, task.fraction = self.batches.batch(step), self.fraction
+        for name, part in task.parts.items():
+            optimizer = self.optimizers[name]
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_lr"] * _schedule(self.fraction, training.warmup)
+            with self.accelerator.autocast():
+                self.loss, logs = task.loss(name, batch, step)
+            self.accelerator.backward(self.loss)
+            if training.clip:
+                logs["gradient"] = self.accelerator.clip_grad_norm_(part.parameters(), training.clip)
+            optimizer.step()
+            for other in self.optimizers.values():  # a part's loss may run through the others
+                other.zero_grad(set_to_none=True)
+            for key, value in logs.items():
+                self.sums[key] = self.sums.get(key, 0) + value.detach().float()
+        self.rate = optimizer.param_groups[0]["lr"]
+        task.after_step(step)
+        decay = min(training.ema, (step + 1) / (step + 10)) if step else 0.0  # grows: short runs are not held back by their start
+        with torch.no_grad():
+            torch._foreach_lerp_(*self.weights, 1 - decay)
+        self.step += 1
+        if self.step - self.first == WARM_UP:
+            self.loss.item()  # waits for the GPU
+            self.clock.start()
+        self.clock.read()
+        self.fraction = self.done()
+
+    def refuse_nan(self) -> None:
+        if torch.isfinite(self.loss):
+            return
+        found = f"the loss is {self.loss.item()} at step {self.step}, at a learning rate of {self.rate:.3g}"
+        kept = f"the best weights so far are kept in {self.out}" if (self.out / WEIGHTS).is_file() else "no weights were kept yet"
+        raise FloatingPointError(f"{found}; {kept}. Try a smaller learning rate, or precision=no")
+
+    def validate(self) -> dict[str, float]:
+        """A row of the history: mean losses since the last one, and what the averaged weights are worth."""
+        shown = self.rows[-1]["step"] if self.rows else 0
+        means = torch.stack(list(self.sums.values())) / (self.step - shown)
+        if self.accelerator.num_processes > 1:  # each has the losses of its share of the batch
+            torch.distributed.all_reduce(means)
+            means /= self.accelerator.num_processes
+        losses = {f"train_{key}": value for key, value in zip(self.sums, means.tolist())}  # waits for the GPU
+        seconds, timed = self.clock.read(), self.step - max(shown, self.first + WARM_UP)
+        speed = timed * self.batches.size / (seconds - self.counted) if timed > 0 else math.nan
+        row = {"step": self.step, "epoch": self.step / self.batches.steps_an_epoch, "seconds": seconds, "lr": self.rate}
+        self.copy_buffers()
+        with torch.random.fork_rng(devices=[]), full_precision(self.accelerator.device):
+            row |= {"images_per_second": speed} | losses | self.task.validate(self.average.eval())
+        self.rows.append(row)
+        self.sums, self.counted = {}, seconds
+        return row
+
+    def keep(self, row: dict[str, float], saved: dict[str, Any]) -> None:
+        """The best weights, the history, and what there is to be said of it."""
+        if row["score"] > self.best:
+            self.best = row["score"]
+            if self.accelerator.is_main_process:
+                save_model(self.out, self.task.weights(self.average), saved | {"step": self.step, "score": self.best})
+        if not self.accelerator.is_main_process:
+            return
+        with atomic(self.out / "history.csv") as beside:
+            pd.DataFrame(self.rows).to_csv(beside, index=False)
+        for words in self.task.verdicts(row):
+            warnings.warn(f"{self.out.name}, step {self.step}: {words}", stacklevel=2)
+            with (self.out / WARNINGS).open("a") as file:
+                file.write(f"step {self.step}: {words}\n")
+
+
 @stop.after_the_step()
 def fit(
     make_task: Callable[[torch.device], Task],
@@ -101,136 +254,36 @@ def fit(
     What varies the slices, opens labels and revives entries comes from CPU generators: the same on every device. Dropout and
     hidden tokens draw on the device. On a CPU, a stopped run ends with the same numbers as one that was not. On a GPU it goes
     on from the same state with the same batches, but sums in atomic operations have no fixed order, and so the last bits differ.
-    Compilation, warm-up, validation and writing are not training time.
     """
-    out = Path(out)
-    limits = {name: getattr(training, name) for name in ("epochs", "steps", "minutes") if getattr(training, name)}
-    if not limits:
+    if not (training.epochs or training.steps or training.minutes):
         raise ValueError("training has no end: set epochs, steps or minutes")
     accelerator = accelerator_for(training)
-    device = accelerator.device
+    device, world = accelerator.device, accelerator.num_processes
     torch.manual_seed(training.seed)
-    task = make_task(device)
-    batches = make_batches(device, accelerator.process_index, accelerator.num_processes)
-    task.model.to(device, memory_format=torch.channels_last)
-
-    step, seconds, best, rows = 0, 0.0, -math.inf, []
-    sums: dict[str, Tensor] = {}  # of the losses since the last row
-    average = copy.deepcopy(task.model).requires_grad_(False)
-    weights = list(average.parameters()), list(task.model.parameters())
-    optimizers = {name: _optimizer(part, training, task.rates.get(name, 1.0)) for name, part in task.parts.items()}
-    state = read_state(out)
-    if state is not None:
-        try:
-            step, seconds, best, rows = state["step"], state["seconds"], state["best"], state["rows"]
-            sums = {key: value.to(device) for key, value in state["sums"].items()}
-            task.model.load_state_dict(state["model"])
-            average.load_state_dict(state["average"])
-            for name, optimizer in optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-        except (KeyError, RuntimeError, ValueError) as error:
-            found = f"{out / STATE} is of another network or version of the library"
-            raise ValueError(f"{found}; delete it, and the same command trains from the start") from error
-    else:
-        (out / WARNINGS).unlink(missing_ok=True)
-        task.begin(batches.batch(0))
-    if training.compile:
-        task.compile()
-    task.parts = {name: accelerator.prepare_model(part) for name, part in task.parts.items()}
-    optimizers = {name: accelerator.prepare_optimizer(optimizer) for name, optimizer in optimizers.items()}
-
-    every = training.validate_every or batches.steps_an_epoch
-    started, kept, shown, counted = time.perf_counter() - seconds, time.perf_counter(), rows[-1]["step"] if rows else 0, seconds
-    begun, history = step, pd.DataFrame(rows)
-    fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
-    while fraction < 1:
-        torch.manual_seed(training.seed * 1_000_003 + step * 64 + accelerator.process_index)  # dropout, the same after a resume
-        batch, task.fraction = batches.batch(step), fraction
-        for name, part in task.parts.items():
-            optimizer = optimizers[name]
-            for group in optimizer.param_groups:
-                group["lr"] = group["full_lr"] * _schedule(fraction, training.warmup)
-            with accelerator.autocast():
-                loss, logs = task.loss(name, batch, step)
-            accelerator.backward(loss)
-            if training.clip:
-                logs["gradient"] = accelerator.clip_grad_norm_(part.parameters(), training.clip)
-            optimizer.step()
-            for other in optimizers.values():  # a part's loss may run through the others
-                other.zero_grad(set_to_none=True)
-            for key, value in logs.items():
-                sums[key] = sums.get(key, 0) + value.detach().float()
-        task.after_step(step)
-        decay = min(training.ema, (step + 1) / (step + 10)) if step else 0.0  # grows: short runs are not held back by their start
-        with torch.no_grad():
-            torch._foreach_lerp_(*weights, 1 - decay)
-        step += 1
-
-        if step - begun == WARM_UP:
-            loss.item()  # waits for the GPU
-            started = time.perf_counter() - seconds
-        elif step - begun > WARM_UP:
-            seconds = time.perf_counter() - started
-        fraction = _fraction(limits, step, seconds, batches.steps_an_epoch)
+    task, batches = make_task(device), make_batches(device, accelerator.process_index, world)
+    loop = Loop(task, batches, training, Path(out), accelerator)
+    history = pd.DataFrame(loop.rows)
+    while loop.fraction < 1:
+        loop.advance()
         stopping = bool(stop.asked)
-        if accelerator.num_processes > 1:
-            fraction, stopping = _agreed(fraction, stopping, device)
-        if step % LOOK_EVERY == 0 or fraction >= 1:
-            _refuse_nan(loss, step, optimizer, out)
-            report(history, fraction)
-        if step % every == 0 or fraction >= 1:
-            _refuse_nan(loss, step, optimizer, out)
-            means = {f"train_{key}": float(value) / (step - shown) for key, value in sums.items()}  # waits for the GPU
-            timed = step - max(shown, begun + WARM_UP)
-            seconds = time.perf_counter() - started if timed > 0 else seconds
-            row = {"step": step, "epoch": step / batches.steps_an_epoch, "seconds": seconds, "lr": optimizer.param_groups[0]["lr"]}
-            row["images_per_second"] = timed * batches.size / (seconds - counted) if timed > 0 else math.nan
-            _copy_buffers(average, task.model)
-            with torch.random.fork_rng(devices=[]), full_precision(device):
-                row |= means | task.validate(average.eval())
-            rows.append(row)
-            sums, shown, counted, history = {}, step, seconds, pd.DataFrame(rows)
-            if accelerator.is_main_process:
-                if row["score"] > best:
-                    best = row["score"]
-                    save_model(out, task.weights(average), saved | {"step": step, "score": best})
-                if fraction >= 1 or time.perf_counter() - kept > SAVE_EVERY:
-                    kept = time.perf_counter()
-                    save_state(out, _state(step, seconds, best, rows, sums, task, average, optimizers))
-                with atomic(out / "history.csv") as beside:
-                    history.to_csv(beside, index=False)
-                for words in task.verdicts(row):
-                    warnings.warn(f"{out.name}, step {step}: {words}", stacklevel=2)
-                    with (out / WARNINGS).open("a") as file:
-                        file.write(f"step {step}: {words}\n")
-            report(history, fraction)
-            started = time.perf_counter() - seconds  # validation and writing are not training time
-        if stopping and fraction < 1:
-            _copy_buffers(average, task.model)
-            if accelerator.is_main_process:
-                save_state(out, _state(step, seconds, best, rows, sums, task, average, optimizers))
-            raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on from there ({out})")
+        if world > 1:
+            loop.fraction, stopping = _agreed(loop.fraction, stopping, device)
+        ending = loop.fraction >= 1
+        validating = ending or loop.step % loop.every == 0
+        if validating or loop.step % LOOK_EVERY == 0:
+            loop.refuse_nan()
+            with loop.clock.paused():
+                if validating:
+                    loop.keep(loop.validate(), saved)
+                    history = pd.DataFrame(loop.rows)
+                if ending or time.perf_counter() - loop.kept > SAVE_EVERY:
+                    loop.save()
+                report(history, loop.fraction)
+        if stopping and not ending:
+            loop.save()
+            raise KeyboardInterrupt(f"stopped after step {loop.step}; the same command goes on from there ({out})")
     accelerator.wait_for_everyone()
     return history
-
-
-def _copy_buffers(average: nn.Module, model: nn.Module) -> None:
-    """What has no gradient is not averaged: it is copied when the average is looked at."""
-    for old, new in zip(average.buffers(), model.buffers(), strict=True):
-        old.copy_(new)
-
-
-def _state(step, seconds, best, rows, sums, task: Task, average: nn.Module, optimizers: dict) -> dict[str, Any]:
-    return {
-        "step": step,
-        "seconds": seconds,
-        "best": best,
-        "rows": rows,
-        "sums": sums,
-        "model": task.model.state_dict(),
-        "average": average.state_dict(),
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-    }
 
 
 def _optimizer(part: nn.Module, training: TrainingConfig, rate: float) -> torch.optim.Optimizer:
@@ -250,26 +303,8 @@ def _schedule(fraction: float, warmup: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
 
 
-def _fraction(limits: dict[str, float], step: int, seconds: float, steps_an_epoch: int) -> float:
-    """How much of the run is done: by whichever limit comes first."""
-    done = {"epochs": step / steps_an_epoch, "steps": step, "minutes": seconds / 60}
-    return min(1.0, max(done[name] / limit for name, limit in limits.items()))
-
-
 def _agreed(fraction: float, stopping: bool, device: torch.device) -> tuple[float, bool]:
     """Clocks differ between processes: the slowest one's counts. A signal may reach one process alone: all of them stop."""
     shared = torch.tensor([fraction, float(stopping)], device=device)
     torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
     return float(shared[0]), bool(shared[1])
-
-
-def _refuse_nan(loss: Tensor, step: int, optimizer: torch.optim.Optimizer, out: Path) -> None:
-    if not torch.isfinite(loss):
-        rate = f"at a learning rate of {optimizer.param_groups[0]['lr']:.3g}"
-        kept = f"the best weights so far are kept in {out}" if (out / WEIGHTS).is_file() else "no weights were kept yet"
-        raise FloatingPointError(
-            f"the loss is {loss.item()} at step {step}, {rate}; {kept}. Try a smaller learning rate, or precision=no"
-        )
-
-
-__all__ = ["Task", "fit", "seeded"]

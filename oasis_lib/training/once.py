@@ -19,7 +19,7 @@ from oasis_lib.config import MODEL_CONFIGS, TrainingConfig, as_dict, from_dict
 from oasis_lib.paths import library_digest, overwriting
 from oasis_lib.storage import CONFIG, STATE, WEIGHTS, disk_errors, only_one, read_json, write_json
 from oasis_lib.training.data import Batches
-from oasis_lib.training.loop import Task, fit, processes
+from oasis_lib.training.loop import SNAPSHOTS, WARNINGS, Task, fit, processes
 from oasis_lib.training.progress import watcher
 
 LOCK, REQUEST = ".lock", "request.json"  # who trains here; the settings, written before the first step
@@ -69,6 +69,9 @@ def begin(out: Path, asked: dict[str, Any], progress: bool) -> bool:
         if stale and progress:
             print(f"{out}: made by another version of the library; --overwrite trains it anew")
         return True
+    if not (out / STATE).is_file():  # from the start
+        for name in (SNAPSHOTS, WARNINGS):
+            (out / name).unlink(missing_ok=True)
     write_json(out / REQUEST, {"settings": asked, "library": library_digest(), "finished": False})
     return False
 

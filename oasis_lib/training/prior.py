@@ -14,7 +14,7 @@ from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, as_dict, suggest
 from oasis_lib.models import build, load
-from oasis_lib.storage import WEIGHTS, content_hash, read_config, read_weights
+from oasis_lib.storage import WEIGHTS, content_hash, main_process, read_config, read_weights
 from oasis_lib.training.data import Batches
 from oasis_lib.training.gan import GANTask
 from oasis_lib.training.once import resume_or_fit
@@ -77,5 +77,6 @@ def train_prior(
         return Batches(cohort, "train", training, *where)
 
     history = resume_or_fit(make_task, make_batches, training, out, saved, progress)
-    write_cards(out, cohort.info)
+    if main_process():
+        write_cards(out, cohort.info)
     return history

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 
 import pandas as pd
 
+from oasis_lib.storage import main_process
+
 Report = Callable[[pd.DataFrame, float], None]
 
 
 @contextmanager
 def watcher(name: str, wanted: bool = True) -> Iterator[Report]:
-    if not wanted or int(os.environ.get("RANK", "0")) > 0:
+    if not wanted or not main_process():
         yield lambda history, fraction: None
     elif in_notebook() and not os.environ.get("OASIS_BATCH"):
         yield _live_plot(name)

@@ -8,20 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
-from oasis_lib.device import upload
 from oasis_lib.models import VQVAE
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
-from oasis_lib.storage import atomic
+from oasis_lib.storage import atomic, main_process
 from oasis_lib.training.codes import codes_of, encode_images
 from oasis_lib.training.data import Batch, cdr_index, ends, even_slice_indices, flips, in_channels, linspace_rows, seeded, swapped
-from oasis_lib.training.loop import Task
+from oasis_lib.training.loop import SNAPSHOTS, Task
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
@@ -30,7 +28,7 @@ SHIFTED = 96  # training slices that a model is shown before the first step in f
 VARIED = 0.7  # of the run: from here on slices are as they are, for a prior draws what it was shown last
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 MEANT = 200  # steps before which no bits are judged
-SNAPSHOTS, SHOWN = "snapshots.npz", 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
+SHOWN = 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
 
 class PriorTask(Task):
@@ -63,14 +61,13 @@ class PriorTask(Task):
             return self.maps[(batch.mirrored & varied).long(), batch.rows].long()
         return self.vqvae.tokens(in_channels(batch.images, self.vqvae))
 
-    def labels(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+    def labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Slice index and CDR, each left open now and then."""
-        draws = upload(torch.rand(2, len(batch.rows), generator=seeded(self.seed, 5, step)), self.device)
-        return tuple(label.masked_fill(draw < OPEN, -1) for label, draw in zip((batch.slice_index, batch.cdr), draws))
+        labels = (batch.slice_index, batch.cdr)
+        return tuple(label.masked_fill(chance < OPEN, -1) for label, chance in zip(labels, batch.chance))
 
     def begin(self, batch: Batch) -> None:
-        """Show the model some training maps, also as training varies them; forget an earlier run's samples."""
-        (self.out / SNAPSHOTS).unlink(missing_ok=True)
+        """Show the model some training maps, also as training varies them."""
         if self.learnt:
             return
         train = self.cohort["train"]
@@ -99,7 +96,7 @@ class PriorTask(Task):
     @torch.no_grad()
     def validate(self, model: Prior) -> dict[str, float]:
         measured = self.measure(model)
-        if PartialState().is_main_process:
+        if main_process():
             keep_snapshot(self.out / SNAPSHOTS, model, self.step)
         return measured
 
@@ -109,7 +106,7 @@ class LikelihoodTask(PriorTask):
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         codes = self.encode(batch)
-        logits = self.parts[part](codes, *self.labels(batch, step))
+        logits = self.parts[part](codes, *self.labels(batch))
         targets = self.model.targets(codes)
         loss = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
         return loss, {"bits": loss * targets[0].numel() / math.log(2)}

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,10 +16,10 @@ from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, build, perplexity
-from oasis_lib.storage import atomic
+from oasis_lib.storage import atomic, main_process
 from oasis_lib.training.adversarial import train_crisp
 from oasis_lib.training.data import Batch, Batches, in_channels, linspace_rows, seeded, to_images
-from oasis_lib.training.loop import Task
+from oasis_lib.training.loop import SNAPSHOTS, Task
 from oasis_lib.training.once import resume_or_fit
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
@@ -28,7 +27,7 @@ AIR = 2 / 255
 HEAD_START = 0.25  # of the run at most, whatever `warm` says: a slow machine's few steps must not end before there is a codebook
 SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
 MEANT, FEW = 200, 0.02  # steps before which no codebook is judged; the share in use below which it has collapsed
-SNAPSHOTS, SHOWN = "snapshots.npz", 4  # the same few subjects, drawn before training and whenever the steps have doubled
+SHOWN = 4  # the same few subjects, drawn before training and whenever the steps have doubled
 
 
 class VQVAETask(Task):
@@ -106,7 +105,7 @@ class VQVAETask(Task):
 
     @torch.no_grad()
     def keep_snapshot(self, model: VQVAE) -> None:
-        if self.out is None or not PartialState().is_main_process:
+        if self.out is None or not main_process():
             return
         path = self.out / SNAPSHOTS
         shown = linspace_rows(len(self.rows), SHOWN + 2)[1:-1]  # not the very first and last slice
@@ -154,5 +153,6 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, kind: str = "vqv
     )
     if model.adversarial:
         train_crisp(cohort, out, part, progress=progress)
-    write_cards(out, cohort.info)
+    if main_process():
+        write_cards(out, cohort.info)
     return history
