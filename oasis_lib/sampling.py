@@ -152,4 +152,4 @@ def walk(vqvae: Any, first: np.ndarray, last: np.ndarray, steps: int = 7) -> dic
     with torch.no_grad():
         images = vqvae.scaled(decoder(torch.as_tensor(mixed, dtype=torch.float32, device=device))).clamp(0, 1)
     shown = (images.mean(1) * 255).round().to(torch.uint8).cpu().numpy()
-    return {"through the embedding": shown, "code by code": decode_codes(vqvae, exchanged, device)}
+    return {"mixed vectors": shown, "exchanged tokens": decode_codes(vqvae, exchanged, device)}

@@ -59,12 +59,12 @@ def code_of(notebook: Path) -> list[str]:
 
 
 def imported(text: str) -> set[str]:
-    """Top-slice index modules that a piece of code imports, wherever in it."""
+    """Top-level modules that a piece of code imports, wherever in it."""
     names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.slice_index:
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module.split(".")[0])
     return names
 

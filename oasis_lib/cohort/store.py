@@ -243,7 +243,7 @@ def tissue_greys(split: Split, bins: int = 64) -> dict[str, np.ndarray]:
         return {}
     rows, edges = _spread(list(range(len(split))), 400), np.linspace(1, 256, bins + 1)
     images, tissue = split.images[rows], split.tissue[rows]
-    counts = {name: np.histogram(images[tissue == k], edges)[0] for k, name in enumerate(("fluid", "grey", "white"), 1)}
+    counts = {name: np.histogram(images[tissue == k], edges)[0] for k, name in enumerate(("CSF", "grey matter", "white matter"), 1)}
     total = sum(counts.values()).sum() * np.diff(edges)
     return {name: count / total for name, count in counts.items()}
 

@@ -188,14 +188,14 @@ def gradients(model: VQVAE, images: Tensor) -> pd.DataFrame:
 
 @torch.no_grad()
 def plane(
-    model: VQVAE, pixels: np.ndarray, codebook_size: int = 10, each: int = 12, seed: int = 0
+    model: VQVAE, pixels: np.ndarray, most: int = 7, each: int = 12, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents (N, 2) of the most used entries, all entries (K, 2), which each took (N,): in those entries' widest plane."""
+    """Latents (N, 2) of the `most` used entries, all entries (K, 2), which each took (N,): in those entries' widest plane."""
     model = model.cpu().eval()
     latents = model.latents(in_channels(to_images(pixels), model))
     flat, vectors = flatten(latents).numpy(), model.quantizer.codebook.detach().numpy()
     codes = model.quantizer.nearest(torch.from_numpy(flat)).numpy()
-    popular = np.argsort(np.bincount(codes, minlength=len(vectors)))[::-1][:codebook_size]
+    popular = np.argsort(np.bincount(codes, minlength=len(vectors)))[::-1][:most]
     rng = np.random.default_rng(seed)
     rows = np.concatenate([rng.permutation(np.flatnonzero(codes == code))[:each] for code in popular])
     middle = vectors[popular].mean(axis=0)

@@ -7,7 +7,9 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
+from oasis_lib.cohort import SPLITS
 from oasis_lib.figures.grid import Row, image_grid
 from oasis_lib.figures.style import COLOURS, MODEL, new_figure
 
@@ -17,6 +19,7 @@ TISSUES = {"background": "#000000", "CSF": COLOURS[0], "grey matter": COLOURS[2]
 def subjects(table: pd.DataFrame) -> Figure:
     """Age, CDR (or group) and number of subjects by split; a panel says so where the source tells nothing."""
     figure, ((ages, cdrs, last),) = new_figure(1, 3, height=3.0, title="Subjects by split")
+    table = table.sort_values("split", key=lambda split: split.map(SPLITS.index), kind="stable")
     column = next((name for name in ("cdr", "group") if name in table), "")
     stacked = {"stacked": True, "ylabel": "subjects"}
     if "age" in table:
@@ -34,6 +37,8 @@ def subjects(table: pd.DataFrame) -> Figure:
     else:
         last.bar_label(last.bar(table["split"].unique(), table["split"].value_counts(sort=False)))
         last.set(xlabel="split", ylabel="subjects")
+    for axis in (ages, cdrs):
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     for axis, known in ((ages, "age" in table), (cdrs, column)):
         if not known:
             axis.text(0.5, 0.5, "not known\nof this cohort", ha="center", va="center", transform=axis.transAxes)

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure, nothing, show_image
+from oasis_lib.figures.grid import Row, image_grid
+from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure, nothing
+
+NAMES = {"csf": "CSF", "grey": "grey matter", "white": "white matter"}
 
 
 def reconstruction(summary: pd.DataFrame) -> Figure:
@@ -17,7 +20,7 @@ def reconstruction(summary: pd.DataFrame) -> Figure:
         1, 2, width=9, height=0.4 * len(summary) + 1.8, sharey=True, title="SSIM of reconstructed test slices"
     )
     for axis, column, where in zip(axes, ("ssim", "ssim_brain"), ("full frame", "inside the brain")):
-        colours = [MODEL if "VQ" in name else BAD for name in summary.index]
+        colours = [MODEL if "decoder" in name else BAD for name in summary.index]
         low, high = (np.abs(summary[column] - summary[f"{column}_{end}"]) for end in ("low", "high"))
         axis.barh(summary.index, summary[column], xerr=np.stack([low, high]), color=colours, height=0.6)
         axis.set(xlabel=f"SSIM, {where}", xlim=(0, 1))
@@ -54,95 +57,76 @@ def detectability(table: pd.DataFrame, generators: Sequence[str], unit: str = "m
 
 def patches(found: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """The patches that detectors are surest about: a block a pixel size, rows real and generated."""
-    blocks = [(f"{name},\n{size}", images) for size, sides in found.items() for name, images in sides.items()]
-    columns = max(len(images) for _, images in blocks)
-    figure, axes = new_figure(len(blocks), columns, width=1.1 * columns + 1.6, height=1.15 * len(blocks) + 0.5)
-    for line, (name, images) in zip(axes, blocks):
-        for axis in line:
-            axis.set_axis_off()
-        for axis, image in zip(line, images):
-            axis.set_axis_on()
-            show_image(axis, image, high=255)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    figure.suptitle("Patches the detectors are surest about, held-out slices")
-    return figure
+    rows = {f"{name}, {size}": images for size, sides in found.items() for name, images in sides.items()}
+    return image_grid(rows, title="Patches the detectors are surest about, held-out slices", crop=False)
 
 
 def ladder(table: pd.DataFrame, generators: Sequence[str]) -> Figure:
     """Every set on four measures with 95 % intervals, real-vs-real's value as a line."""
     panels = {
-        "frechet": ("Fréchet distance (lower is better)", "log"),
-        "precision": ("precision (higher)", "linear"),
-        "recall": ("recall (higher)", "linear"),
-        "tissue_distance": ("tissue distance (lower)", "linear"),
+        "frechet": ("Fréchet distance\n(lower is better)", "log"),
+        "precision": ("precision\n(higher is better)", "linear"),
+        "recall": ("recall\n(higher is better)", "linear"),
+        "tissue_distance": ("tissue distance\n(lower is better)", "linear"),
     }
-    figure, (axes,) = new_figure(1, 4, width=13, height=0.32 * len(table) + 1.6, sharey=True)
+    figure, (axes,) = new_figure(1, 4, width=9.5, height=0.3 * len(table) + 1.5, sharey=True)
     colours = [REAL if i == 0 else MODEL if name in generators else BAD for i, name in enumerate(table.index)]
     for axis, (column, (label, scale)) in zip(axes, panels.items()):
         values = table[column].astype(float)
         low, high = (table[f"{column}_{end}"].astype(float) for end in ("low", "high"))
-        axis.hlines(table.index, low.clip(lower=values / 10 if scale == "log" else 0), high, color="0.75", zorder=0)
+        axis.hlines(table.index, low.clip(lower=values / 10 if scale == "log" else 0), high, color="0.7", lw=2.5, zorder=0)
         axis.scatter(values, table.index, color=colours, s=36)
         axis.axvline(float(values.iloc[0]), color=REAL, lw=1, ls=":")
         axis.set(xlabel=label, xscale=scale)
     axes[0].invert_yaxis()
-    figure.suptitle("Real subjects (blue), generators (orange), references (grey); the dotted line is real-vs-real")
+    figure.suptitle("Real-vs-real (blue, dotted line), generators (orange), references (grey); bars: 95 % intervals", fontsize=10)
     return figure
 
 
 def areas_by_slice_index(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
-    """Tissue areas by slice index: the middle four fifths of real subjects as a band, the mean of each generator as a line."""
-    figure, (axes,) = new_figure(
-        1, len(names), width=3.1 * len(names), height=3.0, title="Tissue in percent of the frame, by slice index"
-    )
-    for number, (axis, name) in enumerate(zip(axes, names)):
-        for (who, (values, slice_indices)), colour in zip(areas.items(), COLOURS):
-            shown = np.unique(slice_indices)
-            mean = [values[slice_indices == slice_index, number].mean() for slice_index in shown]
-            axis.plot(shown, mean, color=colour, label=who, lw=2 if who == next(iter(areas)) else 1.2)
-        values, slice_indices = next(iter(areas.values()))
-        shown = np.unique(slice_indices)
-        band = np.array([np.quantile(values[slice_indices == slice_index, number], [0.1, 0.9]) for slice_index in shown]).T
-        axis.fill_between(shown, *band, color=REAL, alpha=0.15, lw=0)
-        axis.set(xlabel="slice index", title=name)
-    axes[0].legend(fontsize=7)
+    """Tissue areas by slice index: the middle four fifths of real subjects as a band, the mean of each generator as a line.
+
+    Real subjects decide the scale, so that one bad generator flattens no panel; what lies beyond is cut off.
+    """
+    title = "Tissue areas by slice index (lines that leave a panel are farther off)"
+    figure, axes = new_figure(-(-len(names) // 2), 2, height=2.5 * -(-len(names) // 2) + 0.8, sharex=True, title=title)
+    (real, slice_indices), *_ = areas.values()
+    shown = np.unique(slice_indices)
+    for number, (axis, name) in enumerate(zip(axes.ravel(), names)):
+        low, high = np.array([np.quantile(real[slice_indices == at, number], [0.1, 0.9]) for at in shown]).T
+        axis.fill_between(shown, low, high, color=REAL, alpha=0.2, lw=0, label=f"four fifths of {next(iter(areas))}")
+        for width, (who, (values, of)), colour in zip((2.5, *[1.2] * len(areas)), areas.items(), COLOURS):
+            mean = [values[of == at, number].mean() for at in np.unique(of)]
+            axis.plot(np.unique(of), mean, color=colour, label=who, lw=width)
+        room = 0.75 * max(high.max() - low.min(), 1e-3)
+        axis.set(title=NAMES.get(name, name), ylabel="% of the frame", ylim=(max(0, low.min() - room), high.max() + room))
+    for axis in axes[-1]:
+        axis.set(xlabel="slice index")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
 def pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame, title: str) -> Figure:
     """Samples, the training slice that is nearest to each, and what differs. 1 is the usual distance of a held-out subject."""
-    count = len(table)
-    figure, axes = new_figure(3, count, width=1.6 * count + 1, height=5.2, title=title)
-    for column, (relative, sample, real) in enumerate(zip(table["relative"], samples, train)):
-        show_image(axes[0, column], sample, f"distance {relative:.2f}", high=255)
-        show_image(axes[1, column], real, high=255)
-        show_image(axes[2, column], np.abs(sample.astype(float) - real.astype(float)), high=128, cmap="magma")
-    for axis, name in zip(axes[:, 0], ("sample", "nearest\ntraining\nslice", "difference")):
-        axis.set_ylabel(name, rotation=0, ha="right", va="center")
-    return figure
+    change = np.abs(samples.astype(float) - train.astype(float)) / 255
+    rows = {"sample": samples, "nearest training slice": train}
+    rows["absolute difference"] = Row(change, cmap="magma", high=0.5, bar="of the range")
+    return image_grid(rows, [f"distance {relative:.2f}" for relative in table["relative"]], title)
 
 
 def anomalies(shown: dict, table: pd.DataFrame, count: int = 5) -> Figure:
-    """Slices with a planted lesion (outlined), and what each map makes of the brain: air is left out, as it is of the scores."""
+    """Slices with a planted lesion (outlined), and each anomaly map inside the brain, where it is scored."""
     if not shown:
         return nothing("This cohort has no planted lesions to test anomaly maps on.")
-    size = shown["truth"].sum((1, 2))  # of each subject the slice that shows most of the lesion
-    order = [max(np.flatnonzero(shown["subjects"] == who), key=lambda row: size[row]) for who in np.unique(shown["subjects"])][
-        :count
-    ]
-    figure, axes = new_figure(
-        len(shown["maps"]) + 1, len(order), width=1.7 * len(order) + 1.8, height=1.6 * (len(shown["maps"]) + 1) + 0.5
-    )
-    for column, row in enumerate(order):
-        show_image(axes[0, column], shown["images"][row], high=255)
-        for line, scores in zip(axes[1:], shown["maps"].values()):
-            scored = scores[shown["inside"]]  # surprise at the edge of the head reaches into the air, where nobody scores it
-            low, high = np.quantile(scored, [0.2, 0.998])
-            show_image(line[column], np.where(shown["inside"][row], scores[row], low), low=low, high=high, cmap="magma")
-        for line in axes[:, column]:
-            line.contour(shown["truth"][row], levels=[0.5], colors=[COLOURS[5]], linewidths=0.8)
-    for axis, name in zip(axes[:, 0], ["slice", *shown["maps"]]):
-        area = f"\nROC {table.loc[name, 'roc_area']:.2f}" if name in table.index else ""
-        axis.set_ylabel(name.replace(", ", "\n").replace(" ", "\n") + area, rotation=0, ha="right", va="center", fontsize=8)
-    figure.suptitle("Planted lesions (outlined), and where each map sees something odd")
+    size = pd.Series(shown["truth"].sum((1, 2)))  # of each subject the slice that shows most of the lesion
+    order = size.groupby(shown["subjects"]).idxmax().head(count).to_numpy()
+    images, inside = shown["images"][order], shown["inside"][order]
+    rows = {"slice": Row(images, [str(who) for who in shown["subjects"][order]])}
+    for name, scores in shown["maps"].items():
+        low, high = np.quantile(scores[shown["inside"]], [0.2, 0.998])
+        area = f"\nAUC {table.loc[name, 'roc_area']:.2f}" if name in table.index else ""
+        rows[name + area] = Row(np.where(inside, scores[order], low), cmap="magma", low=low, high=high)
+    figure = image_grid(rows, title="Planted lesions (outlined), and anomaly maps (bright: anomalous)")
+    for number, axis in enumerate(figure.axes[: len(rows) * len(order)]):
+        axis.contour(shown["truth"][order[number % len(order)]], levels=[0.5], colors=[COLOURS[5]], linewidths=1)
     return figure

@@ -60,7 +60,8 @@ def image_grid(
                 show(axis, image, row, box)
             above = [_at(columns if number == 0 else (), place), _at(row.names, place)]
             axis.set_title("\n".join(filter(None, above)), fontsize=8)
-        label = "\n".join(textwrap.wrap(name, 15))  # a name of spaces is no name, but keeps rows apart
+        # A name of spaces is no name, but keeps rows apart.
+        label = "\n".join(part for given in name.split("\n") for part in textwrap.wrap(given, 15, break_on_hyphens=False))
         line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8.5)
     for bar, group in groupby(zip(axes, filled.values()), key=lambda pair: pair[1].bar):
         lines = [line for line, _ in group]

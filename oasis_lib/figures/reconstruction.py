@@ -92,14 +92,14 @@ def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] 
     return figure
 
 
-def arrows(table: pd.DataFrame, latents: np.ndarray, codebook_size: np.ndarray, codes: np.ndarray) -> Figure:
+def arrows(table: pd.DataFrame, latents: np.ndarray, codebook: np.ndarray, codes: np.ndarray) -> Figure:
     """Which term moves which part (gradient norms), and the two pulls in the plane of the codebook.
 
-    `latents` (N, 2) and `codebook_size` (K, 2) lie in one plane; `codes` (N,) says which entry each latent is assigned to.
+    `latents` (N, 2) and `codebook` (K, 2) lie in one plane; `codes` (N,) says which entry each latent is assigned to.
     """
     figure, ((left, right),) = new_figure(1, 2, height=4.2, width_ratios=(1, 1.25))
     _lengths(left, table)
-    _pulls(right, latents, codebook_size, codes)
+    _pulls(right, latents, codebook, codes)
     return figure
 
 
@@ -117,18 +117,22 @@ def _lengths(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_title("norm of the gradient that reaches ...")
 
 
-def _pulls(axis: Axes, latents: np.ndarray, codebook_size: np.ndarray, codes: np.ndarray) -> None:
+def _pulls(axis: Axes, latents: np.ndarray, codebook: np.ndarray, codes: np.ndarray) -> None:
     """Few entries, each with its own colour: a line from every latent to its entry."""
     used = np.unique(codes)
-    axis.scatter(*codebook_size.T, s=6, color="lightgrey", zorder=1, label="other entries")
+    axis.scatter(*codebook.T, s=6, color="lightgrey", zorder=1)
     for entry, colour in zip(used, COLOURS * (len(used) // len(COLOURS) + 1)):
         own = latents[codes == entry]
         for latent in own:
-            axis.plot(*np.stack([latent, codebook_size[entry]]).T, color=colour, lw=0.7, alpha=0.6, zorder=2)
+            axis.plot(*np.stack([latent, codebook[entry]]).T, color=colour, lw=0.7, alpha=0.6, zorder=2)
         axis.scatter(*own.T, s=12, color=colour, zorder=3)
-        axis.scatter(*codebook_size[entry], s=70, marker="s", facecolor="white", edgecolor=colour, linewidth=1.8, zorder=4)
-    seen = np.concatenate([latents, codebook_size[used]])
+        axis.scatter(*codebook[entry], s=70, marker="s", facecolor="white", edgecolor=colour, linewidth=1.8, zorder=4)
+    seen = np.concatenate([latents, codebook[used]])
     low, high = seen.min(axis=0), seen.max(axis=0)
     room = 0.08 * (high - low + 1e-9)
     axis.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
-    axis.set(xlabel="first direction", ylabel="second direction", title="latents (dots) and their entries (squares)")
+    axis.set(
+        xlabel="first direction",
+        ylabel="second direction",
+        title="latents (dots) and their entries (squares);\ngrey: other entries",
+    )
