@@ -215,13 +215,18 @@ def read_weights(folder: str | Path, config: dict[str, Any], wanted: dict[str, t
                     raise ValueError(f"{path} and {CONFIG} disagree: {name} is {shapes.get(name, 'nothing')}, not {asked}")
             if config.get("format", 1) > 1 and content_hash(path) not in config["weights"]:
                 raise ValueError(f"{path} is damaged: its hash is not in {CONFIG}; restore it, or train again")
-            state = {name: file.get_tensor(name) for name in shapes}
+            state = {name: _as_wanted(file.get_tensor(name), wanted[name].dtype) for name in shapes}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it and train again") from error
     for name, value in state.items():
         if value.dtype != wanted[name].dtype:
             raise ValueError(f"{path} and {CONFIG} disagree: {name} is {value.dtype}, not {wanted[name].dtype}")
     return state
+
+
+def _as_wanted(value: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """Weights may be kept in half precision. Nothing else is turned into another type."""
+    return value.to(kind) if value.is_floating_point() and kind.is_floating_point else value
 
 
 def fingerprint(model: torch.nn.Module) -> str:

@@ -65,14 +65,17 @@ class Background(nn.Module):
         flat[:, where] = torch.where(wanted[:, where], drawn, flat[:, where])
 
 
+STEP = 1 / 16  # nats: surprisals are kept in bytes, as multiples of it; 255 stands for 16 nats and more
+
+
 class PositionPrior(nn.Module):
     """Log-frequency of each token at each position; with `knots`, also at so many slice indices, and linear between them."""
 
     def __init__(self, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, knots: int = 0):
         super().__init__()
         self.last, knots = max(slice_indices - 1, 1), min(knots, slice_indices)
-        self.register_buffer("logits", torch.zeros(grid[0] * grid[1], codebook_size))
-        self.register_buffer("by_slice_index", torch.zeros(knots, grid[0] * grid[1], codebook_size))
+        self.register_buffer("surprisals", torch.zeros(grid[0] * grid[1], codebook_size, dtype=torch.uint8))
+        self.register_buffer("by_slice_index", torch.zeros(knots, grid[0] * grid[1], codebook_size, dtype=torch.uint8))
 
     @torch.no_grad()
     def start(
@@ -83,40 +86,50 @@ class PositionPrior(nn.Module):
         Frequencies of a position are smoothed towards those of the whole map, with `weight` pseudo-counts; those of a knot towards
         those of all slices, with `pull`. Each position also takes the share `spread` from the eight around it.
         """
-        everywhere = torch.bincount(codes.flatten(), minlength=self.logits.shape[1]) + 0.1
+        everywhere = torch.bincount(codes.flatten(), minlength=self.surprisals.shape[1]) + 0.1
         counts = self._count(codes, torch.ones(len(codes), device=codes.device), spread) + weight * everywhere / everywhere.sum()
         chances = counts / counts.sum(1, keepdim=True)
-        self.logits.copy_(chances.log())
-        self.by_slice_index.copy_(self.logits.expand_as(self.by_slice_index))
+        self.surprisals.copy_(in_bytes(chances))
+        self.by_slice_index.copy_(self.surprisals.expand_as(self.by_slice_index))
         if slice_index is None:
             return
         known, (low, _, part) = codes[slice_index >= 0], self._between(slice_index[slice_index >= 0])
         for knot in range(len(self.by_slice_index)):
             counts = self._count(known, (low == knot) * (1 - part) + (low + 1 == knot) * part, spread) + pull * chances
-            self.by_slice_index[knot] = (counts / counts.sum(1, keepdim=True)).log()
+            self.by_slice_index[knot] = in_bytes(counts / counts.sum(1, keepdim=True))
+
+    @property
+    def logits(self) -> Tensor:
+        """(h * w, K) log-frequencies over all slices."""
+        return (self.surprisals * -STEP).log_softmax(-1)
 
     def forward(self, where: Tensor | slice, slice_index: Tensor | None = None) -> Tensor:
         """Logits (n, K) of the positions `where`; with slice indices (B,), -1 where unknown, and knots (B, n, K)."""
         if slice_index is None or not len(self.by_slice_index):
-            return self.logits[where]
+            return self.surprisals[where] * -STEP
         low, high, part = self._between(slice_index.clamp(min=0))
-        table = self.by_slice_index[:, where]
+        table = self.by_slice_index[:, where] * -STEP
         between = torch.lerp(table[low], table[high], part[:, None, None])
-        return torch.where((slice_index < 0)[:, None, None], self.logits[where], between)
+        return torch.where((slice_index < 0)[:, None, None], self.surprisals[where] * -STEP, between)
 
     def _between(self, slice_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) slice indices -> the two knots that each lies between, and how far from the first."""
         last = len(self.by_slice_index) - 1
-        place = slice_index.to(self.by_slice_index.dtype) * (last / self.last)
+        place = slice_index.float() * (last / self.last)
         low = place.long()
         return low, (low + 1).clamp(max=last), place - low
 
     def _count(self, codes: Tensor, weights: Tensor, spread: float) -> Tensor:
         """(n, h, w) maps with a weight each -> (h * w, K), spatially smoothed: folds lie a little to the side in others."""
-        places, codebook_size = self.logits.shape
+        places, codebook_size = self.surprisals.shape
         index = torch.arange(places, device=codes.device) * codebook_size + codes.flatten(1)
         counts = torch.zeros(places * codebook_size, device=codes.device)
         counts.index_add_(0, index.flatten(), weights.repeat_interleave(places))
         maps = counts.view(*codes.shape[1:], codebook_size).movedim(-1, 0)[:, None]
         around = counts.new_tensor([[0.5, 1, 0.5], [1, 0, 1], [0.5, 1, 0.5]])[None, None] / 6
         return (maps + spread * F.conv2d(maps, around, padding=1))[:, 0].movedim(0, -1).flatten(0, 1)
+
+
+def in_bytes(chances: Tensor) -> Tensor:
+    """Probabilities as surprisals in steps of `STEP`: a quarter of the memory, and a network learns what rounding costs."""
+    return (chances.log() * (-1 / STEP)).round().clamp(0, 255).to(torch.uint8)
