@@ -222,12 +222,12 @@ PROFILES = {
         vqvae=Part(
             VQVAEConfig(codebook_size=512, adversarial=0.6), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)
         ),
-        pixelcnn=Part(PixelCNNConfig(layers=10), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
+        pixelcnn=Part(PixelCNNConfig(layers=10, knots=4), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
         transformer=Part(
-            TransformerConfig(width=128, layers=4, heads=4, dropout=0.0),
+            TransformerConfig(width=128, layers=4, heads=4, dropout=0.1, knots=6),
             TrainingConfig(minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"validate_every": 200}),
         ),
-        codegan=Part(CodeGANConfig(), TrainingConfig(minutes=0.2, **ADVERSARIAL)),
+        codegan=Part(CodeGANConfig(noise=32, knots=6), TrainingConfig(minutes=0.2, **ADVERSARIAL)),
         evaluation=EvaluationConfig(samples=96),
     ),
     "full": Profile(
