@@ -1,7 +1,7 @@
 # Two commands matter: `make study` and `make test`. Each installs what it needs into .venv, once.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help study lab test lint bench publish clean
+.PHONY: help study lab test lint bench pretrained publish clean
 
 PROFILE ?= laptop
 RUN ?= runs/latest
@@ -33,6 +33,9 @@ lint: .venv/installed-test ## put imports and layout in order (ruff)
 
 bench: .venv/installed ## measure speed and quality; see benchmarks/
 	@for f in benchmarks/*.py; do echo "$$f"; $(BIN)/python "$$f" || exit 1; done
+
+pretrained: .venv/installed ## train data/pretrained anew (90 minutes on one core; one that was stopped goes on)
+	@$(BIN)/python benchmarks/pretrained.py $(ARGS)
 
 publish: .venv/installed ## remake README's first picture from RUN, a synthetic run
 	@$(BIN)/python images/overview.py "$(RUN)"

@@ -11,17 +11,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import subprocess
 from pathlib import Path
 
-from common import keep
-
-from oasis_lib.cohort import prepare
+from oasis_lib.check import environment_line
+from oasis_lib.cohort import Cohort, prepare
 from oasis_lib.config import PRIORS, profile
 from oasis_lib.models import load
 from oasis_lib.models.vqvae import CRISP
-from oasis_lib.paths import project_path
+from oasis_lib.paths import PROJECT, project_path
+from oasis_lib.pretrained import MANIFEST
 from oasis_lib.run import default_cohort
-from oasis_lib.storage import WEIGHTS, fingerprint, read_config, save_model
+from oasis_lib.storage import WEIGHTS, content_hash, fingerprint, read_config, save_model, write_json
 from oasis_lib.training import train_prior, train_vqvae
 
 MINUTES = {"vqvae": 15.0, "transformer": 40.0, "pixelcnn": 20.0, "codegan": 10.0}
@@ -43,6 +44,22 @@ def rounded(folder: Path, out: Path) -> None:
             shutil.copyfile(folder / name, out / name)
     if (folder / CRISP / WEIGHTS).is_file():
         rounded(folder / CRISP, out / CRISP)
+
+
+def say(out: Path, cohort: Cohort, minutes: dict[str, float]) -> None:
+    """What was made, from what, by which command and commit, and every file's hash."""
+    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name not in (MANIFEST, "README.md"))
+    longer = " ".join(f"{kind}={value:g}" for kind, value in minutes.items())
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True).stdout.strip()
+    about = {
+        "data": "SYNTHETIC subjects alone",
+        "cohort": cohort.info["request"],
+        "command": f"python benchmarks/pretrained.py --minutes {longer}",
+        "commit": commit,
+        "machine": environment_line(),
+        "files": {str(path.relative_to(out)): content_hash(path) for path in files},
+    }
+    write_json(out / MANIFEST, about)
 
 
 def main() -> None:
@@ -67,7 +84,8 @@ def main() -> None:
         else:
             history = train_prior(kind, cohort, out / "vqvae", work / kind, part)
         rounded(work / kind, out / kind)
-        keep(f"pretrained-{kind}", given, history.tail(1))
+        say(out, cohort, minutes)
+        print(history.tail(1).T.to_string())
 
 
 if __name__ == "__main__":

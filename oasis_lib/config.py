@@ -220,7 +220,7 @@ PROFILES = {
         name="laptop",
         cohort=CohortConfig(size=128, subjects=60, lesions=8),
         vqvae=Part(
-            VQVAEConfig(codebook_size=512, adversarial=0.6), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=200)
+            VQVAEConfig(codebook_size=512, adversarial=0.6), TrainingConfig(minutes=1.0, batch=16, lr=2e-3, validate_every=100)
         ),
         pixelcnn=Part(PixelCNNConfig(layers=10, knots=4), TrainingConfig(minutes=0.25, **FEW_EPOCHS)),
         transformer=Part(

@@ -11,8 +11,11 @@ LOSSES = "^train_(l1|l2|dssim|commitment|loss|bits|generator|discriminator)$"
 MEASURES = "^validate_(ssim|ssim_brain|bits|regions)$"
 
 
-def curves(history: pd.DataFrame, title: str = "") -> Figure:
-    """Losses as measured and as a running mean, on a log axis; validation measures; codebook use where it is known."""
+def curves(history: pd.DataFrame, title: str = "", beside: pd.DataFrame | None = None) -> Figure:
+    """Losses as measured and as a running mean, on a log axis; validation measures; codebook use where it is known.
+
+    `beside` is the history of a shorter training of the same model.
+    """
     use = history[[name for name in ("codes_used", "perplexity") if name in history]]
     figure, (axes,) = new_figure(1, 3 if use.size else 2, height=3.0, title=title)
     losses = history.filter(regex=LOSSES)
@@ -25,6 +28,10 @@ def curves(history: pd.DataFrame, title: str = "") -> Figure:
     if "validate_ssim_min" in history:
         axes[1].fill_between(history["step"], history["validate_ssim_min"], history["validate_ssim_max"], alpha=0.2, lw=0)
         axes[1].set_ylim(min(0.0, history["validate_ssim_min"].min()), 1)
+    if beside is not None:
+        axes[1].plot(beside["step"], beside["score"], "k.-", label="this run, score")
+        axes[1].set_xscale("log")
+        axes[1].legend(fontsize=8)
     axes[1].set_title("validation (band: all slices)" if "validate_ssim_min" in history else "validation")
     if use.size:
         _lines(axes[2], history, use, label=True)

@@ -1,0 +1,90 @@
+"""Weights that come with the repository, of the laptop profile's synthetic cohort: taken where they fit, else trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from oasis_lib.config import PROFILES
+from oasis_lib.models import load
+from oasis_lib.paths import PROJECT
+from oasis_lib.run import Run
+from oasis_lib.storage import WEIGHTS, content_hash, read_json
+from oasis_lib.training import train_prior, train_vqvae
+
+HOME = PROJECT / "data" / "pretrained"
+MANIFEST = "manifest.json"  # how they were made: command, commit, cohort; every file's hash
+
+
+def trained(run: Run, kind: str, *, scratch: bool = False) -> pd.DataFrame:
+    """The history of the run's model: copied from the repository if it fits this run, else trained. `scratch` always trains."""
+    folder = run.path(kind)
+    reason = "scratch" if scratch else misfit(run, kind)
+    if not reason:
+        return _take(kind, folder)
+    if taken(folder):  # by an earlier call, under other settings: a copy is no work of the user's
+        shutil.rmtree(folder)
+    if reason.startswith(str(HOME)):
+        print(f"{reason}; {kind} is trained instead")
+    if kind == "vqvae":
+        return train_vqvae(run.cohort, folder, run.part(kind))
+    return train_prior(kind, run.cohort, run.path("vqvae"), folder, run.part(kind))
+
+
+def live(run: Run) -> pd.DataFrame | None:
+    """The history of the same VQ-VAE trained here for as long as the profile says, where the run's own came with the repository.
+
+    Its decoder stays the faithful one. It is there to be watched: nothing else uses it.
+    """
+    if not taken(run.path("vqvae")):
+        return None
+    part = run.part("vqvae")
+    part = dataclasses.replace(part, model=dataclasses.replace(part.model, adversarial=0.0))
+    return train_vqvae(run.cohort, run.path("live"), part)
+
+
+def taken(folder: Path) -> bool:
+    """Whether a run's model is a copy of one that came with the repository."""
+    own, shipped = folder / WEIGHTS, HOME / folder.name / WEIGHTS
+    return own.is_file() and shipped.is_file() and own.stat().st_size == shipped.stat().st_size and same(own, shipped)
+
+
+def same(one: Path, other: Path) -> bool:
+    return content_hash(one) == content_hash(other)
+
+
+def misfit(run: Run, kind: str) -> str:
+    """Why the repository's model is not this run's, or nothing: other settings, subjects or tokens, or an altered file."""
+    if run.part(kind) != getattr(PROFILES["laptop"], kind):
+        return "other settings"
+    try:
+        about = read_json(HOME / MANIFEST)
+        if run.cohort.info.get("request") != about["cohort"]:
+            return "other subjects"
+        if altered := [name for name, hashed in about["files"].items() if not _holds(HOME / name, hashed)]:
+            return f"{HOME / altered[0]} is missing or was altered"
+        if kind != "vqvae" and not same(run.path("vqvae", WEIGHTS), HOME / "vqvae" / WEIGHTS):
+            return "other tokens"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{HOME}: {error}"
+    return ""
+
+
+def _holds(path: Path, hashed: str) -> bool:
+    return path.is_file() and content_hash(path) == hashed
+
+
+def _take(kind: str, folder: Path) -> pd.DataFrame:
+    if not taken(folder):
+        if (folder / WEIGHTS).is_file():
+            raise ValueError(f"{folder} holds a model that was trained here; choose another run, or set scratch")
+        shutil.copytree(HOME / kind, folder, dirs_exist_ok=True)
+    load(folder)  # checks what was copied
+    history = pd.read_csv(folder / "history.csv")
+    last = history.iloc[-1]
+    steps, minutes = int(last["step"]), last["seconds"] / 60
+    print(f"{kind}: weights of the repository, trained for {minutes:.0f} minutes ({steps:,} steps); scratch=true trains anew")
+    return history
