@@ -141,7 +141,7 @@ def short_forms(given: Given) -> list[str]:
 @click.option("--cohort", required=True, **FOLDER, help="a prepared cohort")
 @click.option("--out", required=True, **NEW, help="the model's folder; a training that was stopped goes on from it")
 @click.option("--vqvae", **FOLDER, help="the VQ-VAE's folder (for priors)")
-@click.option("--begin", **FOLDER, help="an earlier prior's folder, to go on from its weights and settings")
+@click.option("--begin", metavar="DIR|pretrained", help="an earlier model to go on from; pretrained is the repository's")
 @click.option("--profile", type=click.Choice(list(PROFILES)), help="where settings start from; without it, laptop")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="train this long, whatever the profile says")
 @settings
@@ -153,9 +153,13 @@ def train(given: Given) -> None:
     if given.kind != "vqvae" and not given.vqvae:
         raise ValueError(f"training {given.kind} needs --vqvae DIR: the model whose codes it learns")
     if given.begin and given.profile:
-        raise ValueError("--begin takes its settings from that prior; leave --profile out, and change some with --set")
+        raise ValueError("--begin takes its settings from that model; leave --profile out, and change some with --set")
+    begin = ""
     if given.begin:
-        part = trained_with(given.begin, given.kind)
+        from oasis_lib.pretrained import HOME
+
+        begin = HOME / given.kind if given.begin == "pretrained" else user_path(given.begin)
+        part = trained_with(begin, given.kind)
     else:
         part = getattr(profile_of(given.profile or "laptop"), given.kind)
     limits = [f"{given.kind}.{limit}" for limit in (f"minutes={given.minutes}", "epochs=0", "steps=0") if given.minutes]
@@ -164,21 +168,20 @@ def train(given: Given) -> None:
     if given.kind == "vqvae":
         from oasis_lib.training import train_vqvae
 
-        history = train_vqvae(cohort, out, part, progress=not given.quiet)
+        history = train_vqvae(cohort, out, part, begin=begin, progress=not given.quiet)
     else:
         from oasis_lib.training import train_prior
 
-        options = {"begin": given.begin or "", "progress": not given.quiet}
-        history = train_prior(given.kind, cohort, given.vqvae, out, part, **options)
+        history = train_prior(given.kind, cohort, given.vqvae, out, part, begin=begin, progress=not given.quiet)
     last = history.iloc[-1]
     print(f"{out}: step {int(last['step'])}, best score {history['score'].max():.5g}")
 
 
 def trained_with(folder: Path, kind: str) -> Part:
-    """What the prior of a folder was made and trained with."""
+    """What the model of a folder was made and trained with."""
     config = read_config(folder)
-    if kind == "vqvae" or config["kind"] != kind:
-        raise ValueError(f"--begin needs a {kind} prior, and {folder} holds a {config['kind']}; a VQ-VAE takes no --begin")
+    if config["kind"] != kind:
+        raise ValueError(f"--begin needs a {kind}, and {folder} holds a {config['kind']}")
     return Part(from_dict(MODEL_CONFIGS[kind], config["model"]), from_dict(TrainingConfig, config["training"]))
 
 

@@ -128,6 +128,23 @@ def test_a_prior_goes_on_from_another_ones_weights(kind, world, tmp_path):
         torch.testing.assert_close(second[name], first[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def test_a_vqvae_goes_on_from_another_ones_weights_and_so_does_a_prior_over_it(world, tmp_path):
+    cohort, vqvae = world
+    first = Part(MODELS["transformer"], TRAINING)
+    train_prior("transformer", cohort, vqvae, tmp_path / "first", first, progress=False)
+    hardly = replace(TRAINING, steps=1, warmup=0.0, lr=1e-12, weight_decay=0.0, ema=0.0)
+    model = load(vqvae).config
+    train_vqvae(cohort, tmp_path / "vqvae", Part(model, hardly), begin=vqvae, progress=False)
+    first_weights, weights = (dict(load(folder).named_parameters()) for folder in (vqvae, tmp_path / "vqvae"))
+    for name, value in weights.items():
+        torch.testing.assert_close(value, first_weights[name], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="give another folder"):
+        train_vqvae(cohort, vqvae, Part(model, hardly), begin=vqvae, progress=False)
+    part = Part(first.model, replace(hardly, seed=1))
+    train_prior("transformer", cohort, tmp_path / "vqvae", tmp_path / "second", part, begin=tmp_path / "first", progress=False)
+    assert load(tmp_path / "second") is not None
+
+
 def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world, tmp_path):
     cohort, vqvae = world
     part = Part(MODELS["transformer"], replace(TRAINING, steps=1))

@@ -14,10 +14,11 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from oasis_lib.config import MODEL_CONFIGS, TrainingConfig, as_dict, from_dict
 from oasis_lib.paths import library_digest, overwriting
-from oasis_lib.storage import CONFIG, STATE, WEIGHTS, disk_errors, only_one, read_json, write_json
+from oasis_lib.storage import CONFIG, STATE, WEIGHTS, disk_errors, only_one, read_config, read_json, read_weights, write_json
 from oasis_lib.training.data import Batches
 from oasis_lib.training.loop import SNAPSHOTS, WARNINGS, Task, fit, processes
 from oasis_lib.training.progress import watcher
@@ -74,6 +75,20 @@ def begin(out: Path, asked: dict[str, Any], progress: bool) -> bool:
             (out / name).unlink(missing_ok=True)
     write_json(out / REQUEST, {"settings": asked, "library": library_digest(), "finished": False})
     return False
+
+
+def weights_to_begin_with(folder: Path, out: Path, wanted: dict[str, Any], fresh: torch.nn.Module) -> dict[str, Tensor]:
+    """An earlier model's, if its config.json says what is `wanted` and its network is made as the `fresh` one."""
+    if folder.absolute() == out.absolute():
+        raise ValueError(f"{out} can't be begun with and written to; give another folder")
+    config = read_config(folder)
+    for key, value in wanted.items():
+        if config.get(key) != value:
+            raise ValueError(f"{folder} can't be begun with: its {key} is {config.get(key)}, not {value}")
+    try:
+        return read_weights(folder, config, fresh.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{folder} can't be begun with: its network is made otherwise, or damaged ({error})") from error
 
 
 def made_with(out: Path, before: dict[str, Any]) -> dict[str, Any]:

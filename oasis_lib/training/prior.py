@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, as_dict, suggest
 from oasis_lib.models import build, load
-from oasis_lib.storage import WEIGHTS, content_hash, main_process, read_config, read_weights
+from oasis_lib.storage import WEIGHTS, content_hash, main_process, read_config
 from oasis_lib.training.data import Batches
 from oasis_lib.training.gan import GANTask
-from oasis_lib.training.once import resume_or_fit
+from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
 from oasis_lib.training.tasks import LikelihoodTask, PriorTask
 
 # A program may add its own.
@@ -30,27 +28,13 @@ def task_of(kind: str) -> type[PriorTask]:
     return TASKS[kind]
 
 
-def weights_of(folder: Path, wanted: dict[str, Any]) -> dict[str, Tensor]:
-    """An earlier prior's, if it is over the same codes as the one `wanted`, and made alike."""
-    config = read_config(folder)
-    for key in ("kind", "vqvae", "grid", "slice_indices", "cdrs"):
-        if config.get(key) != wanted[key]:
-            raise ValueError(f"{folder} can't be begun with: its {key} is {config.get(key)}, not {wanted[key]}")
-    fresh = build(
-        wanted["kind"], wanted["model"], **{key: wanted[key] for key in ("grid", "codebook_size", "slice_indices", "cdrs")}
-    )
-    try:
-        return read_weights(folder, config, fresh.state_dict())
-    except ValueError as error:
-        raise ValueError(f"{folder} can't be begun with: its network is made otherwise, or damaged ({error})") from error
-
-
 def train_prior(
     kind: str, cohort: Cohort, vqvae: str | Path, out: str | Path, part: Part, *, begin: str | Path = "", progress: bool = True
 ) -> pd.DataFrame:
     """Train a prior over the codes of the VQ-VAE in folder `vqvae`, or go on where an earlier call was stopped.
 
-    `begin` is the folder of a prior over the same codes, whose weights it begins with.
+    `begin` is the folder of a prior whose weights it begins with: over the same tokens, or those that this VQ-VAE began with.
+    Over another cohort, what is counted position by position is counted anew.
     """
     task = task_of(kind)
     vqvae, out, training = Path(vqvae), Path(out), part.training
@@ -60,17 +44,23 @@ def train_prior(
         config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
     shape = {"grid": [side, side], "codebook_size": codebook_size, "slice_indices": cohort.slice_indices, "cdrs": len(cohort.cdrs)}
     made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": content_hash(vqvae / WEIGHTS)}
-    if begin and Path(begin).absolute() == out.absolute():
-        raise ValueError(f"{out} can't be begun with and written to; give another folder")
-    weights = weights_of(Path(begin), made) if begin else None
+    weights = None
+    if begin:
+        earlier = read_config(Path(begin))
+        known = {made["vqvae"], read_config(vqvae).get("begin")} & {earlier.get("vqvae")}
+        alike = shape | {"cdrs": earlier.get("cdrs")}
+        asked = {"kind": kind, **alike, "vqvae": known.pop() if known else made["vqvae"]}
+        weights = weights_to_begin_with(Path(begin), out, asked, build(kind, config, **alike))
+        if alike != shape:  # other cohorts have other CDRs: what was learned of them is left
+            weights = {name: value for name, value in weights.items() if not name.endswith("cdr.weight")}
     saved = made | {"cohort": cohort.hash, "synthetic": cohort.synthetic}
     saved |= {"begin": content_hash(Path(begin) / WEIGHTS)} if begin else {}
 
     def make_task(device: torch.device) -> PriorTask:
         ready = task(build(kind, config, **shape), load(vqvae), cohort, device, training, out)
         if weights:
-            ready.model.load_state_dict(weights)
-            ready.learnt = True
+            ready.model.load_state_dict(ready.model.state_dict() | weights)
+            ready.learnt = earlier.get("cohort") == cohort.hash
         return ready
 
     def make_batches(*where) -> Batches:

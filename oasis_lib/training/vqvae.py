@@ -16,11 +16,11 @@ from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, build, perplexity
-from oasis_lib.storage import atomic, main_process
+from oasis_lib.storage import WEIGHTS, atomic, content_hash, main_process
 from oasis_lib.training.adversarial import train_crisp
 from oasis_lib.training.data import Batch, Batches, in_channels, linspace_rows, seeded, to_images
 from oasis_lib.training.loop import SNAPSHOTS, Task
-from oasis_lib.training.once import resume_or_fit
+from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
 AIR = 2 / 255
@@ -135,12 +135,20 @@ def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Te
     return l1 + dssim, {"l1": l1, "dssim": dssim}
 
 
-def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, kind: str = "vqvae", progress: bool = True) -> pd.DataFrame:
-    """Train into a model folder, or go on where an earlier call was stopped; returns the history."""
+def train_vqvae(
+    cohort: Cohort, out: str | Path, part: Part, *, kind: str = "vqvae", begin: str | Path = "", progress: bool = True
+) -> pd.DataFrame:
+    """Train into a model folder, or go on where an earlier call was stopped; returns the history.
+
+    `begin` is the folder of a VQ-VAE of the same network, whose weights and codebook it begins with.
+    """
     model, training = part.model, part.training
+    weights = weights_to_begin_with(Path(begin), Path(out), {"kind": kind}, build(kind, model)) if begin else None
 
     def make_task(device: torch.device) -> VQVAETask:
         vqvae = build(kind, model)
+        if weights:
+            vqvae.load_state_dict(weights)
         pixels = cohort["train"].images[linspace_rows(len(cohort["train"]), 512)].astype(np.float32) / 255
         vqvae.mean.fill_(float(pixels.mean()))
         vqvae.variance.fill_(float(pixels.var()))
@@ -148,6 +156,7 @@ def train_vqvae(cohort: Cohort, out: str | Path, part: Part, *, kind: str = "vqv
 
     first = dataclasses.replace(model, adversarial=0.0)  # the second stage, whatever its length, leaves the first as it is
     saved = {"kind": kind, "model": as_dict(first), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
+    saved |= {"begin": content_hash(Path(begin) / WEIGHTS)} if begin else {}
     history = resume_or_fit(
         make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress
     )
