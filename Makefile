@@ -37,8 +37,8 @@ bench: .venv/installed ## measure speed and quality; see benchmarks/
 pretrained: .venv/installed ## train data/pretrained anew (90 minutes on one core; one that was stopped goes on)
 	@$(BIN)/python benchmarks/pretrained.py $(ARGS)
 
-publish: .venv/installed ## remake README's first picture from RUN, a synthetic run
-	@$(BIN)/python images/overview.py "$(RUN)"
+publish: .venv/installed ## make docs/study and the first picture of README from RUN, a finished laptop run
+	@$(BIN)/python images/publish.py "$(RUN)"
 
 clean: ## remove the environment and caches; runs and data stay
 	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build

@@ -13,7 +13,8 @@ from oasis_lib.evaluation.codebook import CodebookStatistics
 from oasis_lib.figures.grid import Row, image_grid
 from oasis_lib.figures.style import synthetic
 from oasis_lib.models import load
-from oasis_lib.paths import project_path, read_json
+from oasis_lib.paths import project_path
+from oasis_lib.storage import read_json
 from oasis_lib.training import decode_codes
 
 

@@ -26,7 +26,7 @@ def write(*folders: str | Path, out: str | Path | None = None) -> Path:
         for notebook, items in run["notebooks"].items():
             notebooks[notebook] = list(dict.fromkeys([*notebooks.get(notebook, []), *items]))
     if len(runs) == 1:
-        _export_notebooks(runs[0]["folder"], out.parent)
+        export_notebooks(runs[0]["folder"], out.parent)
     title = " beside ".join(f"Run {run['name']}" for run in runs)
     return _page(out, title=title, runs=runs, notebooks=dict(sorted(notebooks.items())))
 
@@ -107,7 +107,7 @@ def _html(frame: pd.DataFrame) -> str:
     return frame.to_html(border=0, na_rep="-", float_format=lambda value: f"{value:.4g}")
 
 
-def _export_notebooks(source: Path, folder: Path) -> None:
+def export_notebooks(source: Path, folder: Path) -> None:
     """Each executed notebook as one page, without the scripts that the exporter's own templates fetch."""
     import nbformat
     from nbconvert import HTMLExporter
