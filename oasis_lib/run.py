@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oasis_lib.cohort import Cohort, open_cohort
-from oasis_lib.config import Part, Profile, profile
+from oasis_lib.config import PRIORS, Part, Profile, profile
 from oasis_lib.paths import data_home, project_path
 from oasis_lib.storage import atomic, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+JUDGED = 300  # training steps; figures of a run say which of its models had fewer
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,25 @@ class Run:
 
     def figure(self, name: str, figure: Figure, caption: str) -> Figure:
         """Keep a figure as figures/NN_name.png with its caption, and give it back for the notebook to show."""
+        if few := self.hardly_trained():
+            from oasis_lib.figures.style import footnote
+
+            said = ", ".join(f"{model} {steps} steps" for model, steps in few.items())
+            footnote(figure, f"trained too little to be judged (fewer than {JUDGED} steps): {said}")
         path = self.path("figures", f"{name}.png")
         with atomic(path) as beside:
             figure.savefig(beside, format="png")
         self._merge("figures/captions.json", {name: caption})
         return figure
+
+    def hardly_trained(self) -> dict[str, int]:
+        """Models of the run and their steps, where these are too few to show what the model can do."""
+        found = {}
+        for model in ("vqvae", *PRIORS):
+            history = self.path(model, "history.csv")
+            if history.is_file() and (steps := int(history.read_text().splitlines()[-1].split(",")[0])) < JUDGED:
+                found[model] = steps
+        return found
 
     def table(self, name: str, frame: pd.DataFrame, caption: str) -> pd.DataFrame:
         """Keep a table as tables/NN_name.json with its caption, and give it back for the notebook to show."""

@@ -13,7 +13,8 @@ from test_loop import TRAINING, made_cohort
 
 from oasis_lib import pretrained
 from oasis_lib.config import PROFILES, Part, TransformerConfig, VQVAEConfig
-from oasis_lib.run import Run
+from oasis_lib.figures.style import new_figure
+from oasis_lib.run import JUDGED, Run
 from oasis_lib.storage import WEIGHTS, content_hash, write_json
 from oasis_lib.training import train_prior, train_vqvae
 
@@ -87,3 +88,13 @@ def test_other_subjects_and_other_tokens_are_trained(run: Run):
     assert pretrained.misfit(run, "transformer") == "other tokens"
     run.cohort.info["request"] = {"source": "elsewhere"}
     assert pretrained.misfit(run, "vqvae") == "other subjects"
+
+
+def test_figures_say_which_models_were_hardly_trained(run: Run):
+    pretrained.trained(run, "vqvae", scratch=True)
+    figure, _ = new_figure()
+    run.figure("02_any", figure, "A caption.")
+    assert f"fewer than {JUDGED} steps): vqvae {run.hardly_trained()['vqvae']} steps" in figure.texts[-1].get_text()
+    history = pd.read_csv(run.path("vqvae", "history.csv"))
+    history.assign(step=JUDGED).to_csv(run.path("vqvae", "history.csv"), index=False)
+    assert run.hardly_trained() == {}

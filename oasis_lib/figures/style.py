@@ -58,9 +58,13 @@ def show_image(axis: Axes, image, title: str = "", *, low: float = 0.0, high: fl
 
 
 def synthetic(figure: Figure, is_synthetic: bool) -> Figure:
-    """A strip under the figure that marks synthetic subjects as such."""
-    if is_synthetic:
-        strip = 0.16 / figure.get_figheight()  # its own line: never across an image
-        figure.get_layout_engine().set(rect=(0, strip, 1, 1 - strip))
-        figure.text(0.995, 0.005, "SYNTHETIC", ha="right", va="bottom", color="#D55E00", fontsize=8, weight="bold")
+    """A line under the figure that marks synthetic subjects as such."""
+    return footnote(figure, "SYNTHETIC", 0.995, ha="right", weight="bold") if is_synthetic else figure
+
+
+def footnote(figure: Figure, text: str, x: float = 0.005, **options) -> Figure:
+    """A line under the figure, never across an image."""
+    strip = 0.16 / figure.get_figheight()
+    figure.get_layout_engine().set(rect=(0, strip, 1, 1 - strip))
+    figure.text(x, 0.005, text, va="bottom", color="#D55E00", fontsize=8, **options)
     return figure
