@@ -16,6 +16,7 @@ from oasis_lib.storage import WEIGHTS, content_hash, read_json
 from oasis_lib.training import train_prior, train_vqvae
 
 HOME = PROJECT / "data" / "pretrained"
+LOOKS = 40  # steps between two points of the curve that is trained live
 MANIFEST = "manifest.json"  # how they were made: command, commit, cohort; every file's hash
 
 
@@ -42,7 +43,8 @@ def live(run: Run) -> pd.DataFrame | None:
     if not taken(run.path("vqvae")):
         return None
     part = run.part("vqvae")
-    part = dataclasses.replace(part, model=dataclasses.replace(part.model, adversarial=0.0))
+    often = dataclasses.replace(part.training, validate_every=LOOKS)
+    part = dataclasses.replace(part, model=dataclasses.replace(part.model, adversarial=0.0), training=often)
     return train_vqvae(run.cohort, run.path("live"), part)
 
 

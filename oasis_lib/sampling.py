@@ -148,8 +148,8 @@ def walk(vqvae: Any, first: np.ndarray, last: np.ndarray, steps: int = 7) -> dic
     """(steps, H, W) uint8 each: from one token map to another through the embedding, and token by token."""
     device = best_device()
     mixed, exchanged = interpolate(vqvae.quantizer.codebook.detach().cpu().numpy(), first, last, steps)
-    decoder = vqvae.to(device).decoder if vqvae.crisp is None else vqvae.crisp
+    mixed = torch.as_tensor(mixed, dtype=torch.float32, device=device)
     with torch.no_grad():
-        images = vqvae.scaled(decoder(torch.as_tensor(mixed, dtype=torch.float32, device=device))).clamp(0, 1)
+        images = vqvae.to(device).pixels(mixed, crisp=vqvae.crisp is not None)
     shown = (images.mean(1) * 255).round().to(torch.uint8).cpu().numpy()
     return {"mixed vectors": shown, "exchanged tokens": decode_codes(vqvae, exchanged, device)}

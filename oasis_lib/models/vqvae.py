@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oasis_lib.config import VQVAEConfig
 from oasis_lib.device import full_precision
 from oasis_lib.models.blocks import Decoder, Encoder
 from oasis_lib.models.quantizer import VectorQuantizer
 
+BLACK = 2 / 255  # what is at most as bright is background
 SLACK = 1e-3  # outside [0, 1] that resampling and rounding may leave
 CRISP = "crisp"  # the folder, inside a VQ-VAE's own, that its adversarial decoder is kept in
 
@@ -108,4 +110,12 @@ class VQVAE(nn.Module):
             raise ValueError(
                 f"codes must lie in 0 .. {self.config.codebook_size - 1}, not {int(codes.min())} .. {int(codes.max())}"
             )
-        return self.scaled((self.crisp if crisp else self.decoder)(self.embed(codes))).clamp(0, 1)
+        return self.pixels(self.embed(codes), crisp)
+
+    def pixels(self, quantized: Tensor, crisp: bool = False) -> Tensor:
+        """(B, D, h, w) -> (B, C, H, W) in [0, 1]. The crisp decoder was trained on brains alone: background is the faithful one's."""
+        images = self.scaled(self.decoder(quantized)).clamp(0, 1)
+        if not crisp:
+            return images
+        brain = F.max_pool2d((images.amax(1, keepdim=True) > BLACK).float(), 9, stride=1, padding=4)
+        return self.scaled(self.crisp(quantized)).clamp(0, 1) * brain
