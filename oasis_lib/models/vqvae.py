@@ -113,7 +113,10 @@ class VQVAE(nn.Module):
         return self.pixels(self.embed(codes), crisp)
 
     def pixels(self, quantized: Tensor, crisp: bool = False) -> Tensor:
-        """(B, D, h, w) -> (B, C, H, W) in [0, 1]. The crisp decoder was trained on brains alone: background is the faithful one's."""
+        """(B, D, h, w) -> (B, C, H, W) in [0, 1].
+
+        The crisp decoder was trained on brains alone: background is where the faithful one draws it.
+        """
         images = self.scaled(self.decoder(quantized)).clamp(0, 1)
         if not crisp:
             return images
