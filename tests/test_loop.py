@@ -281,7 +281,8 @@ def test_cards_lie_beside_the_weights(tmp_path):
     assert card.startswith("---\nlibrary_name: oasis_lib") and "SYNTHETIC" in card and "| validate_ssim |" in card
     assert "Not for** clinical use" in card and "Hash `made`" in (tmp_path / "m/DATA.md").read_text()
     assert "snapshots.npz" not in card
-    write_cards(tmp_path / "m", cohort.info | {"synthetic": False})
+    write_cards(tmp_path / "m", cohort.info | {"synthetic": False, "cdrs": [0.0, 0.5]})
+    assert "CDR of training subjects: 0.0, 0.5." in (tmp_path / "m/DATA.md").read_text()
     assert "snapshots.npz` shows reconstructions of a few validation subjects" in (tmp_path / "m/README.md").read_text()
 
 

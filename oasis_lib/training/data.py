@@ -24,7 +24,7 @@ class Batch:
     images: Tensor  # (B, 1, H, W) in [0, 1]
     rows: Tensor  # (B,) rows of the split
     slice_index: Tensor  # (B,) -1 where it is not known
-    cdr: Tensor  # (B,) index into cohort.CDRs, -1 where it is not known
+    cdr: Tensor  # (B,) index into cohort.cdrs, -1 where it is not known
     mirrored: Tensor  # (B,) whether left and right were swapped
     chance: Tensor  # (2, B) uniform draws, one a label: whether a prior leaves it open
 
