@@ -26,10 +26,11 @@ LAYERS = [
     {"config", "vision", "device"},
     {"cards", "metrics", "projection"},
     {"cohort"},
-    {"run", "figures"},
+    {"figures"},
+    {"run"},
     {"models"},
     {"training"},
-    {"sampling"},
+    {"sampling", "pretrained"},
     {"evaluation"},
     {"explore", "report", "check", "kernel", "manifest"},
     {"study"},
@@ -115,7 +116,7 @@ def test_nothing_undeclared_is_imported():
     for path in [*NOTEBOOKS, DRIVER]:
         assert imported("\n".join(code_of(path))) <= library, path
     tests = library | {MODULES.get(n, n) for n in declared("test")}
-    beside = [*(PROJECT / "tests").glob("*.py"), *(PROJECT / "benchmarks").glob("*.py")]
+    beside = [*(PROJECT / "tests").glob("*.py"), *(PROJECT / "benchmarks").glob("*.py"), *(PROJECT / "images").glob("*.py")]
     for path in beside:
         assert imported(path.read_text()) <= tests | {other.stem for other in beside}, path
 

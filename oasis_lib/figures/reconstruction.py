@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from oasis_lib.figures.grid import Row, image_grid
-from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, REAL, SEQUENTIAL, new_figure
+from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, REAL, SEQUENTIAL, new_figure, plain_log
 
 
 def compare(
@@ -82,10 +81,8 @@ def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] 
             name = f"this run's model ({main['method']}, {main['codebook_size']} entries)"
             colour = colours.get(main["method"], MODEL)
             axis.scatter(main["bytes"], main[key], marker="*", s=160, color=colour, edgecolor="black", zorder=3, label=name)
-        axis.set(xscale="log", xlabel="bytes an image, entropy coded", ylabel="SSIM", title=title)
-        axis.xaxis.set_major_formatter("{x:,g}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.set(xlabel="bytes an image, entropy coded", ylabel="SSIM", title=title)
+        plain_log(axis)
         axis.grid(alpha=0.2)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's palette: told apart under every common colour blindness.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
@@ -55,6 +56,14 @@ def show_image(axis: Axes, image, title: str = "", *, low: float = 0.0, high: fl
     axis.set(xticks=[], yticks=[], title=title)
     axis.spines[:].set_visible(False)
     return drawn
+
+
+def plain_log(axis: Axes) -> None:
+    """Round numbers on a logarithmic x-axis, 1 and 3 of each decade, in place of powers."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.xaxis.set_major_formatter("{x:,g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def synthetic(figure: Figure, is_synthetic: bool) -> Figure:
