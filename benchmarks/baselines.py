@@ -130,7 +130,7 @@ class BaselinePixelCNN(GatedPixelCNN):
     def start(self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
         """Nothing is counted, no position is background, and no token knows its codebook vector."""
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
         return self.head(x)
 
 

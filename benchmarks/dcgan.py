@@ -18,7 +18,7 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import MODEL_CONFIGS, TrainingConfig
 from oasis_lib.metrics import apart, in_regions
 from oasis_lib.models import KINDS, VQVAE
-from oasis_lib.models.prior import Label, Labels, Prior, drawing, exact
+from oasis_lib.models.prior import Label, Labels, Prior, drawing
 from oasis_lib.models.sampler import Sampler, gumbel, image_seeds, uniform
 from oasis_lib.training.codes import codes_of
 from oasis_lib.training.data import Batch, linspace_rows, seeded
@@ -157,18 +157,17 @@ class DCGAN(Prior):
         return torch.addmm(offset, flat, -2 * self.vectors.T).argmin(1).view(len(latents), *self.grid)
 
     @torch.no_grad()
-    def sample(self, n: int, slice_index: Label = None, cdr: Label = None, *, generator: torch.Generator | None = None,
-               batch: int = 16, progress: bool | None = None, **how: Any) -> Tensor:  # fmt: skip
-        """(n, h, w) int64, in one pass. `how` (see `Sampler`) acts on one-hot codes; the other ways leave nothing to draw."""
-        choose = Sampler(**how)
+    def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
+        """(n, h, w) int64, in one pass. Temperature, top-k and top-p act on one-hot codes; the other ways leave nothing to draw."""
+        how = Sampler(**options)
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
-        labels, seeds = self.labels(n, slice_index, cdr), image_seeds(n, generator, self.device)
+        labels, seeds, batch = self.labels(n, slice_index, cdr), image_seeds(n, how.generator, self.device), how.batch or 16
         drawn = []
-        with exact(self), drawing(n, "map", progress) as bar:
+        with drawing(self, n, "map", how.progress) as bar:
             for own, *label in zip(seeds.split(batch), *(label.split(batch) for label in labels)):
                 raw = self.generator(self.noise(own), *label)
-                drawn.append(self._codes(raw, own, choose))
+                drawn.append(self._codes(raw, own, how))
                 bar.update(len(own))
         return torch.cat(drawn)
 

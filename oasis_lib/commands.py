@@ -204,16 +204,13 @@ def sample(given: Given) -> None:
 
     from oasis_lib import sampling
     from oasis_lib.models import load
-    from oasis_lib.models.prior import Autoregressive
     from oasis_lib.vision import torchvision
 
     prior, vqvae = load(given.prior), load(given.vqvae or given.prior.parent / "vqvae")
     if given.slice_index is not None and not 0 <= given.slice_index < prior.slice_indices:
         raise ValueError(f"--slice-index {given.slice_index} must be from 0 to {prior.slice_indices - 1}")
     options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "cdr", "seed")}
-    if given.guidance and not isinstance(prior, Autoregressive):
-        raise ValueError(f"{given.prior}: a {prior.kind} prior takes no --guidance; a transformer or PixelCNN prior does")
-    options |= {"guidance": given.guidance} if given.guidance else {}
+    options["guidance"] = given.guidance
     slice_indices = (
         sampling.even_slice_indices(given.n, prior.slice_indices)
         if given.slice_index is None

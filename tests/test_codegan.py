@@ -145,7 +145,7 @@ def test_a_gan_takes_temperature_and_no_cuts_and_fills_nothing_in(trained):
         return float((gan.vectors[drawn] - gan.vectors[drawn.roll(1, 0)]).square().mean())
 
     assert apart_at(0.2) < apart_at(1.0)
-    with pytest.raises(ValueError, match="top_k: a CodeGAN has no logits"):
+    with pytest.raises(ValueError, match="top_k: a codegan prior has no logits"):
         gan.sample(2, top_k=3)
     assert not hasattr(gan, "fill")
 

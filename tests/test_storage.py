@@ -123,7 +123,7 @@ def test_a_missing_setting_is_named_and_sizes_are_compared_before_memory_is_take
 
 def test_whoever_adds_a_setting_raises_the_format():
     """A file of this format must hold all settings: else those that were added load as their defaults, unsaid."""
-    names = {kind: sorted(as_dict(config())) for kind, config in MODEL_CONFIGS.items()}
+    names = {kind: sorted(as_dict(MODEL_CONFIGS[kind]())) for kind in TINY}  # tests of baselines add kinds
     assert (FORMAT, content_hash(json.dumps(names, sort_keys=True))[:8]) == (3, "5862d6c0")
 
 

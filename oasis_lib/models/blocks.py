@@ -1,4 +1,4 @@
-"""What encoders and decoders are built from, and the two of them."""
+"""Encoder, decoder and patch discriminator, and the residual block they are built from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oasis_lib.config import VQVAEConfig
 
 
 class ResidualBlock(nn.Module):
-    """x + (ReLU, 3 x 3, ReLU, 1 x 1)(x), as in the paper."""
+    """x + (ReLU, 3 x 3, ReLU, 1 x 1)(x), as in van den Oord 2017, arXiv:1711.00937."""
 
     def __init__(self, channels: int, middle: int, bias: bool = False):
         super().__init__()
@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
 
 
 def halvings(config: VQVAEConfig) -> int:
-    """Strided convolutions beyond the first two, which make a grid of a quarter of the image's size."""
+    """Strided convolutions beyond the first two."""
     if config.factor not in (4, 8, 16):
         raise ValueError(f"vqvae.factor={config.factor} must be 4, 8 or 16")
     return (4, 8, 16).index(config.factor)
@@ -33,16 +33,12 @@ def residual(config: VQVAEConfig) -> list[nn.Module]:
 
 
 class Encoder(nn.Sequential):
-    """(B, C, H, W) -> (B, code_dim, h, w): strided 4 x 4 convolutions, with residual blocks after the second and each later one."""
+    """(B, C, H, W) -> (B, code_dim, h, w): strided 4 x 4 convolutions, residual blocks after the second and each later one."""
 
     def __init__(self, config: VQVAEConfig):
         width = config.hidden
-        layers: list[nn.Module] = [
-            nn.Conv2d(config.channels, width // 2, 4, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(width // 2, width, 4, 2, 1),
-        ]
-        layers += residual(config)
+        layers: list[nn.Module] = [nn.Conv2d(config.channels, width // 2, 4, 2, 1), nn.ReLU()]
+        layers += [nn.Conv2d(width // 2, width, 4, 2, 1), *residual(config)]
         for _ in range(halvings(config)):
             layers += [nn.ReLU(), nn.Conv2d(width, width, 4, 2, 1), *residual(config)]
         super().__init__(*layers, nn.Conv2d(width, config.code_dim, 1))
@@ -56,18 +52,14 @@ class Decoder(nn.Sequential):
         layers: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1), *residual(config)]
         for _ in range(halvings(config)):
             layers += [nn.ReLU(), nn.ConvTranspose2d(width, width, 4, 2, 1), *residual(config)]
-        layers += [
-            nn.ConvTranspose2d(width, width // 2, 4, 2, 1),
-            nn.ReLU(),
-            nn.ConvTranspose2d(width // 2, config.channels, 4, 2, 1),
-        ]
-        super().__init__(*layers)
+        layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1), nn.ReLU()]
+        super().__init__(*layers, nn.ConvTranspose2d(width // 2, config.channels, 4, 2, 1))
 
 
 class PatchDiscriminator(nn.Module):
-    """(B, C, H, W) -> the features of every layer, and last a map of logits, above zero where a patch looks real.
+    """(B, C, H, W) -> each layer's features, and last a map of logits, above 0 where a patch of 46 x 46 pixels looks real.
 
-    Three strided convolutions: a logit sees 46 x 46 pixels. Spectral norm (Miyato 2018, arXiv:1802.05957) keeps it smooth.
+    Spectral norm (Miyato 2018, arXiv:1802.05957) bounds its slope.
     """
 
     def __init__(self, channels: int, hidden: int):

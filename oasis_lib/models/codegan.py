@@ -13,16 +13,16 @@ from torch.nn.utils.parametrizations import spectral_norm
 from oasis_lib.config import CodeGANConfig
 from oasis_lib.device import together
 from oasis_lib.models.position_prior import Background
-from oasis_lib.models.prior import Label, Labels, Prior, drawing, exact
+from oasis_lib.models.prior import Label, Labels, Prior, drawing
 from oasis_lib.models.sampler import Sampler, image_seeds, uniform
 
-STYLE, FRESH = 128, 4  # width of the style vector; noise channels a position
+STYLE, FRESH = 128, 4  # width of the style vector; noise channels per position
 
 
 class LinearStart(nn.Module):
     """Mean and principal components of training subjects' latents, at interpolation knots over the slice index.
 
-    Noise of `size` standard normal numbers becomes a smooth brain: a subject's scores are the same at every slice index.
+    `size` standard normal numbers are a subject's scores, the same at every slice index.
     """
 
     def __init__(self, size: int, knots: int, slice_indices: int, channels: int, grid: tuple[int, int]):
@@ -40,11 +40,11 @@ class LinearStart(nn.Module):
 
     @torch.no_grad()
     def fit(self, latents: Tensor, slice_index: Tensor, subject: Tensor) -> None:
-        """(n, C, h, w) latents, (n,) slice indices and subjects 0, 1, 2 ... each; a subject's knots are means of slices nearby."""
+        """(n, C, h, w) latents, (n,) slice indices, and (n,) subjects 0, 1, 2 ..."""
         low, high, part = (x.flatten() for x in self.between(slice_index))
         knots, count = len(self.mean), int(subject.max()) + 1
         brains, weights = latents.new_zeros(count * knots, *latents.shape[1:]), latents.new_zeros(count * knots)
-        for knot, weight in ((low, 1 - part), (high, part)):
+        for knot, weight in ((low, 1 - part), (high, part)):  # a subject's knots are means of slices nearby
             weights.index_add_(0, subject * knots + knot, weight)
             brains.index_add_(0, subject * knots + knot, latents * weight[:, None, None, None])
         brains, weights = brains.unflatten(0, (count, knots)), weights.view(count, knots, 1, 1, 1)
@@ -56,7 +56,7 @@ class LinearStart(nn.Module):
         self.components[:, : found.shape[0]] = found.transpose(0, 1).half()
 
     def expected(self, slice_index: Tensor) -> Tensor:
-        """(B,) -> (B, C, h, w) the mean at a slice index."""
+        """(B,) -> (B, C, h, w): the mean at a slice index."""
         low, high, part = self.between(slice_index)
         return torch.lerp(self.mean[low], self.mean[high], part)
 
@@ -67,7 +67,7 @@ class LinearStart(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Fresh noise a place, group normalisation, and scale and shift by the style vector."""
+    """Fresh noise per position, group normalisation, then scale and shift by the style vector."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -99,7 +99,7 @@ class StyledBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """A linear start (B, C, h, w) and noise -> the same with what it lacks: a small U-net that works at half the grid."""
+    """A linear start (B, C, h, w) and noise -> latents (B, C, h, w): a small U-net that works at half the grid."""
 
     def __init__(self, channels: int, hidden: int, noise: int, slice_indices: int = 0, cdrs: int = 0):
         super().__init__()
@@ -130,7 +130,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(B, C, h, w) maps and the mean at their slice index -> logits, above zero for "real": of patches at two sizes, and of all.
+    """Maps (B, C, h, w) and the mean at their slice index -> logits, above 0 for "real": of two patch sizes, and of all.
 
     Spectral norm: Miyato 2018, arXiv:1802.05957. Projection of the labels: Miyato 2018, arXiv:1802.05637.
     """
@@ -153,7 +153,7 @@ class Discriminator(nn.Module):
                 x = F.leaky_relu(layer(x), 0.2)
             logits.append(patch(x).flatten(1))
         x = F.leaky_relu(self.down(x), 0.2)
-        # How much the maps of a batch differ (Karras 2018, arXiv:1710.10196): a generator of equal maps is found out.
+        # How much the maps of a batch differ (Karras 2018, arXiv:1710.10196), against a generator of equal maps.
         spread = x.float().var(0, unbiased=False).add(1e-8).sqrt().mean().expand(len(x), 1, *x.shape[2:])
         pooled = F.leaky_relu(self.last(torch.cat([x, spread.to(x.dtype)], 1)), 0.2).mean((2, 3))
         fits = (F.normalize(self.labels(slice_index, cdr, len(maps)), dim=1) * pooled).sum(1, keepdim=True)
@@ -161,7 +161,7 @@ class Discriminator(nn.Module):
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:
-    """(B, C, h, w), grown to the right and below."""
+    """(B, C, h, w), zero-padded to the right and below."""
     return F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple))
 
 
@@ -172,7 +172,7 @@ def coordinates(x: Tensor) -> Tensor:
 
 
 class CodeGAN(Prior):
-    """Draws a whole map in one pass; each latent becomes the nearest codebook vector. The background is as in training maps."""
+    """Draws a whole map in one pass; each latent becomes the nearest codebook vector. Background is as in training maps."""
 
     kind = "codegan"
 
@@ -182,14 +182,15 @@ class CodeGAN(Prior):
         self.generator = Generator(config.code_dim, config.hidden, config.noise, slice_indices, cdrs)
         self.discriminator = Discriminator(config.code_dim, config.hidden, slice_indices, cdrs)
         self.background = Background(self.grid, codebook_size)
-        self.register_buffer("vectors", torch.randn(codebook_size, config.code_dim, generator=torch.Generator().manual_seed(0)))
-        self.register_buffer("accuracy", torch.tensor(0.75))  # while training: the discriminator's share of right answers
-        self._sides: tuple = (None, 0, [])
+        vectors = torch.randn(codebook_size, config.code_dim, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("vectors", vectors)  # the codebook, standardised
+        self.register_buffer("accuracy", torch.tensor(0.75))  # of the discriminator, while training
         self.register_buffer("box", torch.tensor([0, self.grid[0], 0, self.grid[1]]))  # rows and columns of the foreground
+        self._sides: tuple = (None, 0, [])
 
     @torch.no_grad()
     def fit_start(self, vectors: Tensor, codes: Tensor, slice_index: Tensor, subject: Tensor) -> None:
-        """The codebook, and training maps (n, h, w) with slice index and subject: all that is found without a gradient."""
+        """What is found without a gradient, from the codebook and training maps (n, h, w) of slice index and subject."""
         share = torch.bincount(codes.flatten(), minlength=len(vectors)).float()[:, None] / codes.numel()
         mean = (share * vectors).sum(0)
         self.vectors.copy_((vectors - mean) / (share * (vectors - mean).square()).sum(0).sqrt().clamp(min=1e-6))
@@ -200,7 +201,7 @@ class CodeGAN(Prior):
         self.start_from.fit(F.embedding(codes, self.vectors).movedim(-1, 1), slice_index.clamp(min=0), subject)
 
     def forward(self, seeds: Tensor) -> Tensor:
-        """(n,) seeds -> the discriminator's logits of generated maps at the first slice index: a pass through both networks."""
+        """(n,) seeds -> the discriminator's logits of maps generated at the first slice index."""
         slice_index, cdr = torch.zeros_like(seeds), torch.full_like(seeds, -1)
         latents = self.draw(*self.noise(seeds), slice_index, cdr)
         return self.discriminator(self.snapped(latents), self.expected(slice_index), slice_index, cdr)
@@ -243,28 +244,29 @@ class CodeGAN(Prior):
         return torch.where(inside, nearest, usual)
 
     @torch.no_grad()
-    def sample(self, n: int, slice_index: Label = None, cdr: Label = None, *, generator: torch.Generator | None = None,
-               batch: int = 0, progress: bool | None = None, temperature: float = 1.0, **how: Any) -> Tensor:  # fmt: skip
+    def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
         """(n, h, w) int64, in one pass. Where the slice index is open, each is equally probable.
 
-        `temperature` scales the noise: below 1 subjects are nearer to the mean (truncation, Brock 2018, arXiv:1809.11096).
+        `temperature` scales the noise: below 1, samples are nearer to the mean (truncation, Brock 2018, arXiv:1809.11096).
         """
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
-        Sampler(temperature=temperature, **how)  # refuses what makes no sense anywhere
-        if others := [name for name, value in how.items() if value]:
-            raise ValueError(f"{', '.join(others)}: a CodeGAN has no logits to cut; it takes a temperature alone")
-        (slice_index, cdr), seeds = self.labels(n, slice_index, cdr), image_seeds(n, generator, self.device)
-        slice_index = torch.where(slice_index < 0, (uniform(seeds, -1)[:, 0, 0] * max(self.slice_indices, 1)).long(), slice_index)
+        how = Sampler(**options)
+        if others := [name for name in ("top_k", "top_p", "guidance") if getattr(how, name)]:
+            raise ValueError(f"{', '.join(others)}: a codegan prior has no logits; it takes a temperature alone")
+        (slice_index, cdr), seeds = self.labels(n, slice_index, cdr), image_seeds(n, how.generator, self.device)
+        drawn = (uniform(seeds, -1)[:, 0, 0] * max(self.slice_indices, 1)).long()
+        slice_index = torch.where(slice_index < 0, drawn, slice_index)
         maps = self.background.usual.view(self.grid).repeat(n, 1, 1)
-        with exact(self), drawing(n, "map", progress) as bar:
-            for part in torch.arange(n, device=self.device).split(batch or together(self.device, 16)):
+        with drawing(self, n, "map", how.progress) as bar:
+            for part in torch.arange(n, device=self.device).split(how.batch or together(self.device, 16)):
                 noise, fresh = self.noise(seeds[part])
-                self.cut(maps)[part] = self.tokens(self.draw(temperature * noise, fresh, slice_index[part], cdr[part]))
+                self.cut(maps)[part] = self.tokens(self.draw(how.temperature * noise, fresh, slice_index[part], cdr[part]))
                 bar.update(len(part))
         return maps
 
     def noise(self, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) seeds -> (n, noise) and (n, FRESH, h, w) standard normal numbers."""
-        normal = 2**0.5 * torch.erfinv(2 * uniform(seeds, -2, self.config.noise + FRESH * self.grid[0] * self.grid[1])[:, 0] - 1)
+        even = uniform(seeds, -2, self.config.noise + FRESH * self.grid[0] * self.grid[1])[:, 0]
+        normal = 2**0.5 * torch.erfinv(2 * even - 1)
         return normal[:, : self.config.noise], normal[:, self.config.noise :].view(-1, FRESH, *self.grid)

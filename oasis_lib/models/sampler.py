@@ -10,19 +10,26 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampler:
-    """Temperature, then top-k, then top-p (Holtzman 2019, arXiv:1904.09751)."""
+    """The options of `sample` and `fill`. Temperature, then top-k, then top-p (Holtzman 2019, arXiv:1904.09751)."""
 
-    temperature: float = 1.0  # 0: always the likeliest
-    top_k: int | None = None  # only so many of the likeliest
-    top_p: float | None = None  # only the likeliest that together have this probability
+    temperature: float = 1.0  # 0: always the likeliest token
+    top_k: int | None = None  # draw from the k likeliest
+    top_p: float | None = None  # draw from the likeliest that together have this probability
+    guidance: float = 0.0  # moves logits away from those without a slice index (Ho 2022, arXiv:2207.12598)
+    generator: torch.Generator | None = None
+    batch: int = 0  # images drawn together; 0: as suits the device
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature} must be 0 (always the likeliest) or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k} must be at least 1, or None")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1, or None")
+        wrong = {
+            "temperature": (not self.temperature >= 0, "0 (always the likeliest) or more"),
+            "top_k": (self.top_k is not None and self.top_k < 1, "at least 1, or None"),
+            "top_p": (self.top_p is not None and not 0 < self.top_p <= 1, "above 0 and at most 1, or None"),
+            "guidance": (not self.guidance >= 0, "0 (none) or more"),
+        }
+        for name, (is_so, range_) in wrong.items():
+            if is_so:
+                raise ValueError(f"{name}={getattr(self, name)} must be {range_}")
 
     def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
         """(..., K) logits and Gumbel noise -> (...) tokens."""
@@ -38,14 +45,14 @@ class Sampler:
             logits = logits.masked_fill(logits < logits.topk(self.top_k).values[..., -1:], -torch.inf)
         if self.top_p is not None and self.top_p < 1:
             ranked = logits.sort(-1, descending=True).values
-            chances = ranked.softmax(-1)
-            ranked = ranked.masked_fill(chances.cumsum(-1) - chances >= self.top_p, torch.inf)
+            probs = ranked.softmax(-1)
+            ranked = ranked.masked_fill(probs.cumsum(-1) - probs >= self.top_p, torch.inf)
             logits = logits.masked_fill(logits < ranked.amin(-1, keepdim=True), -torch.inf)
         return logits
 
 
 def image_seeds(n: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
-    """(n,) numbers below 2^32, one an image: all that is taken from the generator."""
+    """(n,) numbers below 2^32, one per image: all that is taken from the generator."""
     where = generator.device if generator is not None else "cpu"
     return torch.randint(2**32, (n,), generator=generator, device=where).to(device)
 
@@ -53,7 +60,7 @@ def image_seeds(n: int, generator: torch.Generator | None, device: torch.device 
 def uniform(seeds: Tensor, positions: Tensor | int, count: int = 1) -> Tensor:
     """(n,) image seeds, (m,) positions -> (n, m, count) in (0, 1): a hash, the same for any batch, order and device."""
     x = (seeds[:, None] + positions * 0x9E3779B1)[..., None] ^ (torch.arange(count, device=seeds.device) * 0x85EBCA6B)
-    for factor in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F):  # murmur3's finishing steps
+    for factor in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F):  # murmur3's last steps
         x = x & 0xFFFFFFFF
         x = (x ^ (x >> 16)) * factor
     x = x & 0xFFFFFFFF
@@ -61,5 +68,5 @@ def uniform(seeds: Tensor, positions: Tensor | int, count: int = 1) -> Tensor:
 
 
 def gumbel(seeds: Tensor, positions: Tensor | int, count: int) -> Tensor:
-    """(n, m, count): a token's logits plus this noise are largest for a fair draw."""
+    """(n, m, count) noise: logits plus this are largest for a token drawn by its probability."""
     return -torch.log(-torch.log(uniform(seeds, positions, count)))

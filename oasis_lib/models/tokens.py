@@ -1,6 +1,6 @@
 """Tokens by what they mean: their codebook vectors, on the way into a prior and in the logits on the way out.
 
-Tokens whose vectors are alike decode alike. A prior that reads and predicts vectors need not learn that from counts:
+Tokens of similar vectors decode alike. A prior that reads and predicts vectors need not learn that from counts:
 over 32 x 32 tokens of OASIS-1 a transformer learned seven times as fast (docs/log.md).
 """
 
@@ -9,6 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def check_tokens(codes: Tensor, codebook_size: int) -> None:
+    if codes.dim() != 3 or not codes.numel() or codes.is_floating_point() or codes.dtype == torch.bool:
+        raise ValueError(f"codes must be whole numbers (B, h, w), not {codes.dtype} {tuple(codes.shape)}")
+    low, high = int(codes.min()), int(codes.max())
+    if not 0 <= low <= high < codebook_size:
+        raise ValueError(f"codes must lie in 0 .. {codebook_size - 1}, not {low} .. {high}")
 
 
 def features_of(vectors: Tensor) -> Tensor:
@@ -30,7 +38,7 @@ def feature_count(code_dim: int) -> int:
 
 
 class TokenEmbedding(nn.Module):
-    """Tokens 0 .. K - 1, and `extra` ones without a vector -> (.., dim): a linear map of the features, and a part of its own."""
+    """Tokens 0 .. K - 1, and `extra` ones without a vector -> (.., dim): linear in the features, plus a table."""
 
     def __init__(self, codebook_size: int, extra: int, code_dim: int, dim: int):
         super().__init__()
@@ -45,7 +53,7 @@ class TokenEmbedding(nn.Module):
 
 
 class TokenLogits(nn.Module):
-    """(.., width) -> logits (.., K): linear in the features, and a part of each token's own. Zero at the start."""
+    """(.., width) -> logits (.., K): linear in the features, plus a part of each token's own. Zero at first."""
 
     def __init__(self, width: int, codebook_size: int, code_dim: int):
         super().__init__()

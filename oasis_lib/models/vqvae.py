@@ -1,4 +1,4 @@
-"""The VQ-VAE: images to a grid of code numbers, and back."""
+"""The VQ-VAE (van den Oord 2017, arXiv:1711.00937): images to a grid of tokens, and back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from oasis_lib.config import VQVAEConfig
 from oasis_lib.device import full_precision
 from oasis_lib.models.blocks import Decoder, Encoder
 from oasis_lib.models.quantizer import VectorQuantizer
+from oasis_lib.models.tokens import check_tokens
 
 BLACK = 2 / 255  # what is at most as bright is background
 SLACK = 1e-3  # outside [0, 1] that resampling and rounding may leave
-CRISP = "crisp"  # the folder, inside a VQ-VAE's own, that its adversarial decoder is kept in
+CRISP = "crisp"  # the folder, inside a VQ-VAE's own, of its adversarial decoder
 
 
 class VQOutput(NamedTuple):
@@ -28,6 +29,7 @@ class VQOutput(NamedTuple):
 
 
 class VQVAE(nn.Module):
+    kind = "vqvae"
     folder: Path | None = None  # where it was loaded from
 
     def __init__(self, config: VQVAEConfig | None = None):
@@ -36,25 +38,19 @@ class VQVAE(nn.Module):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantizer = VectorQuantizer(config)
         self.crisp: Decoder | None = None  # trained against a discriminator: sharp, at some cost in SSIM
-        # What pixels are scaled by on the way in and out (1 and 0 unless `vqvae.normalise`), and what divides the squared error.
-        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("mean", torch.tensor(0.0))  # of training pixels
         self.register_buffer("variance", torch.tensor(1.0))
-
-    @property
-    def kind(self) -> str:
-        return "vqvae"
 
     def _scale(self) -> tuple[Tensor | float, Tensor | float]:
         return (self.mean, self.variance.sqrt()) if self.config.normalise else (0.0, 1.0)
 
     def latents(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, D, h, w), before quantising."""
+        factor, size = self.config.factor, tuple(images.shape[2:])
         if images.dim() != 4 or images.shape[1] != self.config.channels:
             raise ValueError(f"images must be (B, {self.config.channels}, H, W), not {tuple(images.shape)}")
-        if images.shape[2] % self.config.factor or images.shape[3] % self.config.factor:
-            raise ValueError(
-                f"images of {tuple(images.shape[2:])} pixels can't be cut in codes of {self.config.factor} pixels a side"
-            )
+        if size[0] % factor or size[1] % factor:
+            raise ValueError(f"images of {size} pixels can't be cut in tokens of {factor} pixels a side")
         if not images.is_floating_point():
             raise ValueError(f"images must be floats in [0, 1], not {images.dtype}; divide uint8 by 255")
         mean, deviation = self._scale()
@@ -66,18 +62,18 @@ class VQVAE(nn.Module):
         return decoded * deviation + mean
 
     def decode_latents(self, quantized: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, C, H, W); in [0, 1] except while training, where clamping would hide errors from the loss."""
+        """(B, D, h, w) -> (B, C, H, W); not clamped to [0, 1] in training, so that the loss sees every error."""
         images = self.scaled(self.decoder(quantized))
         return images if self.training else images.clamp(0, 1)
 
     def forward(self, images: Tensor, quantize: bool = True) -> VQOutput:
-        """`quantize=False` is the plain autoencoder, which training begins with: entries then start where vectors are."""
+        """`quantize=False` is the plain autoencoder that training begins with."""
         latents = self.latents(images)
         if not quantize:
             none = torch.zeros(latents.shape[0], *latents.shape[2:], dtype=torch.int64, device=latents.device)
             return VQOutput(self.decode_latents(latents), none, latents, latents, latents.new_zeros(()))
         quantized, codes, commitment = self.quantizer(latents)
-        # Outside training the entries themselves go on: adding and taking away the latents costs the last bits.
+        # Outside training the entries themselves: the straight-through sum rounds differently.
         shown = quantized if self.training else self.quantizer.embed(codes)
         return VQOutput(self.decode_latents(shown), codes, latents, quantized, commitment)
 
@@ -87,12 +83,12 @@ class VQVAE(nn.Module):
             raise ValueError(f"images {tuple(images.shape)}: the batch is empty")
         low, high = (float(x) for x in images.aminmax())  # NaN if any is
         if not (low >= -SLACK and high <= 1 + SLACK):
-            raise ValueError(f"images must lie in [0, 1], not {low:.4g} .. {high:.4g}; divide grey values by their maximum")
+            raise ValueError(f"images must lie in [0, 1], not {low:.4g} .. {high:.4g}; divide intensities by their maximum")
         return self.tokens(images)
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """`encode` without a look at the values, which a GPU would have to wait for. Full precision, whatever surrounds it."""
+        """`encode` without a look at the values, which a GPU would have to wait for. Always in full precision."""
         with full_precision(images.device):
             return self.quantizer(self.latents(images))[1]
 
@@ -103,13 +99,8 @@ class VQVAE(nn.Module):
     def decode(self, codes: Tensor, crisp: bool = False) -> Tensor:
         """(B, h, w) -> (B, C, H, W) in [0, 1], by the faithful decoder (highest SSIM) or the crisp one (sharp texture)."""
         if crisp and self.crisp is None:
-            raise ValueError(f"{self.folder or 'this VQ-VAE'} has no crisp decoder; train it with vqvae.adversarial above 0")
-        if codes.dim() != 3 or not codes.numel() or codes.is_floating_point() or codes.dtype == torch.bool:
-            raise ValueError(f"codes must be whole numbers (B, h, w), not {codes.dtype} {tuple(codes.shape)}")
-        if not (0 <= int(codes.min()) and int(codes.max()) < self.config.codebook_size):
-            raise ValueError(
-                f"codes must lie in 0 .. {self.config.codebook_size - 1}, not {int(codes.min())} .. {int(codes.max())}"
-            )
+            raise ValueError(f"{self.folder or 'this VQ-VAE'} has no crisp decoder; train with vqvae.adversarial above 0")
+        check_tokens(codes, self.config.codebook_size)
         return self.pixels(self.embed(codes), crisp)
 
     def pixels(self, quantized: Tensor, crisp: bool = False) -> Tensor:
