@@ -113,8 +113,8 @@ def untrained_codebook(part: Part) -> Part:
 class BaselinePixelCNN(GatedPixelCNN):
     """Mask A 7 x 7, then 3 x 3 with mask B: a token sees 12 rows (or 17) and no further. No positions, no counting."""
 
-    def __init__(self, config: PixelCNNConfig, *shape: object, layers: int, labels: bool, **named: object):
-        super().__init__(config, *shape, **named)
+    def __init__(self, config: PixelCNNConfig, layers: int, labels: bool, **shape: object):
+        super().__init__(config, **shape)
         hidden = config.hidden
         self.reaches = (Reach(3, strict=True), *[Reach(1)] * (layers - 1))
         self.layers = nn.ModuleList(Layer(hidden, reach, 0.0) for reach in self.reaches)

@@ -33,7 +33,7 @@ def residual(config: VQVAEConfig) -> list[nn.Module]:
 
 
 class Encoder(nn.Sequential):
-    """(B, C, H, W) -> (B, code_dim, h, w): strided 4 x 4 convolutions, residual blocks after the second and each later one."""
+    """(B, C, H, W) -> (B, code_dim, h, w): strided convolutions, residual blocks after the second and later ones."""
 
     def __init__(self, config: VQVAEConfig):
         width = config.hidden
@@ -57,7 +57,7 @@ class Decoder(nn.Sequential):
 
 
 class PatchDiscriminator(nn.Module):
-    """(B, C, H, W) -> each layer's features, and last a map of logits, above 0 where a patch of 46 x 46 pixels looks real.
+    """(B, C, H, W) -> each layer's features, and last logits, above 0 where a patch of 46 x 46 pixels looks real.
 
     Spectral norm (Miyato 2018, arXiv:1802.05957) bounds its slope.
     """

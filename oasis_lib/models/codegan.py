@@ -1,4 +1,4 @@
-"""A GAN over quantised latents: a linear model of training brains by slice index, and a network that adds what it lacks."""
+"""A GAN over quantised latents: a linear model of training brains by slice index, and a network that refines it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class Modulation(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm, self.style = nn.GroupNorm(math.gcd(8, channels), channels, affine=False), nn.Linear(STYLE, 2 * channels)
+        self.norm = nn.GroupNorm(math.gcd(8, channels), channels, affine=False)
+        self.style = nn.Linear(STYLE, 2 * channels)
         self.noise = nn.Conv2d(FRESH, channels, 1, bias=False)
         nn.init.normal_(self.noise.weight, std=0.05)
         nn.init.normal_(self.style.weight, std=0.02)
@@ -110,7 +111,8 @@ class Generator(nn.Module):
         self.down, self.up = nn.Conv2d(hidden, 2 * hidden, 4, 2, 1), nn.Conv2d(2 * hidden, hidden, 1)
         self.deep = nn.ModuleList(StyledBlock(2 * hidden) for _ in range(2))
         self.unfold = nn.Conv2d(hidden, 2 * hidden, 1)
-        self.whole, self.modulation = nn.Conv2d(hidden // 2 + channels, hidden // 2, 3, padding=1), Modulation(hidden // 2)
+        self.whole = nn.Conv2d(hidden // 2 + channels, hidden // 2, 3, padding=1)
+        self.modulation = Modulation(hidden // 2)
         self.last = nn.Conv2d(hidden // 2, channels, 3, padding=1)
         nn.init.normal_(self.last.weight, std=0.02)
 
@@ -130,7 +132,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Maps (B, C, h, w) and the mean at their slice index -> logits, above 0 for "real": of two patch sizes, and of all.
+    """Maps (B, C, h, w), the mean at their slice index -> logits, above 0 for "real": of two patch sizes, and of all.
 
     Spectral norm: Miyato 2018, arXiv:1802.05957. Projection of the labels: Miyato 2018, arXiv:1802.05637.
     """
@@ -138,8 +140,9 @@ class Discriminator(nn.Module):
     def __init__(self, channels: int, hidden: int, slice_indices: int = 0, cdrs: int = 0):
         super().__init__()
         widths, inputs = (hidden, 3 * hidden // 2, 2 * hidden), 2 * channels + 2
-        pairs = [(nn.Conv2d(a, b, 4, 2, 1), nn.Conv2d(b, b, 3, padding=1)) for a, b in zip((inputs, *widths), widths[:2])]
-        self.stages = nn.ModuleList(nn.ModuleList(spectral_norm(layer) for layer in pair) for pair in pairs)
+        pairs = zip((inputs, *widths), widths[:2])
+        stages = [(nn.Conv2d(a, b, 4, 2, 1), nn.Conv2d(b, b, 3, padding=1)) for a, b in pairs]
+        self.stages = nn.ModuleList(nn.ModuleList(map(spectral_norm, stage)) for stage in stages)
         self.patches = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths[:2])
         self.down = spectral_norm(nn.Conv2d(widths[1], widths[2], 4, 2, 1))
         self.last = spectral_norm(nn.Conv2d(widths[2] + 1, widths[2], 3, padding=1))
@@ -172,12 +175,13 @@ def coordinates(x: Tensor) -> Tensor:
 
 
 class CodeGAN(Prior):
-    """Draws a whole map in one pass; each latent becomes the nearest codebook vector. Background is as in training maps."""
+    """Draws a map in one pass; a latent becomes the nearest codebook vector. Background is as in training maps."""
 
     kind = "codegan"
 
-    def __init__(self, config: CodeGANConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
-        super().__init__(config, grid, codebook_size, slice_indices, cdrs)
+    def __init__(self, config: CodeGANConfig, **shape: Any):
+        super().__init__(config, **shape)
+        slice_indices, cdrs, codebook_size = self.slice_indices, self.cdrs, self.codebook_size
         self.start_from = LinearStart(config.noise, config.knots, slice_indices, config.code_dim, self.grid)
         self.generator = Generator(config.code_dim, config.hidden, config.noise, slice_indices, cdrs)
         self.discriminator = Discriminator(config.code_dim, config.hidden, slice_indices, cdrs)
@@ -185,12 +189,12 @@ class CodeGAN(Prior):
         vectors = torch.randn(codebook_size, config.code_dim, generator=torch.Generator().manual_seed(0))
         self.register_buffer("vectors", vectors)  # the codebook, standardised
         self.register_buffer("accuracy", torch.tensor(0.75))  # of the discriminator, while training
-        self.register_buffer("box", torch.tensor([0, self.grid[0], 0, self.grid[1]]))  # rows and columns of the foreground
+        self.register_buffer("box", torch.tensor([0, self.grid[0], 0, self.grid[1]]))  # foreground rows, columns
         self._sides: tuple = (None, 0, [])
 
     @torch.no_grad()
     def fit_start(self, vectors: Tensor, codes: Tensor, slice_index: Tensor, subject: Tensor) -> None:
-        """What is found without a gradient, from the codebook and training maps (n, h, w) of slice index and subject."""
+        """What is found without a gradient, from the codebook and training maps (n, h, w) with their labels."""
         share = torch.bincount(codes.flatten(), minlength=len(vectors)).float()[:, None] / codes.numel()
         mean = (share * vectors).sum(0)
         self.vectors.copy_((vectors - mean) / (share * (vectors - mean).square()).sum(0).sqrt().clamp(min=1e-6))
@@ -215,13 +219,13 @@ class CodeGAN(Prior):
         top, bottom, left, right = sides
         return maps[..., top:bottom, left:right]
 
-    def draw(self, noise: Tensor, fresh: Tensor, slice_index: Tensor, cdr: Tensor, through: nn.Module | None = None) -> Tensor:
-        """(B, noise) and (B, FRESH, h, w) standard normal numbers -> (B, C, box) latents, not yet snapped.
+    def draw(self, noise: Tensor, fresh: Tensor, *labels: Tensor, through: nn.Module | None = None) -> Tensor:
+        """(B, noise) and (B, FRESH, h, w) standard normal numbers, slice index and CDR -> (B, C, box) latents.
 
         `through` is the generator as a training loop wraps it.
         """
-        start = self.cut(self.start_from(noise, slice_index))
-        return (through or self.generator)(start, noise, self.cut(fresh), slice_index, cdr)
+        start = self.cut(self.start_from(noise, labels[0]))
+        return (through or self.generator)(start, noise, self.cut(fresh), *labels)
 
     def expected(self, slice_index: Tensor) -> Tensor:
         return self.cut(self.start_from.expected(slice_index))
@@ -247,7 +251,7 @@ class CodeGAN(Prior):
     def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
         """(n, h, w) int64, in one pass. Where the slice index is open, each is equally probable.
 
-        `temperature` scales the noise: below 1, samples are nearer to the mean (truncation, Brock 2018, arXiv:1809.11096).
+        `temperature` scales the noise: below 1, samples are nearer the mean (truncation, Brock 2018, arXiv:1809.11096).
         """
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
@@ -261,7 +265,8 @@ class CodeGAN(Prior):
         with drawing(self, n, "map", how.progress) as bar:
             for part in torch.arange(n, device=self.device).split(how.batch or together(self.device, 16)):
                 noise, fresh = self.noise(seeds[part])
-                self.cut(maps)[part] = self.tokens(self.draw(how.temperature * noise, fresh, slice_index[part], cdr[part]))
+                latents = self.draw(how.temperature * noise, fresh, slice_index[part], cdr[part])
+                self.cut(maps)[part] = self.tokens(latents)
                 bar.update(len(part))
         return maps
 

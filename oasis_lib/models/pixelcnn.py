@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +64,15 @@ def gate(x: Tensor, dim: int = 1) -> Tensor:
 class GatedPixelCNN(Autoregressive):
     kind = "pixelcnn"
 
-    def __init__(self, config: PixelCNNConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
-        super().__init__(config, grid, codebook_size, slice_indices, cdrs)
-        hidden, self.reaches = config.hidden, plan(config.layers, grid)
-        self.codes = TokenEmbedding(codebook_size, 0, config.code_dim, hidden)
-        self.places = nn.Parameter(torch.zeros(2 * hidden, *grid))  # position, for the first layer
-        self.label_table = Labels(slice_indices, cdrs, 2 * hidden * len(self.reaches))
+    def __init__(self, config: PixelCNNConfig, **shape: Any):
+        super().__init__(config, **shape)
+        hidden, self.reaches = config.hidden, plan(config.layers, self.grid)
+        self.codes = TokenEmbedding(self.codebook_size, 0, config.code_dim, hidden)
+        self.places = nn.Parameter(torch.zeros(2 * hidden, *self.grid))  # position, for the first layer
+        self.label_table = Labels(self.slice_indices, self.cdrs, 2 * hidden * len(self.reaches))
         self.layers = nn.ModuleList(Layer(hidden, reach, config.dropout) for reach in self.reaches)
-        self.widen, self.head = nn.Linear(hidden, 4 * hidden), TokenLogits(4 * hidden, codebook_size, config.code_dim)
+        self.widen = nn.Linear(hidden, 4 * hidden)
+        self.head = TokenLogits(4 * hidden, self.codebook_size, config.code_dim)
 
     @property
     def receptive_field(self) -> int:
@@ -105,13 +106,13 @@ class GatedPixelCNN(Autoregressive):
 
 
 class Cache:
-    """What both stacks computed so far, channels last: a row of the vertical one once, a position of the horizontal one once."""
+    """What both stacks computed so far, channels last: each vertical row, and each horizontal position, only once."""
 
     def __init__(self, prior: GatedPixelCNN, slice_index: Tensor, cdr: Tensor):
         n, (h, w), self.prior, self.layers = len(slice_index), prior.grid, prior, prior.layers
         names = ("vertical", "horizontal", "down", "out", "up")
         self.weights = [{name: _as_matrix(getattr(layer, name)) for name in names} for layer in self.layers]
-        self.labels = [label[:, None, :, 0, 0] for label in prior.label_parts(slice_index, cdr, n)]  # (n, 1, 2 * hidden)
+        self.labels = [label[:, None, :, 0, 0] for label in prior.label_parts(slice_index, cdr, n)]
         # What each layer reads, with its padding: all rows for the vertical stack, this row for the horizontal one.
         zeros, hidden = prior.widen.weight.new_zeros, prior.config.hidden
         self.above = [zeros(n, layer.pad + h, w + 2 * layer.pad, hidden) for layer in self.layers]

@@ -1,4 +1,4 @@
-"""What every prior over token maps has in common: labels that may be left open, likelihood, and sampling from one seed."""
+"""What priors over token maps have in common: labels that may be left open, likelihood, and sampling from a seed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Prior(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def start(self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
+    def start(self, codes: Tensor, slice_index: Label = None, shifted: Tensor | None = None, vectors=None) -> None:
         """Counting before the first step: training maps (n, h, w), their slice indices, more maps as training shifts
         and mirrors them, and the codebook (K, D)."""
 
@@ -93,11 +93,11 @@ class Autoregressive(Prior):
     Background is not modelled by the network; elsewhere its logits are added to those of counting.
     """
 
-    def __init__(self, config: Any, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
-        super().__init__(config, grid, codebook_size, slice_indices, cdrs)
-        self.position_prior = PositionPrior(grid, codebook_size, slice_indices, config.knots)
-        self.background = Background(self.grid, codebook_size)
-        self.register_buffer("features", torch.zeros(codebook_size, feature_count(config.code_dim)))
+    def __init__(self, config: Any, **shape: Any):
+        super().__init__(config, **shape)
+        self.position_prior = PositionPrior(self.grid, self.codebook_size, self.slice_indices, config.knots)
+        self.background = Background(self.grid, self.codebook_size)
+        self.register_buffer("features", torch.zeros(self.codebook_size, feature_count(config.code_dim)))
 
     def inner(self, codes: Tensor, slice_index: Tensor | None, cdr: Tensor | None) -> Tensor:
         """(B, h, w) -> logits (B, n, K) of the n foreground positions; each depends on the tokens before it alone."""
@@ -108,7 +108,7 @@ class Autoregressive(Prior):
         logits = self.inner(codes, slice_index, cdr) + self.position_prior(self.background.positions(), slice_index)
         return logits if self.training else self.background.around(logits)
 
-    def start(self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
+    def start(self, codes: Tensor, slice_index: Label = None, shifted: Tensor | None = None, vectors=None) -> None:
         self.background.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.position_prior.start(codes, slice_index)
         if vectors is not None:

@@ -1,4 +1,4 @@
-"""How a token is drawn from its logits, with noise that belongs to its image: no sample depends on the batch it is drawn in."""
+"""How a token is drawn from its logits, with noise that belongs to its image: the batch makes no difference."""
 
 from __future__ import annotations
 

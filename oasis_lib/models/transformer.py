@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,14 +74,14 @@ class CodeTransformer(Autoregressive):
 
     kind = "transformer"
 
-    def __init__(self, config: TransformerConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
-        super().__init__(config, grid, codebook_size, slice_indices, cdrs)
-        dim = max(16, config.width // 4)
-        self.codes = TokenEmbedding(codebook_size, 2, config.code_dim, dim)  # two more: outside the map, and dropped
+    def __init__(self, config: TransformerConfig, **shape: Any):
+        super().__init__(config, **shape)
+        size, dim = self.codebook_size, max(16, config.width // 4)
+        self.codes = TokenEmbedding(size, 2, config.code_dim, dim)  # two more: outside the map, and dropped
         self.gather = nn.Linear(dim * (len(NEIGHBOURS) + 1), config.width)
-        self.trunk = Trunk(config, grid, slice_indices, cdrs)
-        self.head = TokenLogits(config.width, codebook_size, config.code_dim)
-        self.register_buffer("neighbours", neighbour_table(*grid), persistent=False)
+        self.trunk = Trunk(config, self.grid, self.slice_indices, self.cdrs)
+        self.head = TokenLogits(config.width, size, config.code_dim)
+        self.register_buffer("neighbours", neighbour_table(*self.grid), persistent=False)
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """The foreground positions (n,), and where each looks (n, neighbours + 1)."""
@@ -114,7 +116,8 @@ class CodeTransformer(Autoregressive):
             x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
             for block, cache in zip(trunk.blocks, caches):
                 x = block(x, cache, i)
-            return self.head(trunk.norm(x), self.features)[:, 0] + self.position_prior(slice(t, t + 1), slice_index)[..., 0, :]
+            counted = self.position_prior(slice(t, t + 1), slice_index)[..., 0, :]
+            return self.head(trunk.norm(x), self.features)[:, 0] + counted
 
         return step
 

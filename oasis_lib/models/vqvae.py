@@ -83,12 +83,12 @@ class VQVAE(nn.Module):
             raise ValueError(f"images {tuple(images.shape)}: the batch is empty")
         low, high = (float(x) for x in images.aminmax())  # NaN if any is
         if not (low >= -SLACK and high <= 1 + SLACK):
-            raise ValueError(f"images must lie in [0, 1], not {low:.4g} .. {high:.4g}; divide intensities by their maximum")
+            raise ValueError(f"images must lie in [0, 1], not {low:.4g} .. {high:.4g}; divide them by their maximum")
         return self.tokens(images)
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """`encode` without a look at the values, which a GPU would have to wait for. Always in full precision."""
+        """`encode` without the check of values, which a GPU would have to wait for. Always in full precision."""
         with full_precision(images.device):
             return self.quantizer(self.latents(images))[1]
 
@@ -97,9 +97,9 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, crisp: bool = False) -> Tensor:
-        """(B, h, w) -> (B, C, H, W) in [0, 1], by the faithful decoder (highest SSIM) or the crisp one (sharp texture)."""
+        """(B, h, w) -> (B, C, H, W) in [0, 1], by the faithful decoder (higher SSIM) or the crisp one (sharper)."""
         if crisp and self.crisp is None:
-            raise ValueError(f"{self.folder or 'this VQ-VAE'} has no crisp decoder; train with vqvae.adversarial above 0")
+            raise ValueError(f"{self.folder or 'this VQ-VAE'} has no crisp decoder: train with vqvae.adversarial > 0")
         check_tokens(codes, self.config.codebook_size)
         return self.pixels(self.embed(codes), crisp)
 
