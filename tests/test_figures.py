@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from oasis_lib.figures import evaluation as draw
 from oasis_lib.figures.grid import WHOLE, Row, contact_sheet, content_box, cut, frame, image_grid, sheet
 from oasis_lib.figures.style import WIDTH, synthetic
 
@@ -17,7 +20,7 @@ def disc(size: int = 64, radius: float = 12) -> np.ndarray:
 
 
 def words(figure: Figure) -> list[str]:
-    return [t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text")) if t.get_text()]
+    return [t.get_text() for t in figure.findobj(Text) if t.get_text()]
 
 
 def test_content_is_the_brain_and_not_a_speck():
@@ -82,3 +85,29 @@ def test_a_colour_bar_with_a_long_label_moves_no_rows_apart():
     figure.draw_without_rendering()
     heights = [figure.axes[row * 6].get_position().y0 for row in range(3)]
     assert np.ptp(np.diff(heights)) < 0.02
+
+
+def test_one_bad_generator_flattens_no_panel():
+    slice_indices, names = np.repeat(np.arange(4), 5), ("csf", "grey")
+    subjects = np.random.default_rng(0).normal(5, 1, (20, 2))
+    limits = []
+    for far in (0, 1000):
+        areas = {"subjects": (subjects, slice_indices), "generator": (subjects + far, slice_indices)}
+        figure = draw.areas_by_slice_index(areas, names)
+        limits.append([axis.get_ylim() for axis in figure.axes])
+        assert {"CSF", "grey matter", "% of the frame", "generator"} <= set(words(figure))
+    assert limits[0] == limits[1]
+
+
+def test_nearest_neighbours_and_lesions_are_cut_to_the_brain():
+    sample, real = np.stack([disc(), disc()]), np.stack([disc(radius=11), disc()])
+    figure = draw.pairs(sample, real, pd.DataFrame({"relative": [0.5, 1.25]}), "Nearest")
+    cells = figure.axes[:6]
+    assert np.ptp(cells[0].get_xlim()) < 40 and cells[0].get_title() == "distance 0.50"
+    assert cells[4].images[0].get_array().max() > 0.5 and not cells[5].images[0].get_array().any(), "an equal pair leaves nothing"
+    truth = np.zeros((3, 64, 64), bool)
+    truth[:, 30:34, 30:34], truth[1, 28:34] = True, True
+    shown = {"images": np.stack([disc()] * 3), "truth": truth, "inside": np.stack([disc() > 0] * 3)}
+    shown |= {"subjects": np.array(["a", "a", "b"]), "maps": {"surprisal": np.random.default_rng(0).random((3, 64, 64))}}
+    figure = draw.anomalies(shown, pd.DataFrame({"roc_area": [0.75]}, index=["surprisal"]))
+    assert {"a", "b", "surprisal\nAUC 0.75"} <= set(words(figure)) and len(figure.axes) == 4
