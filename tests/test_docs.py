@@ -68,6 +68,15 @@ def test_references_name_what_is_cited():
         assert cited and all("#" in target for target in cited), page.name
 
 
+@pytest.mark.parametrize("page", sorted(PROJECT.glob("notebooks/*.ipynb")), ids=lambda page: page.stem)
+def test_notebooks_teach(page: Path):
+    """Equations, what would fail, and three exercises that say what to expect."""
+    text = prose(page)
+    assert text.count("$$") >= 2 and "What would fail." in text
+    exercises = text.split("Exercises")[1].split("## What we learned")[0]
+    assert [int(number) for number in re.findall(r"^(\d)\. ", exercises, re.M)] == [1, 2, 3]
+
+
 def features() -> list[list[str]]:
     lines = (PROJECT / "docs" / "features.md").read_text().splitlines()
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if re.match(r"\| \w+-\d+ ", line)]
