@@ -64,6 +64,8 @@ def published(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
+        if cell.cell_type == "markdown":  # links as seen from docs/study
+            cell.source = cell.source.replace("](../docs/", "](../").replace("](notebooks/", "](")
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
@@ -88,6 +90,9 @@ def main(run: str) -> None:
     for path in sorted(folder.glob("*.ipynb")):
         nbformat.write(published(nbformat.read(path, as_version=4)), out / path.name)
     export_notebooks(out, out / "html")
+    for page in (out / "html").glob("*.html"):
+        text = page.read_text().replace('href="../', 'href="../../')
+        page.write_text(re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text))
     for name, figure in THUMBNAILS.items():
         image = Image.open(folder / "figures" / f"{figure}.png").convert("RGB")
         image.thumbnail((240, 160), Image.Resampling.LANCZOS)

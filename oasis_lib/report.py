@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,24 @@ def export_notebooks(source: Path, folder: Path) -> None:
 
     exporter, style = HTMLExporter(template_name="basic"), HtmlFormatter().get_style_defs(".highlight")
     for notebook in sorted(source.glob("[0-9][0-9]_*.ipynb")):
-        body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+        read = nbformat.read(notebook, as_version=4)
+        for cell in (cell for cell in read.cells if cell.cell_type == "markdown"):
+            cell.source = with_mathml(cell.source)
+        body, _ = exporter.from_notebook_node(read)
         _page(folder / f"{notebook.stem}.html", title=notebook.stem, body=f"<style>{style}</style>{body}")
+
+
+def with_mathml(markdown: str) -> str:
+    """TeX between dollars as MathML, which browsers show without scripts."""
+    from latex2mathml.converter import convert
+
+    def made(found: re.Match) -> str:
+        math = convert(found[1] or found[2], display="block" if found[1] else "inline")
+        for sign in "*_|":  # none of them is Markdown's here
+            math = math.replace(sign, f"&#{ord(sign)};")
+        return math
+
+    return re.sub(r"\$\$(.+?)\$\$|(?<![\\$`])\$([^$\n]+?)\$", made, markdown, flags=re.S)
 
 
 def _template() -> Template:

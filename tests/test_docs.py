@@ -6,11 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
+
+from oasis_lib.report import export_notebooks
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")]
 PAGES += [*sorted((PROJECT / "docs").rglob("*.md")), *sorted(PROJECT.glob("notebooks/*.ipynb")), PROJECT / "driver.ipynb"]
+PAGES += [*sorted(PROJECT.glob("docs/study/*.ipynb")), *sorted(PROJECT.glob("docs/study/html/*.html"))]
 LINK = re.compile(r"\[[^\]\[]*\]\(([^)\s]+)\)")
 
 
@@ -20,6 +24,8 @@ def prose(page: Path) -> str:
     if page.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    if page.suffix == ".html":
+        return re.sub(r'<a [^>]*href="([^"]+)"', r"[](\1)", text)
     return re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
 
 
@@ -66,6 +72,19 @@ def test_references_name_what_is_cited():
     for page in PROJECT.glob("notebooks/*.ipynb"):
         cited = [target for target in LINK.findall(prose(page)) if "references.md" in target]
         assert cited and all("#" in target for target in cited), page.name
+
+
+@pytest.mark.parametrize("page", sorted(PROJECT.glob("notebooks/*.ipynb")), ids=lambda page: page.stem)
+def test_equations_need_no_scripts(page: Path, tmp_path: Path):
+    """Pages of executed notebooks hold MathML: no dollars and no TeX are left."""
+    source = nbformat.read(page, as_version=4)
+    source.cells = [cell for cell in source.cells if cell.cell_type == "markdown"]
+    nbformat.write(source, tmp_path / page.name)
+    export_notebooks(tmp_path, tmp_path)
+    text = (tmp_path / f"{page.stem}.html").read_text()
+    shown = re.sub(r"<code>.*?</code>|<style>.*?</style>|alttext=\"[^\"]*\"", "", text, flags=re.S)
+    assert shown.count("<math") == shown.count("</math>") >= 5
+    assert not re.findall(r"\$|\\\w+", shown)
 
 
 @pytest.mark.parametrize("page", sorted(PROJECT.glob("notebooks/*.ipynb")), ids=lambda page: page.stem)

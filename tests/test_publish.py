@@ -43,10 +43,12 @@ def test_outputs_shrink_and_say_nothing_of_this_machine():
     encoded = base64.b64encode(file.getvalue()).decode()
     output = nbformat.v4.new_output("display_data", {"image/png": encoded, "application/vnd.jupyter.widget-view+json": {}})
     said = nbformat.v4.new_output("stream", text="kept in /home/me/study/runs/x.png; see https://arxiv.org/abs/1711.00937")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output, said])])
+    linked = nbformat.v4.new_markdown_cell("[a](../docs/references.md#ssim), [b](notebooks/01_cohort.ipynb), [c](02_vqvae.ipynb)")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output, said]), linked])
     notebook.metadata["widgets"] = {"state": 1}
     made = publish.published(notebook)
     shown, text = made.cells[0].outputs
     image = Image.open(io.BytesIO(base64.b64decode(shown["data"]["image/png"])))
     assert image.size == (publish.WIDEST, 160) and list(shown["data"]) == ["image/png"] and "widgets" not in made.metadata
+    assert made.cells[1].source == "[a](../references.md#ssim), [b](01_cohort.ipynb), [c](02_vqvae.ipynb)"
     assert text["text"] == "kept in x.png; see https://arxiv.org/abs/1711.00937"
