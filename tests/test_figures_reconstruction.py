@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,17 @@ def test_gradients_that_are_nothing_say_so(cohort: Cohort, model: VQVAE):
 def test_the_plane_of_a_codebook_that_learns_by_gradient(cohort: Cohort):
     model = VQVAE(VQVAEConfig(codebook_size=16, code_dim=4, hidden=8, blocks=1, codebook="gradient")).eval()
     assert reconstruction.plane(model, cohort["test"].images)[1].shape == (16, 2)
+
+
+def test_the_plane_leaves_out_entries_whose_latents_coincide(cohort: Cohort, model: VQVAE, monkeypatch: pytest.MonkeyPatch):
+    model = deepcopy(model)
+    centres = 9 * torch.eye(4).repeat(2, 1) * torch.tensor([1] * 4 + [-1] * 4)[:, None]  # entries 1 to 8; 0 is background
+    model.quantizer.codebook[:9] = torch.cat([torch.zeros(1, 4), centres])
+    around = centres.repeat_interleave(20, 0) + torch.randn(160, 4, generator=torch.Generator().manual_seed(0))
+    flat = torch.cat([torch.zeros(240, 4), around])
+    monkeypatch.setattr(model, "latents", lambda images: flat.T.reshape(1, 4, 20, 20))
+    latents, entries, codes = reconstruction.plane(model, cohort["test"].images[:1])
+    assert latents.shape == (len(codes), 2) and len(entries) == 16 and 0 not in codes and len(np.unique(codes)) >= 3
 
 
 def test_probes_and_pairs_and_diagram(cohort: Cohort, model: VQVAE):

@@ -190,12 +190,19 @@ def gradients(model: VQVAE, images: Tensor) -> pd.DataFrame:
 def plane(
     model: VQVAE, pixels: np.ndarray, most: int = 7, each: int = 12, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents (N, 2) of the `most` used entries, all entries (K, 2), which each took (N,): in those entries' widest plane."""
+    """Latents (N, 2) of a few entries, all entries (K, 2), which each took (N,): in the widest plane of the few.
+
+    They are the most used of those whose latents differ more than the median's.
+    """
     model = model.cpu().eval()
     latents = model.latents(in_channels(to_images(pixels), model))
     flat, vectors = flatten(latents).numpy(), model.quantizer.codebook.detach().numpy()
     codes = model.quantizer.nearest(torch.from_numpy(flat)).numpy()
-    popular = np.argsort(np.bincount(codes, minlength=len(vectors)))[::-1][:most]
+    counts, apart = np.bincount(codes, minlength=len(vectors)), ((flat - vectors[codes]) ** 2).sum(1)
+    spread = np.bincount(codes, apart, len(vectors)) / np.maximum(counts, 1)
+    known = counts >= min(each, counts.max())
+    wide = known & (spread >= np.median(spread[known]))  # background's latents all but coincide
+    popular = np.lexsort((counts, wide))[::-1][: min(most, max(3, wide.sum()))]
     rng = np.random.default_rng(seed)
     rows = np.concatenate([rng.permutation(np.flatnonzero(codes == code))[:each] for code in popular])
     middle = vectors[popular].mean(axis=0)
