@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from oasis_lib.cohort import open_cohort
-from oasis_lib.config import PRIORS
+from oasis_lib.config import DEFAULT_PRIOR
 from oasis_lib.evaluation.codebook import CodebookStatistics
 from oasis_lib.figures.grid import Row, image_grid
 from oasis_lib.figures.style import synthetic
@@ -27,7 +27,7 @@ def main(run: str, out: str = "images/overview.png") -> None:
     test, shares = cohort["test"], np.linspace(0.2, 0.8, 8)
     places = [np.flatnonzero(test.slice_indices == round(share * (cohort.slice_indices - 1))) for share in shares]
     rows = [int(found[i % len(found)]) for i, found in enumerate(places)]  # another subject in each column
-    drawn = np.load(folder / "samples" / f"{PRIORS[0]}.npz")
+    drawn = np.load(folder / "samples" / f"{DEFAULT_PRIOR}.npz")
     picks = [int(np.abs(drawn["slice_index"] - test.slice_indices[row]).argmin()) for row in rows]
     maps = {name: np.load(folder / "codes" / f"{name}.npy", mmap_mode="r") for name in ("train", "test")}
     book, codes = CodebookStatistics(load(folder / "vqvae"), cohort, maps), maps["test"][rows]

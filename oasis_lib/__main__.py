@@ -7,6 +7,7 @@ import sys
 import click
 
 from oasis_lib.commands import oasis
+from oasis_lib.kernel import StageFailed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except (ValueError, FileNotFoundError, FloatingPointError, StageFailed) as error:  # their words suffice
+        click.ClickException(str(error)).show()
+        return 1
     except click.Abort as stopped:
         print(f"\n{stopped.__cause__ or 'stopped; the same command goes on from here'}", file=sys.stderr)
         return 130

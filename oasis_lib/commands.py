@@ -1,8 +1,9 @@
-"""The sub-commands: their options, and what each does: paths made plain, then calls into the library."""
+"""The sub-commands: their options, and what each does with the library."""
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +15,13 @@ import click
 from oasis_lib.check import choose_device
 from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConfig, apply_settings, from_dict
 from oasis_lib.config import profile as profile_of
-from oasis_lib.kernel import CellFailed, StageFailed, execute
+from oasis_lib.kernel import StageFailed, execute
 from oasis_lib.paths import user_path
 from oasis_lib.storage import read_config
 
 FOLDER = {"type": user_path, "metavar": "DIR"}
 NEW = {"type": click.Path(path_type=Path, resolve_path=True), "metavar": "PATH"}
-ON_SHEET = 64  # samples in the picture of `oasis sample`: more would be too small to be looked at
-DEVICES = click.Choice(("auto", "cpu", "cuda", "mps"))
-OURS = (ValueError, FileNotFoundError, FloatingPointError, StageFailed)  # errors whose words suffice
+ON_SHEET = 64  # samples in the picture of `oasis sample`
 CONTEXT = {"show_default": True, "token_normalize_func": lambda name: name.replace("_", "-"), "max_content_width": 100}
 
 
@@ -36,28 +35,33 @@ def command(example: str) -> Callable:
 
     def register(work: Callable[[Given], None]) -> Callable:
         @oasis.command(work.__name__, epilog=f"\b\nexample:\n  {example}")
-        @click.option("--device", type=DEVICES, default="auto", help="auto takes CUDA, then MPS, then the CPU")
+        @click.option("--device", type=click.Choice(("auto", "cpu", "cuda", "mps")), default="auto")
         @click.option("--quiet", is_flag=True, help="print results and errors only")
         @functools.wraps(work)
         def call(**values: Any) -> None:
-            given = Given(**values)
             if values.get("overwrite"):
                 os.environ["OASIS_OVERWRITE"] = "1"  # notebooks inherit it
-            try:
-                choose_device(given.device)
-                work(given)
-            except OURS as error:
-                raise click.ClickException(str(error)) from None
+            choose_device(values["device"])
+            work(Given(**values))
 
         return call
 
     return register
 
 
-overwrite = click.option("--overwrite", is_flag=True, help="replace finished models of other settings or library versions")
-settings = click.option(
-    "--set", "settings", multiple=True, metavar="SECTION.NAME=VALUE", help="change a setting; may be given often"
-)
+def literal(text: str) -> tuple[str, object]:
+    """NAME=VALUE, the value as JSON where it is that."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--param {text!r} must look like name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+overwrite = click.option("--overwrite", is_flag=True, help="replace finished models of other settings or versions")
+settings = click.option("--set", "settings", multiple=True, metavar="SECTION.NAME=VALUE", help="change a setting")
 
 
 @command("oasis prepare ~/scans data/scans-256 --size 256")
@@ -78,8 +82,10 @@ def prepare(given: Given) -> None:
 
     options = {name: getattr(given, name) for name in ("size", "subjects", "lesions", "seed", "mm", "skip_bad")}
     cohort = make(given.source, given.out, progress=not given.quiet, **options)
-    counts = ", ".join(f"{name} {len(s)} slices of {len(set(s.subjects))} subjects" for name, s in cohort.splits.items())
-    print(f"{given.out}: {cohort.size} x {cohort.size}, {cohort.slice_indices or 'unknown'} slice indices, {counts}")
+    splits = cohort.splits.items()
+    counts = ", ".join(f"{name} {len(split)} slices of {len(set(split.subjects))} subjects" for name, split in splits)
+    known = cohort.slice_indices or "unknown"
+    print(f"{given.out}: {cohort.size} x {cohort.size}, {known} slice indices, {counts}")
     for warning in cohort.info.get("warnings", []):
         print(f"note: {warning}")
 
@@ -88,9 +94,9 @@ def prepare(given: Given) -> None:
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="laptop", help="where settings start from")
 @click.option("--cohort", default="phantom", help="phantom, a prepared cohort, or a folder of images or volumes")
 @click.option("--run", default="runs/latest", **FOLDER, help="the run's folder")
-@click.option("--runs", default=1, help="run it with seeds 0 to N-1: mean, sd, and the best by validation", metavar="N")
-@click.option("--from", "repeat", type=user_path, metavar="RUN.JSON", help="repeat that run: profile, cohort, settings, parameters")
-@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="a parameter of the notebooks that declare it")
+@click.option("--runs", default=1, metavar="N", help="seeds 0 to N-1: mean, sd, and the best by validation")
+@click.option("--from", "repeat", type=user_path, metavar="RUN.JSON", help="repeat that run; further settings on top")
+@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="a parameter of notebooks")
 @settings
 @overwrite
 @click.option("--epoch", type=int, help="epochs of the VQ-VAE, instead of a time limit")
@@ -107,11 +113,11 @@ def study(given: Given) -> None:
     The last eight options are short forms of settings; without them a setting is the profile's own.
     """
     from oasis_lib.report import closing
-    from oasis_lib.study import DRIVER, check_parameters, declared, literal, repeated
+    from oasis_lib.study import DRIVER, check_parameters, declared, repeated
 
     cohort = given.cohort if given.cohort in ("", "phantom") else str(user_path(given.cohort))
     values = {"profile": given.profile, "cohort": cohort, "settings": [*given.settings, *short_forms(given)]}
-    values |= {"parameters": dict(literal(parameter) for parameter in given.parameters)}
+    values["parameters"] = dict(map(literal, given.parameters))
     if given.repeat:
         values = repeated(given.repeat, values)
     values |= {"run": str(given.run), "runs": given.runs}
@@ -119,7 +125,7 @@ def study(given: Given) -> None:
     check_parameters("driver", values, declared(DRIVER))
     try:
         execute(DRIVER, given.run / DRIVER.name, values, quiet=given.quiet)
-    except CellFailed as failure:
+    except StageFailed as failure:
         raise StageFailed(str(failure).rpartition("StageFailed: ")[2]) from None
     if given.quiet:
         print(closing(given.run))
@@ -139,46 +145,42 @@ def short_forms(given: Given) -> list[str]:
 @command("oasis train vqvae --cohort data/phantom-128 --out runs/mine/vqvae --minutes 15 --set vqvae.factor=8")
 @click.argument("kind", type=click.Choice(("vqvae", *PRIORS)))
 @click.option("--cohort", required=True, **FOLDER, help="a prepared cohort")
-@click.option("--out", required=True, **NEW, help="the model's folder; a training that was stopped goes on from it")
+@click.option("--out", required=True, **NEW, help="the model's folder; a stopped training goes on from it")
 @click.option("--vqvae", **FOLDER, help="the VQ-VAE's folder (for priors)")
-@click.option("--begin", metavar="DIR|pretrained", help="an earlier model to go on from; pretrained is the repository's")
+@click.option("--begin", metavar="DIR|pretrained", help="a model to go on from; pretrained is the repository's")
 @click.option("--profile", type=click.Choice(list(PROFILES)), help="where settings start from; without it, laptop")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="train this long, whatever the profile says")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="instead of the profile's limit")
 @settings
 @overwrite
 def train(given: Given) -> None:
     """Train one model."""
     from oasis_lib.cohort import open_cohort
+    from oasis_lib.training import train_prior, train_vqvae
 
-    if given.kind != "vqvae" and not given.vqvae:
-        raise ValueError(f"training {given.kind} needs --vqvae DIR: the model whose codes it learns")
+    kind, begin = given.kind, ""
+    if kind != "vqvae" and not given.vqvae:
+        raise ValueError(f"training {kind} needs --vqvae DIR: the model whose codes it learns")
     if given.begin and given.profile:
-        raise ValueError("--begin takes its settings from that model; leave --profile out, and change some with --set")
-    begin = ""
+        raise ValueError("--begin takes that model's settings; leave --profile out, and change some with --set")
     if given.begin:
         from oasis_lib.pretrained import HOME
 
-        begin = HOME / given.kind if given.begin == "pretrained" else user_path(given.begin)
-        part = trained_with(begin, given.kind)
+        begin = HOME / kind if given.begin == "pretrained" else user_path(given.begin)
+        part = trained_with(begin, kind)
     else:
-        part = getattr(profile_of(given.profile or "laptop"), given.kind)
-    limits = [f"{given.kind}.{limit}" for limit in (f"minutes={given.minutes}", "epochs=0", "steps=0") if given.minutes]
-    part = apply_settings(part, given.kind, [*limits, *given.settings])
-    cohort, out = open_cohort(given.cohort), given.out
-    if given.kind == "vqvae":
-        from oasis_lib.training import train_vqvae
-
-        history = train_vqvae(cohort, out, part, begin=begin, progress=not given.quiet)
+        part = getattr(profile_of(given.profile or "laptop"), kind)
+    limits = [f"{kind}.{limit}" for limit in (f"minutes={given.minutes}", "epochs=0", "steps=0") if given.minutes]
+    part = apply_settings(part, kind, [*limits, *given.settings])
+    cohort, options = open_cohort(given.cohort), {"begin": begin, "progress": not given.quiet}
+    if kind == "vqvae":
+        history = train_vqvae(cohort, given.out, part, **options)
     else:
-        from oasis_lib.training import train_prior
-
-        history = train_prior(given.kind, cohort, given.vqvae, out, part, begin=begin, progress=not given.quiet)
-    last = history.iloc[-1]
-    print(f"{out}: step {int(last['step'])}, best score {history['score'].max():.5g}")
+        history = train_prior(kind, cohort, given.vqvae, given.out, part, **options)
+    print(f"{given.out}: step {int(history['step'].iloc[-1])}, best score {history['score'].max():.5g}")
 
 
 def trained_with(folder: Path, kind: str) -> Part:
-    """What the model of a folder was made and trained with."""
+    """The settings of the model in a folder."""
     config = read_config(folder)
     if config["kind"] != kind:
         raise ValueError(f"--begin needs a {kind}, and {folder} holds a {config['kind']}")
@@ -195,10 +197,10 @@ def trained_with(folder: Path, kind: str) -> Part:
 @click.option("--temperature", default=1.0, help="of the logits; below 1 is more likely")
 @click.option("--top-k", type=int, help="draw from the k likeliest tokens")
 @click.option("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
-@click.option("--guidance", default=0.0, help="how much more than learned a sample obeys its slice index, such as 0.5")
+@click.option("--guidance", default=0.0, help="strength of the slice index beyond what was learned, such as 0.5")
 @click.option("--seed", default=0, help="of the random numbers")
 def sample(given: Given) -> None:
-    """Draw new codes from a prior and decode them."""
+    """Draw new token maps from a prior and decode them."""
     import numpy as np
     import torch
 
@@ -207,15 +209,12 @@ def sample(given: Given) -> None:
     from oasis_lib.vision import torchvision
 
     prior, vqvae = load(given.prior), load(given.vqvae or given.prior.parent / "vqvae")
-    if given.slice_index is not None and not 0 <= given.slice_index < prior.slice_indices:
-        raise ValueError(f"--slice-index {given.slice_index} must be from 0 to {prior.slice_indices - 1}")
-    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "cdr", "seed")}
-    options["guidance"] = given.guidance
-    slice_indices = (
-        sampling.even_slice_indices(given.n, prior.slice_indices)
-        if given.slice_index is None
-        else np.full(given.n, given.slice_index)
-    )
+    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance", "cdr", "seed")}
+    slice_indices = sampling.even_slice_indices(given.n, prior.slice_indices)
+    if given.slice_index is not None:
+        if not 0 <= given.slice_index < prior.slice_indices:
+            raise ValueError(f"--slice-index {given.slice_index} must be from 0 to {prior.slice_indices - 1}")
+        slice_indices = np.full(given.n, given.slice_index)
     drawn = sampling.draw(prior, vqvae, slice_indices, progress=not given.quiet, **options)
     sampling.save(given.out / "samples.npz", drawn)
     shown = drawn["images"][np.unique(np.linspace(0, given.n - 1, ON_SHEET).astype(int))]
@@ -232,10 +231,7 @@ def sample(given: Given) -> None:
 @click.option("--out", required=True, **NEW, help="a JSON file")
 @settings
 def evaluate(given: Given) -> None:
-    """Measure reconstructions, and samples, of subjects never trained on.
-
-    On test subjects, or on validation subjects while settings are being chosen. All measures go into a file.
-    """
+    """Measure reconstructions, and samples, on held-out subjects: test, or validation while settings are chosen."""
     import pandas as pd
 
     from oasis_lib import sampling
@@ -255,21 +251,21 @@ def evaluate(given: Given) -> None:
     print(f"  mean {ssim.mean():.4f}   sd {ssim.std():.4f}   min {ssim.min():.4f}   max {ssim.max():.4f}")
     print(f"  at least 0.6: {int((ssim >= 0.6).sum())} ({(ssim >= 0.6).mean():.2%})")
     print(f"\nby subject, with 95 % intervals:\n{reconstruction.readable(summary).to_string()}")
-    found = {"reconstruction": summary.to_dict("index")}
+    found, progress = {"reconstruction": summary.to_dict("index")}, not given.quiet
+    if given.samples:
+        drawn = sampling.read(given.samples)
+    elif given.prior:
+        prior = load(given.prior)
+        slice_indices = sampling.even_slice_indices(config.samples, prior.slice_indices)
+        drawn = sampling.draw(prior, vqvae, slice_indices, seed=config.seed, progress=progress)
     if given.samples or given.prior:
-        if given.samples:
-            drawn = sampling.read(given.samples)
-        else:
-            prior, options = load(given.prior), {"seed": config.seed, "progress": not given.quiet}
-            drawn = sampling.draw(prior, vqvae, sampling.even_slice_indices(config.samples, prior.slice_indices), **options)
-        options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": given.out.parent, "split": given.split}
-        options["progress"] = not given.quiet
-        found["generation"] = evaluate_generation(drawn["images"], drawn["slice_index"], cohort, **options)
-        print(f"\n{len(drawn['images'])} samples. Area under the ROC curve of detectors, 0.5 is chance, by size of a pixel:")
-        print(pd.DataFrame(found["generation"]["summary"]).T.astype(float).round(2).to_string() + "\n")
-        for name, target in found["generation"]["targets"].items():
-            value, real = (f"{target[key]:8.4g}" for key in ("value", "real"))
-            print(f"  {name:<24} {value}   real subjects {real}   target {target['target']:<9} {target['verdict']}")
+        options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": given.out.parent}
+        options |= {"split": given.split, "progress": progress}
+        made = evaluate_generation(drawn["images"], drawn["slice_index"], cohort, **options)
+        print(f"\n{len(drawn['images'])} samples. ROC area of detectors, 0.5 is chance, by size of a pixel:")
+        print(pd.DataFrame(made["summary"]).T.astype(float).round(2).to_string() + "\n")
+        print(pd.DataFrame(made["targets"]).T[["value", "real", "target", "verdict"]].to_string(float_format="%.4g"))
+        found["generation"] = made
     write_json(given.out, found)
     print(f"\nall of it in {given.out}")
 

@@ -1,9 +1,8 @@
 """run.json: how a run was made, and which of its stages still stand.
 
-What reruns a stage: its notebook's text, a setting or parameter that it or an earlier stage reads, its cohort, and a
-file of its own that is gone. An edit of the library does not: the stage is kept, and reported as made by another
-version of the library; `--overwrite` reruns it. Trained models follow the same rule (`training/once.py`), with one
-more: a finished model of other settings is replaced by `--overwrite` alone.
+A stage runs again when its notebook's text, a setting or parameter that it or an earlier stage reads, or its cohort
+changed, or when one of its files is gone. An edit of the library is only reported; `--overwrite` then reruns the stage.
+`training/once.py` treats trained models alike, but replaces one of other settings with `--overwrite` alone.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from oasis_lib.paths import library_digest
 from oasis_lib.storage import content_hash, read_json, write_json
 
 FILE = "run.json"
-SHARED = {FILE, "metrics.json", "report.html", "captions.json", "seeds.json"}  # several stages write these
+SHARED = {FILE, "metrics.json", "captions.json", "seeds.json"}  # several stages write these
 
 
 class Manifest:
@@ -39,9 +38,9 @@ class Manifest:
         self.describe()
 
     def finish(self, name: str, key: str, begun: float, **values: Any) -> None:
-        """Note what the stage left: files that are new, and those of an earlier time that it found good."""
-        fresh = [p for p in self.folder.rglob("*") if p.is_file() and p.name[0] != "." and p.stat().st_mtime >= begun - 1]
-        files = {str(path.relative_to(self.folder)) for path in fresh if path.name not in SHARED and path.suffix != ".html"}
+        """Note the stage's files: those that are new, and those of an earlier time that are still there."""
+        own = [p for p in self.folder.rglob("[!.]*") if p.is_file() and p.name not in SHARED and p.suffix != ".html"]
+        files = {str(path.relative_to(self.folder)) for path in own if path.stat().st_mtime >= begun - 1}
         files |= {file for file in self.stage(name).get("files", []) if (self.folder / file).is_file()}
         values |= {"key": key, "seconds": round(time.time() - begun, 1), "library": library_digest()}
         self.note(name, "finished", files=sorted(files), **values)

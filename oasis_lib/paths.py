@@ -9,20 +9,26 @@ from pathlib import Path
 from oasis_lib.storage import content_hash
 
 PROJECT = Path(__file__).resolve().parent.parent
-# Nothing a notebook computes depends on these: how stages are run and shown.
+# These run and show stages; nothing that a notebook computes depends on them.
 ABOVE = {"__main__.py", "commands.py", "study.py", "manifest.py", "kernel.py", "report.py", "check.py"}
 
 
 def project_path(path: str | Path) -> Path:
-    """A path as subjects write it: absolute, from home, or relative to the project (not to wherever a kernel started)."""
+    """Absolute, from home, or relative to the project (not to where a kernel started)."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else PROJECT / path
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as subjects type it in a shell: relative to where they stand, else (when nothing is there) to the project."""
+    """A path as typed in a shell: relative to the working directory or, where nothing is there, to the project."""
     here = Path(path).expanduser().absolute()
     return here if here.exists() or Path(path).is_absolute() else project_path(path)
+
+
+def short(path: Path) -> str:
+    """Relative to the project where it lies inside: `runs/latest`."""
+    path = project_path(path)
+    return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)
 
 
 def data_home() -> Path:
@@ -37,6 +43,6 @@ def overwriting() -> bool:
 
 @cache
 def library_digest() -> str:
-    """The library's own text, but for what only runs and shows the stages."""
+    """Hash of the library's source, but for what only runs and shows the stages."""
     files = sorted(path for path in (PROJECT / "oasis_lib").rglob("*.py") if path.name not in ABOVE)
     return content_hash(*files)[:24]

@@ -10,24 +10,25 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, Template
 
-from oasis_lib.config import PRIORS
+from oasis_lib.config import DEFAULT_PRIOR
 from oasis_lib.storage import atomic, read_json, write_json
 
 PAGE = "report.html"
+SHOWN = {"status": "status", "seconds": "minutes", "peak_memory_bytes": "peak memory, GB"}  # of a stage
 
 
 def write(*folders: str | Path, out: str | Path | None = None) -> Path:
     """report.html of one run, with its executed notebooks as pages beside it; or compare.html of two."""
     runs = [contents(Path(folder)) for folder in folders]
     out = Path(out) if out else Path(folders[0]) / (PAGE if len(runs) == 1 else "compare.html")
-    if runs[0]["name"] == runs[-1]["name"] and len(runs) > 1:
+    if len(runs) == 1:
+        export_notebooks(runs[0]["folder"], out.parent)
+    elif runs[0]["name"] == runs[1]["name"]:
         runs = [run | {"name": str(run["folder"])} for run in runs]
-    notebooks: dict[str, list[str]] = {}
+    notebooks: dict[str, list[str]] = {}  # the items of each, of any run
     for run in runs:
         for notebook, items in run["notebooks"].items():
             notebooks[notebook] = list(dict.fromkeys([*notebooks.get(notebook, []), *items]))
-    if len(runs) == 1:
-        export_notebooks(runs[0]["folder"], out.parent)
     title = " beside ".join(f"Run {run['name']}" for run in runs)
     return _page(out, title=title, runs=runs, notebooks=dict(sorted(notebooks.items())))
 
@@ -38,31 +39,29 @@ def items(folder: str | Path, kind: str, first: bool = False) -> str:
 
 
 def closing(folder: str | Path) -> str:
-    """What a study says last: each notebook's sentences, and where everything lies."""
+    """What a study prints last: each notebook's sentences, and where everything lies."""
     run = contents(Path(folder))
     said = [f"{name}\n{found['sentences']['said']}" for name, found in run["notebooks"].items() if "sentences" in found]
     where = {"executed notebooks": "*.ipynb", "figures": "figures", "tables": "tables", "report": PAGE}
-    lines = [f"{name:<20}{run['folder'] / file}" for name, file in where.items()]
-    return "\n\n".join([*said, "\n".join([*(f"! {warning}" for warning in run["warnings"]), *lines])])
+    lines = [f"! {warning}" for warning in run["warnings"]]
+    lines += [f"{name:<20}{run['folder'] / file}" for name, file in where.items()]
+    return "\n\n".join([*said, "\n".join(lines)])
 
 
 def contents(folder: Path) -> dict[str, Any]:
     """What a run's folder holds for a reader."""
     if not (folder / "run.json").is_file():
-        raise FileNotFoundError(f"{folder} is not a run: it has no run.json; make one with `oasis study --run {folder}`")
+        raise FileNotFoundError(f"{folder} is not a run (no run.json); make one with `oasis study --run {folder}`")
     made = read_json(folder / "run.json")
-    cohort, git = made.get("cohort_info") or {}, made.get("git") or {}
-    stages = pd.DataFrame.from_dict(made["stages"], orient="index")
-    shown = {"status": "status", "seconds": "minutes", "peak_memory_bytes": "peak memory, GB"}
-    table = stages.reindex(columns=list(shown)).assign(
-        seconds=lambda t: t["seconds"] / 60, peak_memory_bytes=lambda t: t["peak_memory_bytes"] / 1e9
-    )
+    cohort, git, stages = made.get("cohort_info") or {}, made.get("git") or {}, made["stages"]
+    table = pd.DataFrame.from_dict(stages, orient="index").reindex(columns=list(SHOWN))
+    table["seconds"], table["peak_memory_bytes"] = table["seconds"] / 60, table["peak_memory_bytes"] / 1e9
     about = {key: made.get(key) for key in ("profile", "settings", "parameters", "seed", "device", "cohort")}
     about |= {"cohort hash": cohort.get("hash"), "commit": git.get("commit"), "commit clean": git.get("clean")}
-    broken = {name: stage for name, stage in made["stages"].items() if stage["status"] != "finished"}
-    failed = [f"{name} is {stage['status']}: {stage.get('cause', 'it was stopped')}" for name, stage in broken.items()]
+    broken = {name: stage for name, stage in stages.items() if stage["status"] != "finished"}
+    warnings = [f"{name} is {stage['status']}: {stage.get('cause')}" for name, stage in broken.items()]
     if git.get("clean") is False:
-        failed.append(f"the code had uncommitted changes on {git['commit'][:10]}")
+        warnings.append(f"the code had uncommitted changes on {git['commit'][:10]}")
     return {
         "folder": folder,
         "name": folder.name,
@@ -70,16 +69,16 @@ def contents(folder: Path) -> dict[str, Any]:
         "device": made.get("device"),
         "size": f"{cohort['size']} x {cohort['size']} pixels" if cohort else "size unknown",
         "synthetic": cohort.get("synthetic"),
-        "minutes": f"{sum(stage.get('seconds', 0) for stage in made['stages'].values()) / 60:.1f}",
-        "warnings": failed + [str(warning) for warning in cohort.get("warnings", [])],
-        "notebooks": {name: _items(folder, name) for name in made["stages"]},
-        "stages": _html(table.rename(columns=shown)),
+        "minutes": f"{sum(stage.get('seconds', 0) for stage in stages.values()) / 60:.1f}",
+        "warnings": warnings + cohort.get("warnings", []),
+        "notebooks": {name: _items(folder, name) for name in stages},
+        "stages": _html(table.rename(columns=SHOWN)),
         "about": _html(pd.Series(about | made.get("versions", {}), name="").astype(str).to_frame()),
     }
 
 
 def _items(folder: Path, notebook: str) -> dict[str, dict[str, Any]]:
-    """A notebook's closing sentences, then its tables, then its figures, each as it kept them."""
+    """A notebook's closing sentences, then its tables, then its figures, each in the order it kept them."""
     from nbconvert.filters import markdown2html
 
     found, number = {}, notebook[:2]
@@ -87,8 +86,8 @@ def _items(folder: Path, notebook: str) -> dict[str, dict[str, Any]]:
         found["sentences"] = {"text": markdown2html(said), "said": said.replace("**", "")}
     for path in sorted((folder / "tables").glob(f"{number}_*.json"), key=lambda path: path.stat().st_mtime_ns):
         kept = read_json(path)
-        frame = pd.DataFrame(kept["data"], index=kept["index"], columns=kept["columns"])
-        found[f"{path.stem}, table"] = {"caption": kept["caption"], "table": _html(frame)}  # a figure may have the same name
+        caption, frame = kept.pop("caption"), pd.DataFrame(**kept)
+        found[f"{path.stem}, table"] = {"caption": caption, "table": _html(frame)}  # a figure may have the same name
     captions = folder / "figures" / "captions.json"
     for name, caption in (read_json(captions) if captions.is_file() else {}).items():
         path = folder / "figures" / f"{name}.png"
@@ -105,7 +104,7 @@ def _sentences(executed: Path) -> str:
 
 
 def _html(frame: pd.DataFrame) -> str:
-    return frame.to_html(border=0, na_rep="-", float_format=lambda value: f"{value:.4g}")
+    return frame.to_html(border=0, na_rep="-", float_format="{:.4g}".format)
 
 
 def export_notebooks(source: Path, folder: Path) -> None:
@@ -152,19 +151,20 @@ def over_seeds(folder: Path, runs: list[Path]) -> tuple[str, int]:
     numbers = [pd.json_normalize(read_json(run / "metrics.json"), sep=" ").select_dtypes("number") for run in runs]
     table = pd.concat(numbers).agg(["mean", "std"]).T.set_axis(["mean", "sd"], axis=1).fillna(0.0)
     scores = validation_scores(runs)
-    best, criterion = int(scores.rank(ascending=False).mean(axis=1).argmin()), f"mean rank by {' and '.join(scores.columns)}"
-    written = {"metrics": table.to_dict("index"), "validation_scores": scores.to_dict("index"), "criterion": criterion}
-    write_json(folder / "seeds.json", written | {"best": runs[best].name})
+    best = int(scores.rank(ascending=False).mean(axis=1).argmin())
+    criterion = f"mean rank by {' and '.join(scores.columns)}"
+    written = {"metrics": table.to_dict("index"), "validation_scores": scores.to_dict("index")}
+    write_json(folder / "seeds.json", written | {"criterion": criterion, "best": runs[best].name})
     chosen = ", ".join(f"{name} {value:.4f}" for name, value in scores.iloc[best].items())
     chosen = f"best by validation: {runs[best].name} ({chosen}; {criterion}); all in {folder / 'seeds.json'}"
     return f"{len(runs)} seeds\n{table.to_string(float_format='{:.4g}'.format)}\n\n{chosen}", best
 
 
 def validation_scores(runs: list[Path]) -> pd.DataFrame:
-    """One row a run, higher is better: of its VQ-VAE, and minus the bits of its default prior where that was trained."""
+    """One row per run, higher is better: of its VQ-VAE, and minus the bits of its default prior if it has one."""
     found = {}
     for run in runs:
         found[run.name] = {"vqvae score": pd.read_csv(run / "vqvae" / "history.csv")["score"].max()}
-        if (run / PRIORS[0] / "history.csv").is_file():
-            found[run.name][f"minus {PRIORS[0]} bits"] = -pd.read_csv(run / PRIORS[0] / "history.csv")["validate_bits"].min()
+        if (prior := run / DEFAULT_PRIOR / "history.csv").is_file():
+            found[run.name][f"minus {DEFAULT_PRIOR} bits"] = -pd.read_csv(prior)["validate_bits"].min()
     return pd.DataFrame(found).T

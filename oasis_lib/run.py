@@ -1,9 +1,10 @@
-"""A run's folder: the files that stages leave for each other, and the one object through which a notebook reaches them."""
+"""A run's folder: the files that stages leave for each other, and the object through which a notebook reaches them."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ JUDGED = 300  # training steps; figures of a run say which of its models had few
 
 @dataclass(frozen=True)
 class Run:
-    """`run.folder / "vqvae"` and its fellows are the model folders; figures and metrics are kept through it."""
+    """`run.path("vqvae")`, `run.path("transformer")` ... are model folders."""
 
     folder: Path
     profile: Profile
@@ -34,20 +35,20 @@ class Run:
         return open_cohort(self.cohort_folder)
 
     def part(self, name: str) -> Part:
-        """A model's configuration and training settings under this profile: `run.part("vqvae").training.epochs`."""
+        """A model's settings: `run.part("vqvae").training.epochs`."""
         return getattr(self.profile, name)
 
     def path(self, *names: str) -> Path:
         return self.folder.joinpath(*names)
 
     def needs(self, *names: str) -> None:
-        """Refuse to go on without the files of the stages before, saying which stage makes them."""
+        """Refuse to go on without files of earlier stages."""
         for name in names:
             if not self.path(name).exists():
-                raise FileNotFoundError(f"{self.path(name)} is missing: run the notebooks before this one first (or `oasis study`)")
+                raise FileNotFoundError(f"{self.path(name)} is missing: run the notebooks before this one first")
 
     def figure(self, name: str, figure: Figure, caption: str) -> Figure:
-        """Keep a figure as figures/NN_name.png with its caption, and give it back for the notebook to show."""
+        """Keep a figure as figures/NN_name.png with its caption, and return it for the notebook to show."""
         if few := self.hardly_trained():
             from oasis_lib.figures.style import footnote
 
@@ -69,13 +70,13 @@ class Run:
         return found
 
     def table(self, name: str, frame: pd.DataFrame, caption: str) -> pd.DataFrame:
-        """Keep a table as tables/NN_name.json with its caption, and give it back for the notebook to show."""
+        """Keep a table as tables/NN_name.json with its caption, and return it for the notebook to show."""
         kept = json.loads(frame.to_json(orient="split", double_precision=12))
         write_json(self.path("tables", f"{name}.json"), {"caption": caption} | kept)
         return frame
 
     def metrics(self, section: str, values: dict[str, Any]) -> None:
-        """Put a stage's numbers into metrics.json, under the stage's own section."""
+        """Put numbers into metrics.json, under a section of their own."""
         self._merge("metrics.json", {section: _finite(values)})
 
     def _merge(self, file: str, new: dict[str, Any]) -> None:
@@ -84,24 +85,20 @@ class Run:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: what could not be measured is null."""
+    """JSON has no NaN: what could not be measured is null."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, dict):
         return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple) or hasattr(value, "tolist"):
-        value = value.tolist() if hasattr(value, "tolist") else value
-        return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else _finite(value)
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def open_run(
-    run: str | Path = "runs/latest",
-    profile_name: str = "laptop",
-    cohort: str | Path = "",
-    settings: tuple[str, ...] | list[str] = (),
+    run: str | Path = "runs/latest", profile_name: str = "laptop", cohort: str | Path = "", settings: Iterable[str] = ()
 ) -> Run:
-    """The run folder (made if need be) with its profile. `cohort` is a prepared folder; "" is the profile's own phantom."""
-    chosen = profile(profile_name, settings)
-    folder = project_path(run)
+    """The run folder (made if need be). `cohort` is a prepared folder; "" is the profile's own phantom."""
+    chosen, folder = profile(profile_name, settings), project_path(run)
     folder.mkdir(parents=True, exist_ok=True)
     return Run(folder, chosen, project_path(cohort) if cohort else default_cohort(chosen))
 

@@ -12,11 +12,11 @@ import pytest
 from conftest import PROJECT, Smoke, oasis
 
 from oasis_lib.__main__ import main
-from oasis_lib.commands import CONTEXT, Given, short_forms
+from oasis_lib.commands import CONTEXT, Given, literal, short_forms
 from oasis_lib.commands import oasis as top
 from oasis_lib.config import PRIORS, profile
 from oasis_lib.storage import write_json
-from oasis_lib.study import literal, repeated
+from oasis_lib.study import repeated
 
 COMMANDS = ("prepare", "study", "train", "sample", "evaluate", "report", "check")
 README = (PROJECT / "README.md").read_text()

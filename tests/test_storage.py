@@ -95,9 +95,9 @@ def test_a_later_format_says_so(tmp_path):
     [
         ({"width": "8"}, "width='8' must be a whole number, not str"),
         ({"width": True}, "width=True must be a whole number, not bool"),
-        ({"heads": 0}, "heads=0 must lie in 1"),
-        ({"dropout": float("nan")}, "dropout=nan must lie in 0"),
-        ({"layers": 10**6}, "layers=1000000 must lie in 1"),
+        ({"heads": 0}, "heads=0 must be from 1"),
+        ({"dropout": float("nan")}, "dropout=nan must be from 0"),
+        ({"layers": 10**6}, "layers=1000000 must be from 1"),
         ({"width": 16_000, "layers": 256}, "disagree: codes.own.weight is"),
         ({"depth": 3}, "no setting 'depth'"),
     ],
@@ -252,7 +252,7 @@ def test_a_full_disk_is_said_in_a_line_and_what_was_there_stays(tmp_path):
 @pytest.mark.parametrize("mine", [VQVAEConfig, TransformerConfig])
 def test_settings_are_looked_at_wherever_they_come_from(mine):
     name = "codebook_size" if mine is VQVAEConfig else "layers"
-    with pytest.raises(ValueError, match=f"{name}=-1 must lie in"):
+    with pytest.raises(ValueError, match=f"{name}=-1 must be from"):
         mine(**{name: -1})
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from oasis_lib.config import MODEL_CONFIGS, TokenMaps, as_dict, from_dict, suggest
+from oasis_lib.config import MODEL_CONFIGS, TokenMaps, as_dict, from_dict, unknown
 from oasis_lib.models.blocks import Decoder, Encoder, ResidualBlock
 from oasis_lib.models.quantizer import VectorQuantizer, perplexity
 from oasis_lib.models.vqvae import CRISP, VQVAE, VQOutput
@@ -34,7 +34,7 @@ _LATE = {cls: module for module, cls in KINDS.values()} | {"Generator": "codegan
 def build(kind: str, model: dict[str, Any] | Any, **shape: Any) -> nn.Module:
     """A fresh model. Priors also take grid=(h, w), entries, slice indices and CDRs."""
     if kind not in KINDS:
-        raise ValueError(f"no model {kind!r}; there are {', '.join(KINDS)}{suggest(kind, KINDS)}")
+        raise unknown("model", kind, KINDS)
     config = from_dict(MODEL_CONFIGS[kind], model) if isinstance(model, dict) else model
     module, cls = KINDS[kind]
     make = cls if callable(cls) else getattr(import_module(f"oasis_lib.models.{module}"), cls)

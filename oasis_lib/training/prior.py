@@ -10,7 +10,7 @@ import torch
 
 from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
-from oasis_lib.config import PRIORS, Part, as_dict, suggest
+from oasis_lib.config import PRIORS, Part, as_dict, unknown
 from oasis_lib.models import build, load
 from oasis_lib.storage import WEIGHTS, content_hash, main_process, read_config
 from oasis_lib.training.data import Batches
@@ -24,7 +24,7 @@ TASKS: dict[str, type[PriorTask]] = {"transformer": LikelihoodTask, "pixelcnn": 
 
 def task_of(kind: str) -> type[PriorTask]:
     if kind not in TASKS:
-        raise ValueError(f"no prior {kind!r}; there are {', '.join(PRIORS)}{suggest(kind, PRIORS)}")
+        raise unknown("prior", kind, PRIORS)
     return TASKS[kind]
 
 
