@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from oasis_lib.config import MODEL_CONFIGS, Part, PixelCNNConfig, TrainingConfig, VQVAEConfig
 from oasis_lib.models import KINDS, VQVAE, ResidualBlock
 from oasis_lib.models.pixelcnn import GatedPixelCNN, Layer, Reach
-from oasis_lib.training.prior import TASKS
-from oasis_lib.training.tasks import LikelihoodTask
 
 PLAIN = {"weight_decay": 0.0, "beta2": 0.999, "warmup": 0.0, "clip": 0.0, "ema": 0.0}  # Adam, the last weights
 PLAIN |= {"shift": 0, "flip": False, "intensity": 0.0}  # images as they are
@@ -143,4 +141,3 @@ KINDS["baseline"] = ("", BaselineVQVAE)
 KINDS["pixelcnn-002"] = ("", partial(BaselinePixelCNN, layers=10, labels=False))
 KINDS["pixelcnn-004"] = ("", partial(BaselinePixelCNN, layers=15, labels=True))
 MODEL_CONFIGS |= {"baseline": BaselineConfig} | dict.fromkeys(PIXELCNNS, PixelCNNConfig)
-TASKS |= dict.fromkeys(PIXELCNNS, LikelihoodTask)

@@ -38,7 +38,7 @@ class Checked:
             _check(name, kind, getattr(self, name))
 
 
-_kinds = cache(typing.get_type_hints)
+as_dict, _kinds = dataclasses.asdict, cache(typing.get_type_hints)
 
 
 def _check(name: str, kind: Any, value: Any) -> None:
@@ -169,6 +169,10 @@ class Part:
     model: Any
     training: TrainingConfig
 
+    @classmethod
+    def of(cls, model: Any, **training: Any) -> Part:
+        return cls(model, TrainingConfig(**training))
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -182,18 +186,17 @@ class Profile:
 
 
 DEFAULT_PRIOR = "transformer"
-PRIORS = {"transformer": TransformerConfig, "pixelcnn": PixelCNNConfig, "codegan": CodeGANConfig}
+PRIORS = {
+    "transformer": TransformerConfig,
+    "pixelcnn": PixelCNNConfig,
+    "codegan": CodeGANConfig,
+}
 MODEL_CONFIGS = {"vqvae": VQVAEConfig} | PRIORS
 # Small batches: more steps. No shifts: a prior trained on shifted brains draws shifted brains.
 FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0}
 FULL = FEW_EPOCHS | {"batch": 16, "validate_every": 200}
-# No momentum (beta1), as is usual for GANs.
-ADVERSARIAL = {"lr": 3e-4, "beta1": 0.0, "weight_decay": 0.0, "clip": 0.0, "ema": 0.998}
+ADVERSARIAL = {"lr": 3e-4, "beta1": 0.0, "weight_decay": 0.0, "clip": 0.0, "ema": 0.998}  # no momentum, as is usual
 ADVERSARIAL |= {"batch": 16, "validate_every": 250, "shift": 0, "intensity": 0.0}
-
-
-def _part(model: Any, **training: Any) -> Part:
-    return Part(model, TrainingConfig(**training))
 
 
 SMOKE_VQVAE = VQVAEConfig(codebook_size=64, hidden=32, autoencoder_steps=12, adversarial=0.5)
@@ -204,28 +207,28 @@ PROFILES = {
     "smoke": Profile(
         name="smoke",
         cohort=CohortConfig(size=64, subjects=10, lesions=2),
-        vqvae=_part(SMOKE_VQVAE, epochs=4, batch=16, lr=2e-3, shift=2),
-        pixelcnn=_part(PixelCNNConfig(hidden=16, layers=5), epochs=1, lr=2e-3, shift=2),
-        transformer=_part(TransformerConfig(width=32, layers=2, heads=2), epochs=2, batch=16, lr=4e-3, shift=2),
-        codegan=_part(CodeGANConfig(hidden=16), epochs=2, **ADVERSARIAL),
+        vqvae=Part.of(SMOKE_VQVAE, epochs=4, batch=16, lr=2e-3, shift=2),
+        pixelcnn=Part.of(PixelCNNConfig(hidden=16, layers=5), epochs=1, lr=2e-3, shift=2),
+        transformer=Part.of(TransformerConfig(width=32, layers=2, heads=2), epochs=2, batch=16, lr=4e-3, shift=2),
+        codegan=Part.of(CodeGANConfig(hidden=16), epochs=2, **ADVERSARIAL),
         evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, detector_steps=20),
     ),
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, subjects=60, lesions=8),
-        vqvae=_part(VQVAEConfig(adversarial=0.6), minutes=1.0, batch=16, lr=2e-3, validate_every=100),
-        pixelcnn=_part(PixelCNNConfig(layers=10, knots=4), minutes=0.25, **FEW_EPOCHS),
-        transformer=_part(LAPTOP_TRANSFORMER, minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"validate_every": 200}),
-        codegan=_part(CodeGANConfig(noise=32, knots=6), minutes=0.2, **ADVERSARIAL),
+        vqvae=Part.of(VQVAEConfig(adversarial=0.6), minutes=1.0, batch=16, lr=2e-3, validate_every=100),
+        pixelcnn=Part.of(PixelCNNConfig(layers=10, knots=4), minutes=0.25, **FEW_EPOCHS),
+        transformer=Part.of(LAPTOP_TRANSFORMER, minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"validate_every": 200}),
+        codegan=Part.of(CodeGANConfig(noise=32, knots=6), minutes=0.2, **ADVERSARIAL),
         evaluation=EvaluationConfig(samples=96),
     ),
     "full": Profile(
         name="full",
         cohort=CohortConfig(size=256, subjects=150, lesions=15),
-        vqvae=_part(FULL_VQVAE, minutes=1.25, validate_every=200),
-        pixelcnn=_part(PixelCNNConfig(hidden=128, layers=16), minutes=0.5, **FULL),
-        transformer=_part(FULL_TRANSFORMER, minutes=2.5, lr=6e-4, weight_decay=0.05, compile=True, **FULL),
-        codegan=_part(CodeGANConfig(hidden=96), minutes=0.2, **ADVERSARIAL),
+        vqvae=Part.of(FULL_VQVAE, minutes=1.25, validate_every=200),
+        pixelcnn=Part.of(PixelCNNConfig(hidden=128, layers=16), minutes=0.5, **FULL),
+        transformer=Part.of(FULL_TRANSFORMER, minutes=2.5, lr=6e-4, weight_decay=0.05, compile=True, **FULL),
+        codegan=Part.of(CodeGANConfig(hidden=96), minutes=0.2, **ADVERSARIAL),
         evaluation=EvaluationConfig(samples=480),
     ),
 }
@@ -266,9 +269,6 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
     close = difflib.get_close_matches(name, known := list(known), n=1, cutoff=0.5)
     meant = f"; did you mean {close[0]!r}?" if close else ""
     return ValueError(f"no {what} {name!r}{meant} (known: {', '.join(known)})")
-
-
-as_dict = dataclasses.asdict
 
 
 def from_dict(cls: type, values: dict[str, Any], *, whole: bool = False) -> Any:

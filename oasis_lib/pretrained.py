@@ -60,7 +60,7 @@ def same(one: Path, other: Path) -> bool:
 
 def misfit(run: Run, kind: str) -> str:
     """Why the repository's model is not this run's, or nothing: other settings, subjects or tokens, or an altered file."""
-    if run.part(kind) != getattr(PROFILES["laptop"], kind):
+    if run.part(kind) != getattr(PROFILES["laptop"], kind) or not (HOME / kind).is_dir():
         return "other settings"
     try:
         about = read_json(HOME / MANIFEST)

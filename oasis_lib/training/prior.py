@@ -11,21 +11,20 @@ import torch
 from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, as_dict, unknown
-from oasis_lib.models import build, load
+from oasis_lib.models import KINDS, build, load
 from oasis_lib.storage import WEIGHTS, content_hash, main_process, read_config
 from oasis_lib.training.data import Batches
 from oasis_lib.training.gan import GANTask
 from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
 from oasis_lib.training.tasks import LikelihoodTask, PriorTask
 
-# A program may add its own.
-TASKS: dict[str, type[PriorTask]] = {"transformer": LikelihoodTask, "pixelcnn": LikelihoodTask, "codegan": GANTask}
+TASKS: dict[str, type[PriorTask]] = {"codegan": GANTask}  # how others than autoregressive priors are trained
 
 
 def task_of(kind: str) -> type[PriorTask]:
-    if kind not in TASKS:
+    if kind == "vqvae" or kind not in KINDS:
         raise unknown("prior", kind, PRIORS)
-    return TASKS[kind]
+    return TASKS.get(kind, LikelihoodTask)
 
 
 def train_prior(
