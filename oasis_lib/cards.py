@@ -1,4 +1,4 @@
-"""A model card and a data card beside the weights, in the form that model hubs read: YAML, then Markdown."""
+"""Templates, and what is made of them beside weights: a model card and a data card, in the form that model hubs read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 
 from oasis_lib.storage import CONFIG, atomic, read_json
 
 CARDS = {"README.md": "model_card.md", "DATA.md": "data_card.md"}
+
+
+def template(name: str) -> Template:
+    options = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": name.endswith(".html")}
+    return Environment(loader=FileSystemLoader(Path(__file__).parent), **options).get_template(name)
 
 
 def write_cards(folder: str | Path, cohort: dict[str, Any]) -> None:
@@ -24,7 +29,6 @@ def write_cards(folder: str | Path, cohort: dict[str, Any]) -> None:
         "scores": {name: value for name, value in kept.items() if not name.startswith("train_")},
         "source": Path(str(cohort.get("source", "unknown"))).name,  # a folder's name, not where it lay on a machine
     }
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
-    for name, template in CARDS.items():
+    for name, card in CARDS.items():
         with atomic(folder / name) as beside:
-            beside.write_text(templates.get_template(template).render(values) + "\n")
+            beside.write_text(template(card).render(values) + "\n")

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from oasis_lib.check import choose_device
-from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConfig, apply_settings, from_dict
+from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConfig, from_dict
 from oasis_lib.config import profile as profile_of
 from oasis_lib.kernel import StageFailed, execute
 from oasis_lib.paths import user_path
@@ -113,7 +113,7 @@ def study(given: Given) -> None:
     The last eight options are short forms of settings; without them a setting is the profile's own.
     """
     from oasis_lib.report import closing
-    from oasis_lib.study import DRIVER, check_parameters, declared, repeated
+    from oasis_lib.study import DRIVER, repeated
 
     cohort = given.cohort if given.cohort in ("", "phantom") else str(user_path(given.cohort))
     values = {"profile": given.profile, "cohort": cohort, "settings": [*given.settings, *short_forms(given)]}
@@ -121,8 +121,7 @@ def study(given: Given) -> None:
     if given.repeat:
         values = repeated(given.repeat, values)
     values |= {"run": str(given.run), "runs": given.runs}
-    profile_of(values["profile"], values["settings"])
-    check_parameters("driver", values, declared(DRIVER))
+    profile_of(values["profile"], values["settings"])  # a mistyped setting is refused before a kernel starts
     try:
         execute(DRIVER, given.run / DRIVER.name, values, quiet=given.quiet)
     except StageFailed as failure:
@@ -157,20 +156,20 @@ def train(given: Given) -> None:
     from oasis_lib.cohort import open_cohort
     from oasis_lib.training import train_prior, train_vqvae
 
-    kind, begin = given.kind, ""
+    kind, begin, parts = given.kind, "", {}
     if kind != "vqvae" and not given.vqvae:
-        raise ValueError(f"training {kind} needs --vqvae DIR: the model whose codes it learns")
+        raise ValueError(f"training {kind} needs --vqvae DIR: the model whose tokens it learns")
     if given.begin and given.profile:
         raise ValueError("--begin takes that model's settings; leave --profile out, and change some with --set")
+    if other := [setting for setting in given.settings if setting.split(".")[0].strip() != kind]:
+        raise ValueError(f"--set {other[0]} is no setting of {kind}")
     if given.begin:
         from oasis_lib.pretrained import HOME
 
         begin = HOME / kind if given.begin == "pretrained" else user_path(given.begin)
-        part = trained_with(begin, kind)
-    else:
-        part = getattr(profile_of(given.profile or "laptop"), kind)
+        parts = {kind: trained_with(begin, kind)}
     limits = [f"{kind}.{limit}" for limit in (f"minutes={given.minutes}", "epochs=0", "steps=0") if given.minutes]
-    part = apply_settings(part, kind, [*limits, *given.settings])
+    part = getattr(profile_of(given.profile or "laptop", [*limits, *given.settings], **parts), kind)
     cohort, options = open_cohort(given.cohort), {"begin": begin, "progress": not given.quiet}
     if kind == "vqvae":
         history = train_vqvae(cohort, given.out, part, **options)
@@ -197,7 +196,6 @@ def trained_with(folder: Path, kind: str) -> Part:
 @click.option("--temperature", default=1.0, help="of the logits; below 1 is more likely")
 @click.option("--top-k", type=int, help="draw from the k likeliest tokens")
 @click.option("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
-@click.option("--guidance", default=0.0, help="strength of the slice index beyond what was learned, such as 0.5")
 @click.option("--seed", default=0, help="of the random numbers")
 def sample(given: Given) -> None:
     """Draw new token maps from a prior and decode them."""
@@ -209,7 +207,7 @@ def sample(given: Given) -> None:
     from oasis_lib.vision import torchvision
 
     prior, vqvae = load(given.prior), load(given.vqvae or given.prior.parent / "vqvae")
-    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance", "cdr", "seed")}
+    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "cdr", "seed")}
     slice_indices = sampling.even_slice_indices(given.n, prior.slice_indices)
     if given.slice_index is not None:
         if not 0 <= given.slice_index < prior.slice_indices:

@@ -234,34 +234,29 @@ PROFILES = {
 }
 
 
-def profile(name: str, settings: Iterable[str] = ()) -> Profile:
-    """A profile by name, with settings such as "vqvae.epochs=20" applied."""
+def profile(name: str, settings: Iterable[str] = (), **parts: Part) -> Profile:
+    """A profile by name, with other `parts`, and settings such as "vqvae.epochs=20" applied."""
     if name not in PROFILES:
         raise unknown("profile", name, PROFILES)
-    chosen = PROFILES[name]
+    chosen = dataclasses.replace(PROFILES[name], **parts)
     sections = [field.name for field in dataclasses.fields(Profile) if field.name != "name"]
     for setting in settings:
-        section = _split(setting)[0]
+        found = re.fullmatch(r"\s*(\w+)\.(\w+)\s*=\s*(.*?)\s*", setting)
+        if not found:
+            raise ValueError(f"setting {setting!r} must look like vqvae.epochs=20")
+        section, key, text = found.groups()
         if section not in sections:
             raise unknown("section", section, sections)
-        chosen = dataclasses.replace(chosen, **{section: apply_settings(getattr(chosen, section), section, [setting])})
-    return chosen
-
-
-def apply_settings(config: Any, section: str, settings: Iterable[str]) -> Any:
-    """A `Part` or a config with settings of its own section; those of other sections are refused."""
-    for setting in settings:
-        name, key, text = _split(setting)
-        if name != section:
-            raise ValueError(f"setting {setting!r} is not of {section!r}")
-        parts = [config.model, config.training] if isinstance(config, Part) else [config]
-        kinds = {key: kind for part in parts for key, kind in _kinds(type(part)).items()}
+        part = getattr(chosen, section)
+        configs = [part.model, part.training] if isinstance(part, Part) else [part]
+        kinds = {key: kind for config in configs for key, kind in _kinds(type(config)).items()}
         if key not in kinds:
             raise unknown(f"{section} setting", key, kinds)
-        value = _parse(f"{section}.{key}", kinds[key], text)
-        parts = [dataclasses.replace(part, **{key: value}) if hasattr(part, key) else part for part in parts]
-        config = Part(*parts) if isinstance(config, Part) else parts[0]
-    return config
+        value = {key: _parse(f"{section}.{key}", kinds[key], text)}
+        configs = [dataclasses.replace(config, **value) if hasattr(config, key) else config for config in configs]
+        part = Part(*configs) if isinstance(part, Part) else configs[0]
+        chosen = dataclasses.replace(chosen, **{section: part})
+    return chosen
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
@@ -280,14 +275,6 @@ def from_dict(cls: type, values: dict[str, Any], *, whole: bool = False) -> Any:
         if name not in values and (whole or one.default is dataclasses.MISSING):
             raise ValueError(f"{cls.__name__} needs {name!r}, which is missing")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def _split(setting: str) -> tuple[str, ...]:
-    """ "vqvae.epochs=20" in its three pieces."""
-    found = re.fullmatch(r"\s*(\w+)\.(\w+)\s*=\s*(.*?)\s*", setting)
-    if not found:
-        raise ValueError(f"setting {setting!r} must look like vqvae.epochs=20")
-    return found.groups()
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:

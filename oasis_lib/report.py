@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, Template
 
+from oasis_lib.cards import template
 from oasis_lib.config import DEFAULT_PRIOR
 from oasis_lib.storage import atomic, read_json, write_json
 
@@ -35,7 +35,7 @@ def write(*folders: str | Path, out: str | Path | None = None) -> Path:
 
 def items(folder: str | Path, kind: str, first: bool = False) -> str:
     """HTML of all items of a kind (`text`, `table` or `png`) in their order, or of each notebook's first."""
-    return str(_template().module.items(contents(Path(folder)), kind, first))
+    return str(template(PAGE).module.items(contents(Path(folder)), kind, first))
 
 
 def closing(folder: str | Path) -> str:
@@ -135,14 +135,9 @@ def with_mathml(markdown: str) -> str:
     return re.sub(r"\$\$(.+?)\$\$|(?<![\\$`])\$([^$\n]+?)\$", made, markdown, flags=re.S)
 
 
-def _template() -> Template:
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=FileSystemLoader(Path(__file__).parent), **options).get_template(PAGE)
-
-
 def _page(path: Path, **values: Any) -> Path:
     with atomic(path) as beside:
-        beside.write_text(_template().render(**values), encoding="utf-8")
+        beside.write_text(template(PAGE).render(**values), encoding="utf-8")
     return path
 
 

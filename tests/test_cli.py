@@ -165,6 +165,6 @@ def test_a_model_is_listed_layer_by_layer(smoke: Smoke, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_what_a_prior_cannot_be_asked_is_said(smoke: Smoke, tmp_path: Path, capsys: pytest.CaptureFixture):
-    words = ["--out", str(tmp_path), "--n", "2", "--guidance", "1"]
+    words = ["--out", str(tmp_path), "--n", "2", "--top-k", "3"]
     assert main(["sample", "--prior", str(smoke.folder / "codegan"), *words]) == 1
-    assert "guidance: a codegan prior has no logits" in capsys.readouterr().err
+    assert "top_k: a codegan prior has no logits" in capsys.readouterr().err

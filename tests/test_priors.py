@@ -289,25 +289,6 @@ def test_what_a_prior_can_do_is_seen_from_its_methods():
         assert isinstance(tiny(name), Likelihood) is isinstance(tiny(name), Inpainting) is capable
 
 
-def test_guidance_draws_what_its_slice_index_says_more_than_others():
-    prior = tiny("transformer", (2, 2), codebook_size=2)
-    every = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 2, 2)
-    with torch.no_grad():
-        prior.trunk.labels.slice_index.weight.mul_(10)
-        prior.head.own.weight.mul_(0.1)
-        prior.head.shared.weight.mul_(0.1)
-        told, left_open = (prior(every, label).log_softmax(-1) for label in (torch.full((16,), 1), None))
-        logits = 3 * told - 2 * left_open
-    wanted = logits.log_softmax(-1).gather(-1, every[..., None]).flatten(1).sum(1).exp()
-    assert float((wanted - (-prior.nll(every, slice_index=1)).exp()).abs().sum() / 2) > 0.1, (
-        "this prior's tokens don't hang on the slice index"
-    )
-    drawn = prior.sample(4000, slice_index=1, generator=seed(), batch=4000, guidance=2.0).flatten(1) @ torch.tensor([8, 4, 2, 1])
-    assert float((torch.bincount(drawn, minlength=16) / 4000 - wanted).abs().sum() / 2) < 0.05
-    with pytest.raises(ValueError, match="guidance=-1 must be 0"):
-        prior.sample(1, guidance=-1)
-
-
 def test_tokens_whose_codebook_vectors_are_alike_start_alike():
     """A prior that has learned of one token has learned something of its neighbours in the codebook."""
     vectors = torch.tensor([[0.0, 0.0], [0.1, 0.0], [3.0, -2.0], [-3.0, 2.0]])

@@ -154,7 +154,7 @@ class Autoregressive(Prior):
         done = []
         with drawing(self, len(parts) * len(order), "token", how.progress) as bar:
             for part in parts:
-                flat, step = codes[part].flatten(1), self._guided(*(label[part] for label in labels), how.guidance)
+                flat, step = codes[part].flatten(1), self.stepper(*(label[part] for label in labels))
                 self.background.draw(flat, wanted[part], seeds[part], how)
                 for t in order:
                     drawn = how(step(flat, t), gumbel(seeds[part], t, self.codebook_size)[:, 0])
@@ -162,13 +162,6 @@ class Autoregressive(Prior):
                     bar.update()
                 done.append(flat.view(-1, *self.grid))
         return torch.cat(done)
-
-    def _guided(self, slice_index: Tensor, cdr: Tensor, guidance: float) -> Step:
-        conditional = self.stepper(slice_index, cdr)
-        if not guidance:
-            return conditional
-        left_open = self.stepper(torch.full_like(slice_index, -1), cdr)
-        return lambda flat, t: (1 + guidance) * conditional(flat, t) - guidance * left_open(flat, t)
 
 
 class Labels(nn.Module):
