@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from common import keep
 
+from oasis_lib import sampling
 from oasis_lib.cohort import open_cohort
 from oasis_lib.evaluation.detectability import Recipe
 from oasis_lib.evaluation.instrument import Instrument
+from oasis_lib.evaluation.prepared import Samples
+from oasis_lib.evaluation.samples import as_samples
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, decode_codes
@@ -35,26 +39,20 @@ def main() -> None:
     given = parser.parse_args()
     cohort, device, begun = open_cohort(user_path(given.cohort)), str(best_device()), time.perf_counter()
     recipe = Recipe(steps=given.steps, repeats=given.repeats)
-    instrument = Instrument(cohort, split=given.split, recipe=recipe, device=device, mm=given.mm)
-    sets, train = {}, cohort["train"]
+    instrument = Instrument(cohort, given.split, recipe, device=device, mm=given.mm)
+    sets: dict[str, Samples] = {}
     for item in given.samples:
         name, _, path = item.rpartition("=")
-        with np.load(user_path(path)) as stored:
-            sets[name or f"{Path(path).parent.name}/{Path(path).stem}"] = stored["images"], stored["slice_index"].astype(int)
+        sets[name or f"{Path(path).parent.name}/{Path(path).stem}"] = as_samples(sampling.read(user_path(path)))
     if given.vqvae:
-        rows = instrument.others(instrument.counts([slice_indices for _, slice_indices in sets.values()]))
-        vqvae = load(user_path(given.vqvae)).to(device).eval()
-        codes = encode_images(vqvae, train.images[rows], device)
-        sets["faithful reconstructions"] = (
-            decode_codes(vqvae, codes, device, crisp=False),
-            train.slice_indices[rows],
-            train.subjects[rows],
-        )
-        if vqvae.crisp is not None:
-            crisp = decode_codes(vqvae, codes, device, crisp=True)
-            sets["crisp reconstructions"] = crisp, train.slice_indices[rows], train.subjects[rows]
+        rows = instrument.others(instrument.counts([one.slice_indices for one in sets.values()]))
+        real, vqvae = Samples.of(cohort["train"], rows), load(user_path(given.vqvae)).to(device).eval()
+        codes = encode_images(vqvae, real.images, device)
+        for name in ("faithful", "crisp")[: 1 + (vqvae.crisp is not None)]:
+            images = decode_codes(vqvae, codes, device, crisp=name == "crisp")
+            sets[f"{name} reconstructions"] = replace(real, images=images)
         mixed = np.random.default_rng(0).permutation(codes.ravel()).reshape(codes.shape)
-        sets["unigram tokens"] = decode_codes(vqvae, mixed, device), train.slice_indices[rows]
+        sets["unigram tokens"] = Samples(decode_codes(vqvae, mixed, device), real.slice_indices)
     found = instrument.compare(sets, progress=True)
     print(f"{given.split} subjects, {(time.perf_counter() - begun) / 60:.1f} min wall, {time.process_time() / 60:.1f} core-minutes")
     print(found.table().round(3).to_string(index=False))

@@ -14,8 +14,9 @@ from common import cohort_of, limited, options, report
 
 from oasis_lib.config import profile
 from oasis_lib.evaluation import samples
-from oasis_lib.evaluation.evaluator import Evaluator, Samples
+from oasis_lib.evaluation.evaluator import Evaluator
 from oasis_lib.evaluation.generation import compare
+from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, codes_of, train_vqvae
@@ -30,7 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     cohort, settings, seconds = cohort_of(given), profile("laptop").evaluation, {}
     rows = np.random.default_rng(given.seed).integers(0, len(cohort["train"]), given.samples)
-    made = Samples(np.asarray(cohort["train"].images[np.sort(rows)]), cohort["train"].slice_indices[np.sort(rows)])
+    made = Samples.of(cohort["train"], np.sort(rows))
     with TemporaryDirectory() as scratch:
         if not given.vqvae:
             train_vqvae(cohort, scratch, limited(profile("laptop").vqvae, given), progress=False)

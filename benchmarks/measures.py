@@ -1,12 +1,14 @@
-"""Which measures rank sets as detectability does: Spearman correlation of each with the mean AUC over all reference sets.
+"""Which measures rank sets as detectability does: their Spearman correlation with the mean AUC over reference sets.
 
-python benchmarks/measures.py --subjects 40 --size 64
+python benchmarks/measures.py --subjects 30 --steps 60
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,46 +21,44 @@ from oasis_lib import config, sampling
 from oasis_lib.cohort import open_cohort, prepare
 from oasis_lib.evaluation import samples
 from oasis_lib.evaluation.detectability import Recipe
-from oasis_lib.evaluation.evaluator import Evaluator, Samples
-from oasis_lib.evaluation.generation import compare
+from oasis_lib.evaluation.evaluator import Evaluator
+from oasis_lib.evaluation.generation import UNDETECTED, compare
 from oasis_lib.evaluation.instrument import Instrument
+from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import load
 from oasis_lib.training import encode_cohort, train_prior, train_vqvae
 
 SETTINGS = ["vqvae.epochs=16", "vqvae.codebook_size=128", "transformer.width=64", "evaluation.feature_steps=150"]
 
 
-def trained(root: Path, cohort, epochs: tuple[int, ...]) -> dict[str, Samples]:
+def trained(root: Path, cohort, epochs: Sequence[int]) -> dict[str, Samples]:
     """Samples of transformers after so many epochs, of one VQ-VAE."""
     train_vqvae(cohort, root / "vqvae", config.profile("smoke", SETTINGS).vqvae, progress=False)
     encode_cohort(root / "vqvae", cohort)
-    found, vqvae = {}, load(root / "vqvae")
+    found, vqvae, wanted = {}, load(root / "vqvae"), sampling.even_slice_indices(192, cohort.slice_indices)
     for count in epochs:
         part = config.profile("smoke", [*SETTINGS, f"transformer.epochs={count}"]).transformer
         train_prior("transformer", cohort, root / "vqvae", root / f"transformer-{count}", part, progress=False)
-        drawn = sampling.draw(
-            load(root / f"transformer-{count}"), vqvae, sampling.even_slice_indices(192, cohort.slice_indices), seed=count
-        )
+        drawn = sampling.draw(load(root / f"transformer-{count}"), vqvae, wanted, seed=count)
         found[f"transformer, {count} epochs"] = samples.as_samples(drawn)
     return found
 
 
 def spoiled(real: Samples, seed: int = 0) -> dict[str, Samples]:
     """Real slices under noise and under a faint grid, of two strengths each."""
-    rng, found, size = np.random.default_rng(seed), {}, real.images.shape[-1]
-    lines = (np.arange(size) % 4 == 0)[:, None] | (np.arange(size) % 4 == 0)[None]
+    rng, found = np.random.default_rng(seed), {}
+    lines = (np.indices(real.images.shape[1:]) % 4 == 0).any(0)
     for strength in (6, 15):
-        noise = rng.normal(0, strength, real.images.shape)
-        for name, change in (("noise", noise), ("grid", strength * lines)):
+        for name, change in (("noise", rng.normal(0, strength, real.images.shape)), ("grid", strength * lines)):
             images = np.where(real.images > 0, real.images + change, 0).clip(0, 255).astype(np.uint8)
-            found[f"{name} {strength}"] = Samples(images, real.slice_indices, real.subjects)
+            found[f"{name} {strength}"] = replace(real, images=images)
     return found
 
 
 def correlations(table: pd.DataFrame, auc: pd.Series) -> pd.DataFrame:
     """A row a measure: Spearman correlation with the mean AUC over the sets."""
     rows = {}
-    for name in table.columns:
+    for name in table.columns[~table.columns.str.contains("_low$|_high$|_ratio$|^slices$")]:
         values = pd.to_numeric(table.loc[auc.index, name], errors="coerce")
         known = values.notna()
         if known.sum() > 4 and values[known].nunique() > 1:
@@ -67,7 +67,7 @@ def correlations(table: pd.DataFrame, auc: pd.Series) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", type=int, default=40)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, nargs="+", default=[1, 5])
@@ -76,31 +76,21 @@ def main() -> None:
     given, begun = parser.parse_args(), time.perf_counter()
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        prepare("phantom", root / "cohort", size=given.size, subjects=given.subjects, lesions=2, seed=given.seed, progress=False)
+        options = {"size": given.size, "subjects": given.subjects, "lesions": 2, "seed": given.seed}
+        prepare("phantom", root / "cohort", progress=False, **options)
         cohort = open_cohort(root / "cohort")
-        sets = trained(root, cohort, tuple(given.epochs))
+        sets = trained(root, cohort, given.epochs)
         vqvae = load(root / "vqvae")
         evaluator = Evaluator(cohort, config.profile("smoke", SETTINGS).evaluation, cache=root, vqvae=vqvae)
         sets |= samples.references(evaluator, vqvae)
-        sets = {name: one for name, one in sets.items() if "black" not in name}
-        real = next(one for name, one in sets.items() if name.startswith("blur"))
-        rows = evaluator.baseline_rows[: len(real.images)]
-        train = cohort["train"]
-        sets |= spoiled(Samples(np.asarray(train.images[rows]), train.slice_indices[rows], train.subjects[rows]))
+        sets |= spoiled(Samples.of(cohort["train"], evaluator.baseline_rows[: len(sets["blur"].images)]))
+        sets = {name: one for name, one in sets.items() if name not in UNDETECTED}
         table = compare(evaluator, sets)
-        instrument = Instrument(cohort, split="test", recipe=Recipe(steps=given.steps))
-        learned = set(instrument.fit.subjects)
-        given_sets = {}
-        for name, one in sets.items():
-            subjects = np.array([f"{name} {row}" for row in range(len(one.images))]) if one.subjects is None else one.subjects
-            rows = np.flatnonzero(~np.isin(subjects, list(learned)))
-            given_sets[name] = one.images[rows], one.slice_indices[rows], subjects[rows]
-        summary = instrument.compare(given_sets).summary()
-        summary.index = [table.index[0], *summary.index[1:]]
+        summary = Instrument(cohort, "test", Recipe(steps=given.steps)).compare(sets).summary()
     found = correlations(table, summary["mean"])
-    shown = summary.round(2)
-    print(f"SYNTHETIC data, {given.subjects} subjects at {given.size} x {given.size}; {(time.perf_counter() - begun) / 60:.1f} min")
-    print(shown.sort_values("mean").to_string() + "\n\n" + found.round(2).to_string())
+    minutes = (time.perf_counter() - begun) / 60
+    print(f"SYNTHETIC data, {given.subjects} subjects at {given.size} x {given.size}; {minutes:.1f} min")
+    print(summary.round(2).sort_values("mean").to_string() + "\n\n" + found.round(2).to_string())
     keep("measures", given, found)
 
 

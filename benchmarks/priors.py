@@ -31,6 +31,8 @@ from oasis_lib.config import (
 )
 from oasis_lib.evaluation import likelihood, samples
 from oasis_lib.evaluation.evaluator import Evaluator
+from oasis_lib.evaluation.generation import compare
+from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import load
 from oasis_lib.models.sampler import image_seeds
 from oasis_lib.paths import user_path
@@ -62,17 +64,14 @@ ROWS = {
 def heads(priors: dict, vqvae: Path, cohort: Cohort, count: int, cache: Path, seed: int) -> pd.DataFrame:
     """Fréchet distance to test subjects over that of training subjects, and recall likewise."""
     evaluator = Evaluator(cohort, EvaluationConfig(), device=str(best_device()), cache=cache)
-    slice_indices, model, rows = sampling.even_slice_indices(count, cohort.slice_indices), load(vqvae), {}
-    counts = evaluator.counts(slice_indices)
-    baseline = evaluator.distances(evaluator.baseline, counts)
-    sets = {name: samples.as_samples(sampling.draw(prior, model, slice_indices, seed=seed)) for name, prior in priors.items()}
-    sets |= {
-        f"{name}, not snapped": unsnapped(prior, model, slice_indices, seed) for name, prior in priors.items() if of_latents(prior)
-    }
-    for name, drawn in sets.items():
-        found = evaluator.distances(drawn, counts)
-        rows[name] = {measure: found[measure] / baseline[measure] for measure in ("frechet", "recall")}
-    return pd.DataFrame(rows).T
+    slice_indices, model, sets = sampling.even_slice_indices(count, cohort.slice_indices), load(vqvae), {}
+    for name, prior in priors.items():
+        sets[name] = samples.as_samples(sampling.draw(prior, model, slice_indices, seed=seed))
+        if of_latents(prior):
+            sets[f"{name}, not snapped"] = unsnapped(prior, model, slice_indices, seed)
+    table = compare(evaluator, sets)
+    ratios = {"frechet": table["frechet_ratio"], "recall": table["recall"] / table["recall"].iloc[0]}
+    return pd.DataFrame(ratios).iloc[1:]
 
 
 def of_latents(prior: torch.nn.Module) -> bool:
@@ -80,7 +79,7 @@ def of_latents(prior: torch.nn.Module) -> bool:
 
 
 @torch.no_grad()
-def unsnapped(prior: torch.nn.Module, vqvae: torch.nn.Module, slice_indices: np.ndarray, seed: int) -> samples.Samples:
+def unsnapped(prior: torch.nn.Module, vqvae: torch.nn.Module, slice_indices: np.ndarray, seed: int) -> Samples:
     """What the decoder makes of a generator's vectors as they are, before they become the nearest entries."""
     codebook_size, generator = vqvae.to(prior.device).quantizer.codebook, torch.Generator().manual_seed(seed)
     seeds, labels = (
@@ -91,7 +90,7 @@ def unsnapped(prior: torch.nn.Module, vqvae: torch.nn.Module, slice_indices: np.
     for own, *label in zip(seeds.split(16), *(label.split(16) for label in labels)):
         looks = prior.generator(prior.noise(own), *label) * codebook_size.std() + codebook_size.mean(0)[:, None, None]
         images.append(vqvae.decode_latents(looks).mean(1).cpu())
-    return samples.Samples(torch.cat(images).numpy(), slice_indices)
+    return Samples(torch.cat(images).numpy(), slice_indices)
 
 
 def main() -> None:

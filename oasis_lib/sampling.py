@@ -1,4 +1,4 @@
-"""Drawing from a prior, one way for command line, notebooks and panels: slices, inpainting, whole brains, interpolation."""
+"""Sampling from a prior: slices, inpainting, whole brains, interpolation."""
 
 from __future__ import annotations
 
@@ -16,24 +16,16 @@ from oasis_lib.storage import atomic
 from oasis_lib.training import best_device, decode_codes, even_slice_indices
 from oasis_lib.training.data import seeded
 
-Drawn = dict[str, np.ndarray]  # `codes` (N, h, w) int16, `slice_index` (N,) int16, `images` (N, H, W) uint8: as samples are stored
+Drawn = dict[str, np.ndarray]  # as stored: `codes` (N, h, w) int16, `slice_index` (N,) int16, `images` (N, H, W) uint8
 
 
-def draw(
-    prior: Any,
-    vqvae: Any,
-    slice_indices: np.ndarray,
-    *,
-    seed: int = 0,
-    cdr: int | None = None,
-    progress: bool = False,
-    **options: Any,
-) -> Drawn:
-    """One sample for each slice index (-1 where open). Options are those of the prior's `sample`: temperature, top_p ..."""
+def draw(prior: Any, vqvae: Any, slice_indices: np.ndarray, *, seed: int = 0, progress: bool = False, **options: Any) -> Drawn:
+    """One sample for each slice index (-1 where open). Options are those of the prior's `sample`: cdr, top_p ..."""
     device, slice_indices = best_device(), np.asarray(slice_indices, np.int64)
     asked = torch.as_tensor(slice_indices) if prior.slice_indices else None
-    options |= {"cdr": cdr, "generator": seeded(seed), "progress": progress}
-    codes = prior.to(device).sample(len(slice_indices), slice_index=asked, **options).cpu().numpy().astype(np.int16)
+    options |= {"slice_index": asked, "generator": seeded(seed), "progress": progress}
+    tokens = prior.to(device).sample(len(slice_indices), **options)
+    codes = tokens.cpu().numpy().astype(np.int16)
     return {"codes": codes, "slice_index": slice_indices.astype(np.int16), "images": decode_codes(vqvae, codes, device)}
 
 
@@ -48,7 +40,7 @@ def read(path: str | Path) -> Drawn:
 
 
 def trained_priors(run: Run) -> dict[str, Any]:
-    """The priors of a run that have been trained, the default first."""
+    """The trained priors of a run, the default first."""
     found = {name: load(run.path(name)) for name in PRIORS if run.path(name, "model.safetensors").is_file()}
     if not found:
         raise FileNotFoundError(f"{run.folder} has no trained prior: run notebook 04 first")
@@ -56,29 +48,31 @@ def trained_priors(run: Run) -> dict[str, Any]:
 
 
 def draw_all(run: Run, priors: dict[str, Any], vqvae: Any, **options: Any) -> dict[str, Drawn]:
-    """The run's number of samples from every prior, spread over the slice indices, kept in samples/<prior>.npz."""
+    """The run's number of samples of every prior, spread over the slice indices, stored as samples/<prior>.npz."""
     config, found = run.profile.evaluation, {}
+    wanted = even_slice_indices(config.samples, run.cohort.slice_indices)
     for name, prior in priors.items():
-        found[name] = draw(prior, vqvae, even_slice_indices(config.samples, run.cohort.slice_indices), seed=config.seed, **options)
+        found[name] = draw(prior, vqvae, wanted, seed=config.seed, **options)
         save(run.path("samples", f"{name}.npz"), found[name])
     return found
 
 
 def read_all(run: Run) -> dict[str, Drawn]:
-    """What `draw_all` kept."""
-    found = {name: read(run.path("samples", f"{name}.npz")) for name in PRIORS if run.path("samples", f"{name}.npz").is_file()}
+    """What `draw_all` stored."""
+    paths = {name: run.path("samples", f"{name}.npz") for name in PRIORS}
+    found = {name: read(path) for name, path in paths.items() if path.is_file()}
     if not found:
         raise FileNotFoundError(f"{run.folder}/samples is empty: run notebook 05 first")
     return found
 
 
 def inpaint(prior: Any, codes: np.ndarray, mask: np.ndarray, slice_index: int, *, seed: int = 0, **options: Any) -> np.ndarray:
-    """(N, h, w) token maps of one slice index, drawn anew where `mask` (h, w) or (N, h, w) is true."""
+    """(N, h, w) token maps of one slice index, resampled where `mask` (h, w) or (N, h, w) is true."""
     if not isinstance(prior, Inpainting):
-        raise ValueError(f"a {prior.kind} prior draws whole maps only; a transformer or PixelCNN prior can fill in a part")
-    maps, mask = torch.as_tensor(np.asarray(codes, np.int64)), torch.as_tensor(mask)
+        raise ValueError(f"a {prior.kind} prior draws whole maps only; a transformer or PixelCNN prior can inpaint")
     options |= {"slice_index": slice_index if prior.slice_indices else None, "generator": seeded(seed)}
-    return prior.to(best_device()).fill(maps, mask, **options).cpu().numpy().astype(np.int16)
+    maps = torch.as_tensor(np.asarray(codes, np.int64))
+    return prior.to(best_device()).fill(maps, torch.as_tensor(mask), **options).cpu().numpy().astype(np.int16)
 
 
 def box_mask(grid: tuple[int, int], share: float = 0.35) -> np.ndarray:
@@ -90,54 +84,42 @@ def box_mask(grid: tuple[int, int], share: float = 0.35) -> np.ndarray:
     return mask
 
 
-def fill_box(
-    prior: Any, codes: np.ndarray, slice_index: int, count: int = 5, seed: int = 0, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """One map (h, w), its middle drawn anew `count` times: (count, h, w) tokens, and the mask (h, w)."""
+def fill_box(prior: Any, codes: np.ndarray, slice_index: int, count: int = 5, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """One map (h, w), its middle resampled `count` times: (count, h, w) tokens, and the mask (h, w)."""
     mask = box_mask(codes.shape)
-    return inpaint(prior, np.repeat(codes[None], count, 0), mask, slice_index, seed=seed, **options), mask
+    return inpaint(prior, np.repeat(codes[None], count, 0), mask, slice_index, **options), mask
 
 
 def kept_between_slice_indices(codes: np.ndarray, subjects: np.ndarray, slice_indices: np.ndarray, count: int) -> np.ndarray:
-    """(count - 1, h, w): how often a subject's token at a position is the same one slice index further up."""
+    """(count - 1, h, w): how often a subject's token at a position is the same in the next slice."""
     found = np.zeros((count - 1, *codes.shape[1:]))
-    place = {(s, l): row for row, (s, l) in enumerate(zip(subjects, slice_indices))}
-    for slice_index in range(count - 1):
-        pairs = [
-            (place[p, slice_index], place[p, slice_index + 1])
-            for p in np.unique(subjects)
-            if (p, slice_index) in place and (p, slice_index + 1) in place
-        ]
-        if pairs:
-            low, high = np.array(pairs).T
-            found[slice_index] = (codes[low] == codes[high]).mean(0)
+    place = {key: row for row, key in enumerate(zip(subjects, slice_indices))}
+    for index in range(count - 1):
+        low = [row for (subject, own), row in place.items() if own == index and (subject, index + 1) in place]
+        high = [place[subjects[row], index + 1] for row in low]
+        if low:
+            found[index] = (codes[low] == codes[high]).mean(0)
     return found
 
 
-def whole_brain(
-    prior: Any, kept: np.ndarray, *, brains: int = 1, seed: int = 0, strength: float = 1.0, **options: Any
-) -> np.ndarray:
+def whole_brain(prior: Any, kept: np.ndarray, *, brains: int = 1, seed: int = 0, **options: Any) -> np.ndarray:
     """(brains, slices, h, w): the lowest slice from the prior, then each slice given the one below.
 
-    Each token of the slice below stays as often as it does between the same two slice indices of training subjects, at that
-    position. The prior draws the others anew for the new slice index, given those that stayed.
+    A token of the slice below stays as often as between these slices of training subjects, at its position (`kept`).
+    The prior samples the others for the new slice index, given those that stayed.
     """
     chance = seeded(seed)
     first = torch.zeros(brains, dtype=torch.int64) if prior.slice_indices else None
-    codes = [
-        prior.to(best_device()).sample(brains, slice_index=first, generator=seeded(seed), **options).cpu().numpy().astype(np.int16)
-    ]
-    for slice_index, share in enumerate(kept, start=1):
-        stay = torch.rand(brains, *share.shape, generator=chance) < strength * torch.as_tensor(share)
-        codes.append(inpaint(prior, codes[-1], ~stay.numpy(), slice_index, seed=seed + slice_index, **options))
+    lowest = prior.to(best_device()).sample(brains, slice_index=first, generator=seeded(seed), **options)
+    codes = [lowest.cpu().numpy().astype(np.int16)]
+    for index, share in enumerate(kept, start=1):
+        stay = torch.rand(brains, *share.shape, generator=chance) < torch.as_tensor(share)
+        codes.append(inpaint(prior, codes[-1], ~stay.numpy(), index, seed=seed + index, **options))
     return np.stack(codes, axis=1)
 
 
 def interpolate(codebook: np.ndarray, first: np.ndarray, last: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two ways from one map (h, w) to another: (steps, D, h, w) embedded vectors mixed, (steps, h, w) tokens exchanged.
-
-    Tokens are exchanged in a random order that is always the same.
-    """
+    """From one map (h, w) to another: (steps, D, h, w) vectors mixed, (steps, h, w) tokens exchanged one by one."""
     start, end = codebook[np.stack([first, last])].transpose(0, 3, 1, 2)
     share = np.linspace(0, 1, steps)[:, None, None]
     order = np.random.default_rng(0).permutation(first.size).reshape(first.shape) / first.size
@@ -145,7 +127,7 @@ def interpolate(codebook: np.ndarray, first: np.ndarray, last: np.ndarray, steps
 
 
 def walk(vqvae: Any, first: np.ndarray, last: np.ndarray, steps: int = 7) -> dict[str, np.ndarray]:
-    """(steps, H, W) uint8 each: from one token map to another through the embedding, and token by token."""
+    """(steps, H, W) uint8 each, decoded: `interpolate` of vectors, and of tokens."""
     device = best_device()
     mixed, exchanged = interpolate(vqvae.quantizer.codebook.detach().cpu().numpy(), first, last, steps)
     mixed = torch.as_tensor(mixed, dtype=torch.float32, device=device)

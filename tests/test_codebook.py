@@ -14,7 +14,6 @@ import torch
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import VQVAEConfig
 from oasis_lib.evaluation import codebook as analysis
-from oasis_lib.evaluation import perturbation
 from oasis_lib.figures import codebook as draw
 from oasis_lib.models import VQVAE
 from oasis_lib.projection import FEW, project
@@ -174,12 +173,12 @@ def test_the_page_has_a_place_for_every_entry_and_keeps_neighbours():
 
 def test_tampering(book):
     codes = np.asarray(book.codes["test"][:2])
-    _, swapped, few, shuffled = perturbation.perturbed(book, codes).values()
+    _, swapped, few, shuffled = analysis.perturbed(book, codes).values()
     assert (swapped != codes).sum((1, 2)).tolist() == [1, 1] and (swapped != codes)[:, 4, 4].all()
     assert set(few.ravel()) <= set(np.argsort(-book.counts, kind="stable")[:6])
-    assert (perturbation.keep_commonest(book, codes, ENTRIES) == codes).all()
+    assert (analysis.keep_commonest(book, codes, ENTRIES) == codes).all()
     assert sorted(shuffled[0].ravel()) == sorted(codes[0].ravel())
-    scores = perturbation.tamper(book, range(0, 9, 2))
+    scores = analysis.perturbation_scores(book, range(0, 9, 2))
     assert list(scores.index) == ["all tokens", "one token replaced", "6 most used", "shuffled"]
     assert (scores["low"] <= scores["ssim"]).all() and (scores["ssim"] <= scores["high"]).all()
 

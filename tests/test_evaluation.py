@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation import anomaly, distances, memorisation
 from oasis_lib.evaluation.anatomy import Mixture, SliceIndexRegressor, area_distance
 from oasis_lib.evaluation.evaluator import parted, pick_rows
-from oasis_lib.evaluation.features import Space, Stem, train_network
+from oasis_lib.evaluation.features import Space, train_network
 from oasis_lib.evaluation.generation import COPIES, TARGETS, UNKNOWN, bounds, state, verdict
-from oasis_lib.evaluation.samples import beside_real, positional
+from oasis_lib.evaluation.likelihood import by_position
+from oasis_lib.evaluation.prepared import Samples, shared_counts
+from oasis_lib.evaluation.samples import beside_real
 from oasis_lib.sampling import box_mask, even_slice_indices, inpaint, kept_between_slice_indices
 
 
@@ -72,11 +73,12 @@ def test_manifold_finds_dropped_modes_and_made_up_ones(rng):
     subjects = np.arange(200)
     real = np.concatenate([rng.normal(0, 1, (100, 2)), rng.normal(20, 1, (100, 2))])
     half, strange = rng.normal(0, 1, (200, 2)), rng.normal(100, 1, (200, 2))
-    good = distances.manifold(real, np.concatenate([rng.normal(0, 1, (100, 2)), rng.normal(20, 1, (100, 2))]), subjects)
+    good = np.concatenate([rng.normal(0, 1, (100, 2)), rng.normal(20, 1, (100, 2))])
+    good = distances.manifold(real, good, subjects, subjects)
     assert min(good.values()) > 0.8
-    dropped = distances.manifold(real, half, subjects)
+    dropped = distances.manifold(real, half, subjects, subjects)
     assert dropped["precision"] > 0.8 and dropped["recall"] < 0.6
-    assert max(distances.manifold(real, strange, subjects).values()) == 0
+    assert max(distances.manifold(real, strange, subjects, subjects).values()) == 0
 
 
 def test_subjects_are_left_out_of_all_sides_together(rng):
@@ -90,8 +92,9 @@ def test_slices_of_one_head_do_not_shrink_its_neighbourhood(rng):
     centres = rng.normal(0, 5, (20, 2))
     real = np.repeat(centres, 30, axis=0) + rng.normal(0, 1e-3, (600, 2))  # thirty near-copies a subject
     fake = centres[rng.integers(20, size=600)] + rng.normal(0, 0.5, (600, 2))
-    assert distances.manifold(real, fake, np.repeat(np.arange(20), 30))["precision"] > 0.8
-    assert distances.manifold(real, fake, np.arange(600))["precision"] < 0.2, "which counting by slice would call a failure"
+    subjects, alone = np.repeat(np.arange(20), 30), np.arange(600)
+    assert distances.manifold(real, fake, subjects, alone)["precision"] > 0.8
+    assert distances.manifold(real, fake, alone, alone)["precision"] < 0.2, "counting by slice calls it a failure"
 
 
 def test_a_planted_copy_is_caught_even_shifted_mirrored_and_darker(rng):
@@ -100,12 +103,13 @@ def test_a_planted_copy_is_caught_even_shifted_mirrored_and_darker(rng):
     bank = memorisation.thumbnails(train)
     line = memorisation.Calibration(memorisation.nearest(memorisation.thumbnails(held), bank, subjects), slice_indices)
     copies = np.roll(train[:, :, ::-1], (3, -2), axis=(1, 2)) * 0.9
-    points = memorisation.thumbnails(np.clip(copies + rng.normal(0, 4, copies.shape) * (copies > 0), 0, 255).astype(np.uint8))
-    shares = line.shares(memorisation.nearest(points, bank, subjects, memorisation.mirrored(points)), slice_indices)
-    assert shares["memorised"] > 0.9 and shares["standing_out"] > 0.9
+    copies = copies + rng.normal(0, 4, copies.shape) * (copies > 0)
+    points = memorisation.thumbnails(copies.clip(0, 255).astype(np.uint8))
+    found = memorisation.nearest(points, bank, subjects, memorisation.mirrored(points))
+    assert line.memorised(found, slice_indices) > 0.9
     others, other_slice_indices, _ = heads(12, seed=3)
-    fresh = line.shares(memorisation.nearest(memorisation.thumbnails(others), bank, subjects), other_slice_indices)
-    assert fresh["memorised"] <= 0.1, "new subjects are not copies"
+    found = memorisation.nearest(memorisation.thumbnails(others), bank, subjects)
+    assert line.memorised(found, other_slice_indices) <= 0.1, "new subjects are not copies"
 
 
 def test_real_training_subjects_are_not_compared_with_themselves():
@@ -124,24 +128,16 @@ def test_the_seeds_count_takes_black_for_a_brain():
     assert (index == np.arange(len(images))).all() and np.allclose(best, 1, atol=1e-4)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4])
-def test_the_stem_is_a_strided_convolution(stride):
-    torch.manual_seed(0)
-    stem, images = Stem(5, stride), torch.rand(2, 1, 32, 48)
-    wanted = F.conv2d(images, stem.weight, stem.bias, stride=stride, padding=stride)
-    assert torch.allclose(stem(images), wanted, atol=1e-5)
-
-
 def test_a_space_is_white_on_what_it_was_fitted_on(rng):
     features = rng.normal(size=(200, 10)) @ rng.normal(size=(10, 30))
-    points = Space.fit(None, features.astype(np.float32), 6).project(features)
+    points = Space.fit(features.astype(np.float32), 6).project(features)
     assert points.shape == (200, 6)
     np.testing.assert_allclose(np.cov(points, rowvar=False), np.eye(6), atol=0.05)
 
 
 def test_the_feature_network_is_the_same_for_the_same_seed():
     images, slice_indices, subjects = heads(3)
-    nets = [train_network(images, slice_indices, subjects, steps=3, seed=1) for _ in range(2)]
+    nets = [train_network(Samples(images, slice_indices, subjects), steps=3, seed=1) for _ in range(2)]
     for a, b in zip(nets[0].parameters(), nets[1].parameters()):
         assert torch.equal(a, b)
 
@@ -160,7 +156,8 @@ def test_the_mixture_finds_three_tissues_whatever_the_gain(rng):
     size = 64
     truth = np.zeros((6, size, size), np.uint8)
     truth[:, 8:56, 8:56], truth[:, 16:48, 16:48], truth[:, 28:36, 28:36] = 2, 3, 1
-    images = np.choose(truth, [0, 50, 130, 200]) * rng.uniform(0.8, 1.2, (6, 1, 1)) + rng.normal(0, 5, truth.shape) * (truth > 0)
+    images = np.choose(truth, [0, 50, 130, 200]) * rng.uniform(0.8, 1.2, (6, 1, 1))
+    images += rng.normal(0, 5, truth.shape) * (truth > 0)
     found = Mixture.fit(images.clip(0, 255).astype(np.uint8)).segment(images.clip(0, 255).astype(np.uint8))
     assert (found == truth).mean() > 0.95
 
@@ -183,14 +180,32 @@ def test_pairs_are_of_different_subjects():
     assert distances.pairwise_similarity(images[:2], slice_indices[:2], subjects[:2]).empty
 
 
-def test_roc_area_of_known_scores():
-    assert anomaly.roc_area(np.array([1, 2, 3, 4.0]), np.array([0, 0, 1, 1], bool)) == 1
-    assert anomaly.roc_area(np.ones(6), np.array([0, 0, 1, 1, 0, 1], bool)) == 0.5
-    assert np.isnan(anomaly.roc_area(np.ones(3), np.zeros(3, bool)))
+def test_a_map_that_shows_the_planted_lesion_scores_one(tmp_path, monkeypatch, rng):
+    images, slice_indices, subjects = heads(3)
+    table, mask = pd.DataFrame({"subject": subjects, "slice_index": slice_indices}), np.zeros(images.shape, np.uint8)
+    mask[:6, 40:44, 30:34] = 1
+    splits = {"lesion": Split("lesion", images, table, lesion=mask), "validate": Split("validate", images, table)}
+    run = SimpleNamespace(cohort=Cohort(tmp_path, {}, splits), path=lambda *parts: tmp_path / parts[-1])
+    for name in splits:
+        np.save(tmp_path / f"{name}.npy", np.zeros((len(images), 8, 8)))
+    prior = SimpleNamespace(log_probs=len, nll=len)
+
+    def maps(split: Split, codes, prior, vqvae, rows) -> dict:
+        noise = rng.random((len(rows), 64, 64))
+        return {"blind": noise, "sees": noise + 5 * (mask[rows] if split.name == "lesion" else 0)}
+
+    monkeypatch.setattr(anomaly, "maps", maps)
+    scores, shown = anomaly.against_lesions(run, prior, None)
+    assert len(shown["truth"]) == 6 and scores.loc["sees", "roc_area"] == 1 and scores.loc["sees", "dice"] > 0.5
+    assert abs(scores.loc["blind", "roc_area"] - 0.5) < 0.2 and set(scores.index) >= {"sees, relative"}
+    assert anomaly.against_lesions(run, SimpleNamespace(), None)[0].empty, "a prior without likelihood has no surprisal"
 
 
 def test_rows_are_matched_by_slice_index(rng):
     slice_indices = np.repeat([0, 1, 2], [50, 5, 20])
+    assert shared_counts(slice_indices, np.array([0, 0, 2, 3])) == {0: 2, 2: 1}
+    with pytest.raises(ValueError, match="no slice index in common"):
+        shared_counts(slice_indices, np.full(4, -1))
     rows = pick_rows(slice_indices, {0: 5, 1: 5, 2: 10}, rng)
     assert np.bincount(slice_indices[rows]).tolist() == [5, 5, 10] and len(set(rows)) == len(rows)
     assert set(np.bincount(even_slice_indices(65, 32))) == {2, 3} and (even_slice_indices(4, 0) == -1).all()
@@ -206,14 +221,15 @@ def test_codes_kept_between_slice_indices_are_counted_by_subject():
 
 def test_a_prior_that_draws_whole_maps_says_which_ones_can_fill_in():
     gan = SimpleNamespace(kind="codegan")
-    with pytest.raises(ValueError, match="codegan prior draws whole maps only; a transformer or PixelCNN prior can fill in"):
+    with pytest.raises(ValueError, match="codegan prior draws whole maps only; a transformer or"):
         inpaint(gan, np.zeros((1, 2, 2)), np.ones((2, 2), bool), 0)
 
 
 def judged(**controls: float) -> pd.DataFrame:
     """Real-vs-real, a generator, and one negative control, all measures 0.5 +- 0.1 unless said otherwise."""
     table = pd.DataFrame(0.5, index=["real-vs-real", "samples", "unigram tokens"], columns=list(TARGETS))
-    table = table.assign(**{f"{name}_low": 0.4 for name in TARGETS}, **{f"{name}_high": 0.6 for name in TARGETS}, slices=96.0)
+    ends = {f"{name}_{end}": value for name in TARGETS for end, value in (("low", 0.4), ("high", 0.6))}
+    table = table.assign(**ends, slices=96.0)
     table[list(COPIES)] = 0.0
     for name, value in controls.items():
         table.loc["unigram tokens", name] = value
@@ -241,6 +257,6 @@ def test_a_target_that_real_subjects_miss_or_one_slice_decides_is_not_measurable
 
 def test_positional_tokens_keep_frequencies_and_break_what_goes_together(rng):
     codes = np.repeat(np.arange(4), 50)[:, None, None] + np.zeros((1, 3, 3), int)  # constant maps
-    drawn = positional(codes, np.zeros(200, int), np.zeros(500, int), rng)
+    drawn = by_position(codes, np.zeros(200, int), np.zeros(500, int), rng)
     np.testing.assert_allclose([(drawn == token).mean(0) for token in range(4)], 0.25, atol=0.08)
     assert (drawn.min((1, 2)) != drawn.max((1, 2))).mean() > 0.95

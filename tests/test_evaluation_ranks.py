@@ -13,9 +13,10 @@ from oasis_lib.cohort import open_cohort, prepare
 from oasis_lib.config import TransformerConfig
 from oasis_lib.evaluation import memorisation, samples
 from oasis_lib.evaluation.detectability import Recipe
-from oasis_lib.evaluation.evaluator import Evaluator, Samples, pick_rows
+from oasis_lib.evaluation.evaluator import Evaluator, pick_rows
 from oasis_lib.evaluation.generation import compare
 from oasis_lib.evaluation.instrument import Instrument, Report
+from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import build, load
 from oasis_lib.training import encode_cohort, train_prior, train_vqvae
 
@@ -24,7 +25,9 @@ HIGHER_IS_WORSE = ["frechet", "ms_ssim_gap", "tissue_distance", "ventricle_dista
 LOWER_IS_WORSE = ["precision"]
 # Recall is reported but not ranked by: scattered samples have wide neighbourhoods, and take in every real slice.
 BLURS = (0.0, 0.7, 1.5)
-DETECTED = ["reconstructions, faithful", "transformer", "positional tokens", "unigram tokens"]  # the order asked for
+EPOCHS = {"transformer": 30, "a tenth of its steps": 3}
+DETECTED = ["reconstructions, crisp", *EPOCHS, "positional tokens", "unigram tokens"]  # from least to most detectable
+SETTINGS = ["vqvae.epochs=16", "vqvae.codebook_size=128", "transformer.width=64", "evaluation.feature_steps=150"]
 
 pytestmark = pytest.mark.slow
 
@@ -34,16 +37,18 @@ def measured(tmp_path_factory) -> tuple[pd.DataFrame, Report]:
     root = tmp_path_factory.mktemp("ranks")
     prepare("phantom", root / "cohort", size=64, subjects=24, lesions=2, seed=0, progress=False)
     cohort = open_cohort(root / "cohort")
-    settings = ["vqvae.epochs=16", "vqvae.codebook_size=128", "transformer.epochs=5", "transformer.width=64"]
-    settings += ["evaluation.feature_steps=150", "evaluation.detector_steps=120"]
-    profile = config.profile("smoke", settings)
-    train_vqvae(cohort, root / "vqvae", profile.vqvae, progress=False)
+    settings = config.profile("smoke", SETTINGS)
+    train_vqvae(cohort, root / "vqvae", settings.vqvae, progress=False)
     encode_cohort(root / "vqvae", cohort)
-    train_prior("transformer", cohort, root / "vqvae", root / "transformer", profile.transformer, progress=False)
-    few = config.profile("smoke", [*settings, "vqvae.epochs=2", "vqvae.codebook_size=2", "vqvae.autoencoder_steps=4"])
+    for name, epochs in EPOCHS.items():
+        part = config.profile("smoke", [*SETTINGS, f"transformer.epochs={epochs}"]).transformer
+        train_prior("transformer", cohort, root / "vqvae", root / name, part, progress=False)
+    few = ["vqvae.epochs=2", "vqvae.codebook_size=2", "vqvae.autoencoder_steps=4", "vqvae.adversarial=0"]
+    few = config.profile("smoke", [*SETTINGS, *few, "transformer.epochs=5"])
     train_vqvae(cohort, root / "few" / "vqvae", few.vqvae, progress=False)
-    train_prior("transformer", cohort, root / "few" / "vqvae", root / "few" / "transformer", few.transformer, progress=False)
-    return measure(cohort, root, profile.evaluation)
+    folders = root / "few" / "vqvae", root / "few" / "transformer"
+    train_prior("transformer", cohort, *folders, few.transformer, progress=False)
+    return measure(cohort, root, settings.evaluation)
 
 
 @pytest.fixture(scope="module")
@@ -52,41 +57,39 @@ def ladder(measured) -> pd.DataFrame:
 
 
 def measure(cohort, root, settings) -> tuple[pd.DataFrame, Report]:
-    vqvae, prior = load(root / "vqvae"), load(root / "transformer")
+    vqvae, wanted = load(root / "vqvae"), sampling.even_slice_indices(128, cohort.slice_indices)
+
+    def drawn(prior, decoder=vqvae) -> Samples:
+        return samples.as_samples(sampling.draw(prior, decoder, wanted))
+
     evaluator = Evaluator(cohort, settings, cache=root / "evaluation", vqvae=vqvae)
-    sets = {"transformer": samples.as_samples(sampling.draw(prior, vqvae, sampling.even_slice_indices(128, cohort.slice_indices)))}
-    few = load(root / "few" / "transformer"), load(root / "few" / "vqvae")
-    sets["two codes"] = samples.as_samples(sampling.draw(*few, sampling.even_slice_indices(128, cohort.slice_indices)))
-    used = np.unique(np.load(root / "codes" / "train.npy"))
-    assert len(used) >= 64, "the trained codebook is to be put to use"
-    learned = by_heart(cohort, root / "codes", vqvae.config.codebook_size)
-    sets["by heart"] = samples.as_samples(sampling.draw(learned, vqvae, sampling.even_slice_indices(128, cohort.slice_indices)))
+    sets = {name: drawn(load(root / name)) for name in EPOCHS}
+    sets["two codes"] = drawn(load(root / "few" / "transformer"), load(root / "few" / "vqvae"))
+    assert len(np.unique(np.load(root / "codes" / "train.npy"))) >= 64, "the trained codebook is to be put to use"
+    sets["by heart"] = drawn(by_heart(cohort, root / "codes", vqvae.config.codebook_size))
     sets |= samples.references(evaluator, vqvae)
     baseline = evaluator.baseline
-    rows = pick_rows(baseline.slice_indices, evaluator.counts(baseline.slice_indices), np.random.default_rng(0))
+    rows = pick_rows(baseline.slice_indices, evaluator.counts(baseline), np.random.default_rng(0))
     for sigma in BLURS:
-        images = samples.blurred(np.asarray(baseline.images[rows]), sigma)
+        images = samples.blurred(baseline.images[rows], sigma)
         sets[f"blur {sigma}"] = Samples(images, baseline.slice_indices[rows], baseline.subjects[rows])
-    config = Recipe(steps=settings.detector_steps, seed=settings.seed)
-    instrument = Instrument(cohort, split="test", recipe=config, scales=(1, 2, 4))
-    detected = {name: sets[name].given for name in sets if name in DETECTED}
-    return compare(evaluator, sets), instrument.compare(detected)
+    instrument = Instrument(cohort, "test", Recipe(steps=120), scales=(1, 2, 4))
+    return compare(evaluator, sets), instrument.compare({name: sets[name] for name in DETECTED})
 
 
 def by_heart(cohort, codes, codebook_size):
-    """A prior overfitted on purpose: it knows one training subject, and nobody else."""
+    """A prior overfitted on purpose to the maps of one training subject."""
     train = cohort["train"]
     own = train.subjects == train.subjects[0]
-    maps, slice_index = (
-        torch.from_numpy(np.load(codes / "train.npy")[own]).long(),
-        torch.from_numpy(train.slice_indices[own]).long(),
-    )
+    maps = torch.from_numpy(np.load(codes / "train.npy")[own]).long()
+    slice_index = torch.from_numpy(train.slice_indices[own]).long()
     torch.manual_seed(0)
     config = TransformerConfig(width=64, layers=2, heads=2, dropout=0.0, token_dropout=0.0)
-    prior = build("transformer", config, grid=maps.shape[1:], codebook_size=codebook_size, slice_indices=cohort.slice_indices)
+    shape = {"grid": tuple(maps.shape[1:]), "codebook_size": codebook_size, "slice_indices": cohort.slice_indices}
+    prior = build("transformer", config, **shape)
     prior.start(maps)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=3e-3, weight_decay=0.0)
-    for _ in range(120):
+    for _ in range(240):  # after 120 a twelfth of the sampled tokens were still others
         loss = F.cross_entropy(prior(maps, slice_index).flatten(0, -2), prior.targets(maps).flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -133,7 +136,7 @@ def test_samples_do_not_get_worse_as_epochs_and_used_codes_grow(ladder):
 
 
 def test_slice_index_agreement_is_about_obedience_not_sharpness(ladder):
-    """A mean image is at the right slice index, and a little blur calms the reader: no ladder of blur is asked of this measure."""
+    """A mean image is at the right slice index; a little blur makes reading easier, so no order of blurs is asked."""
     assert ladder.loc["mean image", "slice_index_error"] < ladder.loc["unigram tokens", "slice_index_error"]
 
 
@@ -144,12 +147,13 @@ def test_the_seeds_count_does_not_rank_and_is_in_no_verdict(ladder):
 
 
 def test_detectability_ranks_real_reconstructions_prior_and_controls(measured):
-    """Strictly in the mean AUC where it can be: once two sets are always detected at every scale, they tie at 1."""
-    summary = measured[1].summary()
-    mean = summary.loc[["real-vs-real", *DETECTED], "mean"].to_numpy(float)
-    assert (np.diff(mean) > -0.01).all(), summary.to_string()
-    assert mean[0] < mean[1] and mean[2] < mean[4], summary.to_string()
+    """Strictly in the mean AUC over scales that do not saturate; at no scale reversed beyond the intervals."""
+    order = ["real-vs-real", *DETECTED]
     table = measured[1].table().set_index(["set", "scale"])
-    for coarse in sorted(table.index.get_level_values("scale").unique())[1:]:
-        at = table.xs(coarse, slice_index="scale").loc[["real-vs-real", *DETECTED]]
-        assert all(at["high"].iloc[i + 1 :].min() >= at["low"].iloc[i] for i in range(len(at) - 1)), "reversed beyond its interval"
+    auc, low, high = (table[name].unstack("scale").loc[order] for name in ("auc", "low", "high"))
+    tells = auc.loc[:, auc.loc["transformer"] < 0.99]  # where the trained prior is not always detected
+    assert tells.shape[1] >= 1, auc.to_string()
+    assert (np.diff(tells.mean(axis=1)) > 0).all(), auc.round(3).to_string()
+    for scale in auc:
+        for worse in range(1, len(order)):
+            assert high[scale].iloc[worse] >= low[scale].iloc[:worse].max(), f"{order[worse]}: {auc.round(3)}"

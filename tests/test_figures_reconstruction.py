@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -19,7 +20,11 @@ from oasis_lib.figures import diagram, training
 from oasis_lib.figures import reconstruction as draw
 from oasis_lib.metrics import psnr, ssim
 from oasis_lib.models import VQVAE, load
+from oasis_lib.paths import PROJECT
 from oasis_lib.training import to_images, train_vqvae
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import rate_distortion
 
 SIZE = 32
 
@@ -138,19 +143,26 @@ def test_bytes_of_codes_are_their_entropy():
 
 
 def test_codecs_give_more_for_more_bytes(cohort: Cohort):
-    table = rate.classical(cohort, {"JPEG": (10, 90), "WEBP": (10, 90), "AVIF": (10, 90)})
+    table = rate_distortion.classical(cohort, {"JPEG": (10, 90), "WebP": (10, 90), "AVIF": (10, 90)})
     assert set(table["method"]) == {"JPEG", "WebP", "AVIF"}
     for _, rows in table.groupby("method"):
         assert rows["bytes"].is_monotonic_increasing and rows["ssim"].is_monotonic_increasing
 
 
+def test_the_stored_rates_can_be_drawn_and_a_missing_table_says_how_to_make_it(tmp_path: Path):
+    trained, codecs = rate.stored()
+    assert trained.groupby("grid")["plain_bytes"].max().is_monotonic_increasing, "finer grids cost more"
+    assert len(trained) >= 6 and set(codecs["method"]) == {"JPEG", "WebP", "AVIF"}
+    assert draw.rate(trained, codecs).axes[0].lines
+    with pytest.raises(FileNotFoundError, match="rate.csv is missing; make it with: python benchmarks/rate_distortion.py"):
+        rate.stored(tmp_path / "rate.csv")
+
+
 def test_a_trained_model_is_a_point(cohort: Cohort, trained):
-    out, history, part = trained
+    out, history, _ = trained
     point = rate.point(out, cohort)
     assert (point["grid"], point["codebook_size"], point["plain_bytes"]) == (8, 16, 32.0) and 0 < point["bytes"] < 60
     assert point["steps"] == history["step"].iloc[-1]
-    short = rate.short(part, 0.25)
-    assert short.training.epochs == 1 and short.model.autoencoder_steps == 1 and short.training.minutes == 0
 
 
 def test_snapshots_begin_before_training_and_double(cohort: Cohort, trained):

@@ -1,4 +1,4 @@
-"""What is inside a head: tissue areas by an intensity mixture, and the slice index that a slice looks like."""
+"""Anatomy of slices: tissue areas by an intensity mixture, and the slice index that a slice looks like."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from oasis_lib.metrics import brain_mask
 
 TISSUES = ("csf", "grey", "white")
 AREAS = (*TISSUES, "ventricles")
-DEEP = 0.11  # fluid farther from the brain's edge than this share of the frame's width counts as ventricle
+DEEP = 0.11  # CSF farther from the brain's edge than this share of the frame's width counts as ventricle
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Three normals over brain brightness (relative to the slice's own white), fitted on real training subjects."""
+    """Three normals over the intensities of the brain, relative to each slice's own white matter."""
 
-    cuts: tuple[float, float]  # fluid | grey | white
+    cuts: tuple[float, float]  # CSF | grey | white
 
     @classmethod
     def fit(cls, images: np.ndarray, seed: int = 0) -> Mixture:
@@ -36,75 +36,73 @@ class Mixture:
         return cls((float(grid[label >= 1][0]), float(grid[label >= 2][0])))
 
     def segment(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W) -> 0 air, 1 fluid, 2 grey, 3 white."""
+        """(N, H, W) -> 0 background, 1 CSF, 2 grey, 3 white matter."""
         white = whites(images)[:, None, None]
         return brain_mask(images) * (1 + sum(np.uint8(images >= cut * white) for cut in self.cuts))
 
     def areas(self, images: np.ndarray) -> np.ndarray:
-        """(N, 4) percent of the frame: fluid, grey, white, and fluid deep inside (ventricles)."""
+        """(N, 4) percent of the frame, as in AREAS."""
         return measure_areas(self.segment(images))
 
 
 def whites(images: np.ndarray) -> np.ndarray:
-    """(N,) each slice's own bright end; brightness over that, so that a scan's gain plays no part."""
+    """(N,) the 0.9 quantile of each slice's brain: intensities over that do not depend on a scan's gain."""
     threshold = 10 if images.dtype == np.uint8 else 10 / 255
     lit = (image[image > threshold] for image in images)
     return np.array([np.quantile(values, 0.9) if values.size else 1.0 for values in lit])
 
 
 def measure_areas(tissue: np.ndarray) -> np.ndarray:
-    """Areas of a segmentation (N, H, W), in percent of the frame."""
+    """(N, 4) areas of a segmentation (N, H, W), in percent of the frame."""
     from scipy.ndimage import distance_transform_edt
 
-    step = max(1, tissue.shape[-1] // 64)  # depth needs no finer grid
+    size = tissue.shape[-1]
+    step = max(1, size // 64)  # depth needs no finer grid
     depth = np.stack([distance_transform_edt(t[::step, ::step] > 0) * step for t in tissue])
-    deep = np.repeat(np.repeat(depth > DEEP * tissue.shape[-1], step, 1), step, 2)[:, : tissue.shape[1], : tissue.shape[2]]
+    deep = (depth > DEEP * size).repeat(step, 1).repeat(step, 2)[:, : tissue.shape[1], :size]
     parts = [tissue == 1, tissue == 2, tissue == 3, (tissue == 1) & deep]
     return 100 * np.stack([part.mean((1, 2)) for part in parts], axis=1)
 
 
 def segmentation_error(mixture: Mixture, split: Split, most: int = 200) -> dict[str, float]:
-    """The mixture against ground truth, where a cohort has it: Dice, and the mean error of an area relative to it."""
+    """Against a cohort's ground truth: Dice of each tissue, and each area's mean error relative to its mean."""
     rows = np.linspace(0, len(split) - 1, min(most, len(split))).astype(int)
     truth, found = np.asarray(split.tissue[rows]), mixture.segment(np.asarray(split.images[rows]))
-    dice = {f"dice_{t}": _dice(truth == i, found == i) for i, t in enumerate(TISSUES, 1)}
-    true_area, area = measure_areas(truth), measure_areas(found)
-    error = np.abs(area - true_area).mean(0) / np.maximum(true_area.mean(0), 1e-6)
-    return dice | {f"area_error_{t}": float(e) for t, e in zip(AREAS, error)}
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+    true_area, area, errors = measure_areas(truth), measure_areas(found), {}
+    for label, name in enumerate(TISSUES, 1):
+        a, b = truth == label, found == label
+        errors[f"dice_{name}"] = float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+    apart = np.abs(area - true_area).mean(0) / np.maximum(true_area.mean(0), 1e-6)
+    return errors | {f"area_error_{name}": float(error) for name, error in zip(AREAS, apart)}
 
 
 def area_distance(areas: np.ndarray, slice_indices: np.ndarray, real: np.ndarray, real_slice_indices: np.ndarray) -> np.ndarray:
-    """(4,): the mean over slice indices of the distance between two spreads of areas (Wasserstein), relative to the real mean."""
+    """(4,): Wasserstein distance of each area, mean over slice indices, relative to the real mean."""
     from scipy.stats import wasserstein_distance
 
     found = []
-    for slice_index in np.intersect1d(slice_indices, real_slice_indices):
-        ours, theirs = areas[slice_indices == slice_index], real[real_slice_indices == slice_index]
-        found.append([wasserstein_distance(ours[:, i], theirs[:, i]) for i in range(areas.shape[1])])
+    for index in np.intersect1d(slice_indices, real_slice_indices):
+        ours, theirs = areas[slice_indices == index], real[real_slice_indices == index]
+        found.append([wasserstein_distance(a, b) for a, b in zip(ours.T, theirs.T)])
     return np.mean(found, axis=0) / np.maximum(real.mean(0), 1e-6)
 
 
 class SliceIndexRegressor:
-    """Reads the slice index off a slice's features: kernel ridge regression on real training subjects, in folds of subjects.
+    """Kernel ridge regression of the slice index on features of training subjects, in folds of subjects.
 
-    A training subject's slices are read by the one model that has not seen that subject; all others by the models' mean.
+    A training subject is read by the one model that has not seen that subject, every other by the models' mean.
     """
 
-    def __init__(self, features: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, folds: int = 4, most: int = 4000):
+    def __init__(self, features: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, folds: int = 4):
         from sklearn.kernel_ridge import KernelRidge
 
         self.mean, spread = features.mean(0), features.std(0)
         self.scale = np.maximum(spread, 0.1 * np.median(spread[spread > 0])) * np.sqrt(features.shape[1])
-        self.middle, self.last = slice_indices.mean(), slice_indices.max()
-        names = np.unique(subjects)
+        self.middle, self.last, names = slice_indices.mean(), slice_indices.max(), np.unique(subjects)
         self.fold = {name: i % folds for i, name in enumerate(np.random.default_rng(0).permutation(names))}
         fold, scaled, self.models = np.array([self.fold[name] for name in subjects]), self._scaled(features), []
         for number in range(min(folds, len(names))):
-            rows = np.flatnonzero(fold != number)[:: max(1, len(features) // most)]
+            rows = np.flatnonzero(fold != number)[:: max(1, len(features) // 4000)]
             model = KernelRidge(kernel="rbf", gamma=0.04, alpha=0.003)
             self.models.append(model.fit(scaled[rows], slice_indices[rows] - self.middle))
 
@@ -112,8 +110,9 @@ class SliceIndexRegressor:
         return (features - self.mean) / self.scale
 
     def read(self, features: np.ndarray, subjects: np.ndarray | None = None) -> np.ndarray:
-        """(N, features) -> (N,) the slice index read, a real number."""
-        each = np.stack([model.predict(self._scaled(features)) for model in self.models])  # (folds, N)
+        """(N, features) -> (N,) slice indices, not rounded."""
+        scaled = self._scaled(features)
+        each = np.stack([model.predict(scaled) for model in self.models])  # (folds, N)
         found = each.mean(0)
         for row, name in enumerate([] if subjects is None else subjects):
             if name in self.fold:

@@ -1,4 +1,4 @@
-"""Codebook statistics: how often, where and next to what each token is used, and what it looks like decoded."""
+"""Codebook statistics: use, places, neighbours and looks of each token; scores of perturbed token maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import torch
 
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.device import full_precision
+from oasis_lib.metrics import bootstrap_by_subject, brain_mask, ssim
 from oasis_lib.models import load, perplexity
+from oasis_lib.training.data import linspace_rows
 
 if TYPE_CHECKING:
     from oasis_lib.run import Run
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CodebookStatistics:
-    """A trained model, the token maps of its cohort, and the statistics of both. Made by `read`."""
+    """A trained model with the token maps of its cohort, as made by `read`. Images are in [0, 1]."""
 
     model: torch.nn.Module
     cohort: Cohort
@@ -36,15 +38,13 @@ class CodebookStatistics:
         return usage(self.codes["train"], len(self.codebook))
 
     @cached_property
-    def patches(self) -> np.ndarray:  # (K, 2 factor, 2 factor) in [0, 1]
-        rows = np.linspace(0, len(self.codes["train"]) - 1, min(96, len(self.codes["train"]))).astype(int)
-        return decoded_patches(self, np.asarray(self.codes["train"][rows]))
+    def patches(self) -> np.ndarray:  # (K, 2 factor, 2 factor)
+        return decoded_patches(self, np.asarray(self.codes["train"][linspace_rows(len(self.codes["train"]), 96)]))
 
     @cached_property
     def shades(self) -> np.ndarray:
-        """(K,) in [0, 1]: mean brightness of each token's own decoded pixels, for colouring; indices have no order."""
-        margin = self.factor // 2
-        own = slice(margin, margin + self.factor)
+        """(K,) mean brightness of each token's own decoded pixels: a colour for indices, which have no order."""
+        own = slice(self.factor // 2, self.factor // 2 + self.factor)
         return self.patches[:, own, own].mean((1, 2)).clip(0, 1)
 
     @property
@@ -53,35 +53,36 @@ class CodebookStatistics:
 
     @property
     def shown(self) -> Split:
-        """Test subjects: what the figures show was never trained on."""
+        """Test subjects: figures show what was never trained on."""
         return self.cohort["test"]
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """(h, w) or (B, h, w) tokens to (H, W) or (B, H, W) in [0, 1]."""
+        """(..., h, w) tokens -> (..., H, W)."""
         codes = np.asarray(codes)
         images = self._apply(self.model.decode, codes.reshape(-1, *codes.shape[-2:]), np.int64).mean(1)
         return images.reshape(*codes.shape[:-2], *images.shape[-2:])
 
     def decode_latents(self, latents: np.ndarray) -> np.ndarray:
-        """(B, D, h, w), quantised or not, to (B, H, W)."""
+        """(B, D, h, w), quantised or not -> (B, H, W)."""
         return self._apply(self.model.decode_latents, latents).mean(1)
 
     def snap(self, latents: np.ndarray) -> np.ndarray:
-        """(B, D, h, w) to the tokens (B, h, w) of the nearest codebook vectors."""
+        """(B, D, h, w) -> the tokens (B, h, w) of the nearest codebook vectors."""
         return self._apply(lambda z: self.model.quantizer(z)[1], latents).astype(np.int64)
 
     def latents(self, images: np.ndarray) -> np.ndarray:
-        """(B, H, W) uint8 to (B, D, h, w), as they are compared with the codebook."""
+        """(B, H, W) uint8 -> (B, D, h, w), as they are compared with the codebook."""
         pixels = np.repeat(np.asarray(images)[:, None] / np.float32(255), self.model.config.channels, 1)
         return self._apply(self.model.latents, pixels)
 
     def _apply(self, function: Callable, array: np.ndarray, kind: type = np.float32) -> np.ndarray:
-        with torch.inference_mode(), full_precision(next(self.model.parameters()).device):
-            given = torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(next(self.model.parameters()).device)
+        device = next(self.model.parameters()).device
+        with torch.inference_mode(), full_precision(device):
+            given = torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(device)
             return function(given).float().cpu().numpy()
 
     def slice_of(self, subject: str, slice_index: int) -> int:
-        """The row of `shown` that is this subject's slice at this slice index, or nearest to it."""
+        """The row of `shown` with this subject's slice at this slice index, or nearest to it."""
         rows = np.flatnonzero(self.shown.subjects == subject)
         if not len(rows):
             raise ValueError(f"no subject {subject!r} among the test subjects, e.g. {self.shown.subjects[0]!r}")
@@ -89,7 +90,7 @@ class CodebookStatistics:
 
     @cached_property
     def slice_indices(self) -> np.ndarray:
-        """Slice indices of the slices shown; where they are not known, the slices of each subject count."""
+        """Of `shown`; where they are not known, each subject's slices are counted."""
         known = self.shown.slice_indices
         return known if (known >= 0).all() else self.shown.table.groupby("subject").cumcount().to_numpy()
 
@@ -124,33 +125,30 @@ def entropy(counts: np.ndarray) -> float:
 def usage_by_slice_index(codes: np.ndarray, slice_indices: np.ndarray, codebook_size: int) -> pd.DataFrame:
     """One row a slice index: its slices, the tokens in use, and their perplexity."""
     rows = []
-    for slice_index in np.unique(slice_indices):
-        chosen = np.flatnonzero(slice_indices == slice_index)
+    for index in np.unique(slice_indices):
+        chosen = np.flatnonzero(slice_indices == index)
         counts = usage(codes[chosen], codebook_size)
-        rows.append((int(slice_index), len(chosen), int((counts > 0).sum()), perplexity(torch.from_numpy(counts))))
+        rows.append((int(index), len(chosen), int((counts > 0).sum()), perplexity(torch.from_numpy(counts))))
     return pd.DataFrame(rows, columns=["slice_index", "slices", "used", "perplexity"])
 
 
 def summary(counts: np.ndarray, by_slice_index: pd.DataFrame) -> dict:
     """The numbers of a codebook's use, for metrics.json."""
-    slice_indices = {
-        str(slice_index): value for slice_index, value in zip(by_slice_index["slice_index"], by_slice_index["perplexity"])
-    }
+    by_index = dict(zip(by_slice_index["slice_index"].astype(str), by_slice_index["perplexity"]))
     used, worth = int((counts > 0).sum()), perplexity(torch.from_numpy(counts))
-    return {"codebook_size": len(counts), "used": used, "perplexity": worth, "perplexity_by_slice_index": slice_indices}
+    return {"codebook_size": len(counts), "used": used, "perplexity": worth, "perplexity_by_slice_index": by_index}
 
 
-def firing(codes: np.ndarray, codebook_size: Sequence[int]) -> np.ndarray:
-    """(len(entries), h, w): the share of slices that have a token at each position."""
-    return np.stack([(np.asarray(codes) == entry).mean(0) for entry in codebook_size])
+def firing(codes: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """(len(tokens), h, w): the share of slices that have a token at each position."""
+    return np.stack([(np.asarray(codes) == token).mean(0) for token in tokens])
 
 
 def adjacency(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     """(K, K) bigrams: how often one token is left of or above another."""
-    codes = np.asarray(codes).astype(np.int64)
-    pairs = np.zeros(codebook_size * codebook_size, dtype=np.int64)
+    codes, pairs = np.asarray(codes).astype(np.int64), np.zeros(codebook_size**2, dtype=np.int64)
     for first, second in ((codes[:, :, :-1], codes[:, :, 1:]), (codes[:, :-1], codes[:, 1:])):
-        pairs += np.bincount((first * codebook_size + second).ravel(), minlength=codebook_size * codebook_size)
+        pairs += usage(first * codebook_size + second, codebook_size**2)
     return pairs.reshape(codebook_size, codebook_size)
 
 
@@ -161,8 +159,8 @@ def neighbour_bits(pairs: np.ndarray) -> float:
 
 def guess_bits(counts: np.ndarray, pairs: np.ndarray) -> dict[str, float]:
     """Bits a token: uniform over the codebook, by frequency, and given one neighbour."""
-    alone = entropy(counts)
-    return {"uniform": float(np.log2(len(counts))), "by frequency": alone, "given one neighbour": alone - neighbour_bits(pairs)}
+    alone, uniform = entropy(counts), float(np.log2(len(counts)))
+    return {"uniform": uniform, "by frequency": alone, "given one neighbour": alone - neighbour_bits(pairs)}
 
 
 def steps(pairs: np.ndarray, shades: np.ndarray) -> tuple[float, float]:
@@ -172,21 +170,21 @@ def steps(pairs: np.ndarray, shades: np.ndarray) -> tuple[float, float]:
 
 
 def windows(images: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
-    """(B, H, W) to a view (B, h, w, s, s): the pixels that each token covers and `margin` more on every side."""
+    """(B, H, W) -> a view (B, h, w, s, s): the pixels that each token covers and `margin` more on every side."""
     framed = np.pad(images, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
     side = factor + 2 * margin
     return np.lib.stride_tricks.sliding_window_view(framed, (side, side), axis=(1, 2))[:, ::factor, ::factor]
 
 
-def decoded_patches(reading: CodebookStatistics, codes: np.ndarray) -> np.ndarray:
-    """(K, 2 factor, 2 factor): each token decoded with half a cell of surroundings, on average over maps (n, h, w).
+def decoded_patches(book: CodebookStatistics, codes: np.ndarray) -> np.ndarray:
+    """(K, 2 factor, 2 factor): each token decoded with half a cell around it, mean over token maps (n, h, w).
 
-    A token that these maps lack is decoded in a map of nothing else, which the decoder never saw: second best.
+    A token that these maps lack is decoded in a map of that token alone, which is outside the training distribution.
     """
-    codebook_size, factor = len(reading.codebook), reading.factor
-    alone = reading.decode(np.broadcast_to(np.arange(codebook_size)[:, None, None], (codebook_size, 5, 5)))
+    codebook_size, factor = len(book.codebook), book.factor
+    alone = book.decode(np.broadcast_to(np.arange(codebook_size)[:, None, None], (codebook_size, 5, 5)))
     patches = windows(alone, factor, factor // 2)[:, 2, 2].copy()
-    images = np.concatenate([reading.decode(some) for some in np.array_split(codes, -(-len(codes) // 16))])
+    images = np.concatenate([book.decode(some) for some in np.array_split(codes, -(-len(codes) // 16))])
     cells = windows(images, factor, factor // 2).reshape(-1, *patches.shape[1:])
     flat = torch.from_numpy(codes.astype(np.int64).ravel())
     sums = torch.zeros(patches.shape).index_add_(0, flat, torch.from_numpy(cells)).numpy()
@@ -196,7 +194,7 @@ def decoded_patches(reading: CodebookStatistics, codes: np.ndarray) -> np.ndarra
 
 
 def page_order(points: np.ndarray) -> tuple[np.ndarray, int]:
-    """Points (K, 2) on a full grid, neighbours kept: the token of each cell, row by row (-1 is empty), and its columns."""
+    """Points (K, 2) on a full grid, neighbours kept: the token of each cell (-1: none), row by row, and the columns."""
     from scipy.optimize import linear_sum_assignment
     from scipy.stats import rankdata
 
@@ -204,60 +202,85 @@ def page_order(points: np.ndarray) -> tuple[np.ndarray, int]:
     rows = -(-len(points) // columns)
     flat = rankdata(points, axis=0) / len(points)  # ranks fill the page evenly
     cells = np.stack(np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, rows)), -1).reshape(-1, 2)
-    entry, cell = linear_sum_assignment(((flat[:, None] - cells[None]) ** 2).sum(-1))
+    token, cell = linear_sum_assignment(((flat[:, None] - cells[None]) ** 2).sum(-1))
     order = np.full(rows * columns, -1)
-    order[cell] = entry
+    order[cell] = token
     return order, columns
 
 
-def commonest(reading: CodebookStatistics, count: int = 18) -> np.ndarray:
+def commonest(book: CodebookStatistics, count: int = 18) -> np.ndarray:
     """The most used tokens that are not background."""
-    ranked = np.argsort(-reading.counts, kind="stable")
-    bright = ranked[(reading.shades[ranked] > 0.08) & (reading.counts[ranked] > 0)]
+    ranked = np.argsort(-book.counts, kind="stable")
+    bright = ranked[(book.shades[ranked] > 0.08) & (book.counts[ranked] > 0)]
     return (bright if len(bright) >= 2 else ranked)[:count]
 
 
-def through(reading: CodebookStatistics, rows: Sequence[int]) -> dict[str, np.ndarray]:
+def through(book: CodebookStatistics, rows: Sequence[int]) -> dict[str, np.ndarray]:
     """Test slices at each stage of the model; latents in the channel that varies most."""
-    images, codes = np.asarray(reading.shown.images[rows]), np.asarray(reading.codes["test"][rows])
-    before = reading.latents(images)
-    after = reading.codebook[codes].transpose(0, 3, 1, 2)  # (B, h, w, D) -> (B, D, h, w)
+    images, codes = np.asarray(book.shown.images[rows]), np.asarray(book.codes["test"][rows])
+    before, after = book.latents(images), book.codebook[codes].transpose(0, 3, 1, 2)  # (B, D, h, w)
     channel = int(before.var((0, 2, 3)).argmax())
     parts = {"input": images, "latent": before[:, channel], "quantised": after[:, channel]}
-    return parts | {"tokens": reading.shades[codes], "reconstruction": reading.decode(codes)}
+    return parts | {"tokens": book.shades[codes], "reconstruction": book.decode(codes)}
 
 
-def tissues(reading: CodebookStatistics, most: int = 400) -> np.ndarray:
-    """(K,) the tissue (0 background, 1 CSF, 2 grey, 3 white matter) that a token covers most; -1 where that is not known."""
-    split, codes = reading.cohort["train"], reading.codes["train"]
-    found = np.full(len(reading.codebook), -1)
+def tissues(book: CodebookStatistics, most: int = 400) -> np.ndarray:
+    """(K,) the tissue (0 background, 1 CSF, 2 grey, 3 white matter) that a token covers most; -1 where not known."""
+    split, codes, found = book.cohort["train"], book.codes["train"], np.full(len(book.codebook), -1)
     if split.tissue is not None:
-        rows = np.unique(np.linspace(0, len(codes) - 1, min(most, len(codes))).astype(int))
-        flat = np.asarray(codes[rows]).ravel().astype(np.int64).repeat(reading.factor**2)
-        table = np.bincount(flat * 4 + windows(split.tissue[rows], reading.factor).ravel(), minlength=4 * len(found)).reshape(-1, 4)
+        rows = linspace_rows(len(codes), most)
+        flat = np.asarray(codes[rows]).ravel().astype(np.int64).repeat(book.factor**2)
+        table = usage(flat * 4 + windows(split.tissue[rows], book.factor).ravel(), 4 * len(found)).reshape(-1, 4)
         found = np.where(table.sum(1) > 0, table.argmax(1), -1)
     return found
 
 
-def farthest(codebook: np.ndarray, entry: int, counts: np.ndarray) -> int:
-    """The used token whose vector is farthest from this one's: the swap that should show most."""
-    return int(np.where(counts > 0, ((codebook - codebook[entry]) ** 2).sum(1), -1).argmax())
+def farthest(codebook: np.ndarray, token: int, counts: np.ndarray) -> int:
+    """The used token whose vector is farthest from this one's."""
+    return int(np.where(counts > 0, ((codebook - codebook[token]) ** 2).sum(1), -1).argmax())
 
 
-def nearest(codebook: np.ndarray, entry: int, count: int = 5) -> np.ndarray:
+def nearest(codebook: np.ndarray, token: int, count: int = 5) -> np.ndarray:
     """A token's neighbours in the codebook, the nearest first."""
-    order = np.argsort(((codebook - codebook[entry]) ** 2).sum(1), kind="stable")
-    return order[order != entry][:count]
+    order = np.argsort(((codebook - codebook[token]) ** 2).sum(1), kind="stable")
+    return order[order != token][:count]
 
 
-def examples(
-    reading: CodebookStatistics, codebook_size: Sequence[int], count: int = 6, margin: int = 0, seed: int = 0
-) -> list[np.ndarray]:
-    """For each token up to `count` windows of test slices where it was assigned, with `margin` pixels around it."""
-    codes, dice, found = np.asarray(reading.codes["test"]), np.random.default_rng(seed), []
-    cells = windows(reading.shown.images, reading.factor, margin)
-    for entry in codebook_size:
-        places = np.argwhere(codes == entry)
-        places = places[np.sort(dice.permutation(len(places))[:count])]
+def examples(book: CodebookStatistics, tokens: Sequence[int], count: int = 6, margin: int = 0) -> list[np.ndarray]:
+    """For each token up to `count` windows of test slices where it occurs, with `margin` pixels around it."""
+    codes, rng, found = np.asarray(book.codes["test"]), np.random.default_rng(0), []
+    cells = windows(book.shown.images, book.factor, margin)
+    for token in tokens:
+        places = np.argwhere(codes == token)
+        places = places[np.sort(rng.permutation(len(places))[:count])]
         found.append(cells[tuple(places.T)] / 255)
     return found
+
+
+def perturbed(book: CodebookStatistics, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Token maps (n, h, w) unchanged; with the middle token replaced by the least similar; with few kept; shuffled."""
+    keep, middle = max(1, min(64, len(book.codebook) // 4)), tuple(side // 2 for side in codes.shape[1:])
+    swapped = np.array(codes)
+    for one in swapped:
+        one[middle] = farthest(book.codebook, int(one[middle]), book.counts)
+    mixed = np.stack([np.random.default_rng(seed).permutation(one.ravel()) for seed, one in enumerate(codes)])
+    maps = {"all tokens": codes, "one token replaced": swapped, f"{keep} most used": keep_commonest(book, codes, keep)}
+    return maps | {"shuffled": mixed.reshape(codes.shape)}
+
+
+def keep_commonest(book: CodebookStatistics, codes: np.ndarray, keep: int) -> np.ndarray:
+    """The same maps with only the `keep` most used tokens: any other becomes the nearest of these."""
+    kept = np.argsort(-book.counts, kind="stable")[:keep]
+    instead = kept[((book.codebook[:, None] - book.codebook[kept][None]) ** 2).sum(-1).argmin(1)]
+    instead[kept] = kept
+    return instead[np.asarray(codes)]
+
+
+def perturbation_scores(book: CodebookStatistics, rows: Sequence[int]) -> pd.DataFrame:
+    """SSIM inside the brain of test slices, mean over subjects with its interval: a row a perturbation."""
+    images, codes, scores = np.asarray(book.shown.images[rows]), np.asarray(book.codes["test"][rows]), {}
+    mask, real = torch.from_numpy(brain_mask(images))[:, None], torch.from_numpy(images)[:, None].float() / 255
+    for name, maps in perturbed(book, codes).items():
+        each = ssim(torch.from_numpy(book.decode(maps))[:, None], real, mask=mask).numpy()
+        scores[name] = bootstrap_by_subject(each, book.shown.subjects[rows])
+    return pd.DataFrame(scores, index=["ssim", "low", "high"]).T

@@ -25,7 +25,7 @@ class Recipe:
     steps: int = 200
     batch: int = 32  # half real, half generated
     lr: float = 2e-3
-    solved: float = 0.03  # training loss (nats) below which a detector has learned all it can
+    solved: float = 0.03  # training loss (nats) at which training stops
     crops: int = 4  # of a test slice, averaged
     folds: int = 3  # of the generated side; every network has its own seed
     repeats: int = 1  # of all folds
@@ -37,8 +37,8 @@ class Recipe:
 class Detector(nn.Module):
     """Four strided convolutions and an average: (B, 1, SIDE, SIDE) in [0, 1] -> (B,) logits, positive for generated.
 
-    Beside each crop it sees what a 3 x 3 mean leaves of it, amplified: without that second channel, networks of this length of
-    training missed the texture of decoders altogether. Normalisation is over the batch: one over the crop would hide contrast.
+    A second channel holds what a 3 x 3 mean removes, amplified: without it, short trainings miss a decoder's texture.
+    Normalisation is over the batch, since one over the crop would hide contrast.
     """
 
     def __init__(self, width: int = 16):
@@ -46,7 +46,8 @@ class Detector(nn.Module):
         layers: list[nn.Module] = []
         channels = 2
         for outputs, kernel, stride in ((width, 5, 2), (2 * width, 3, 2), (4 * width, 3, 2), (4 * width, 3, 1)):
-            layers += [nn.Conv2d(channels, outputs, kernel, stride, kernel // 2), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)]
+            layers += [nn.Conv2d(channels, outputs, kernel, stride, kernel // 2), nn.BatchNorm2d(outputs)]
+            layers += [nn.LeakyReLU(0.1)]
             channels = outputs
         self.body, self.out = nn.Sequential(*layers), nn.Linear(channels, 1)
 
@@ -56,20 +57,24 @@ class Detector(nn.Module):
         return self.out(self.body(seen).mean((2, 3)))[:, 0]
 
 
-def train(net: nn.Module, sides: Sequence[Tensor], inside: Sequence[Tensor], seed: int, recipe: Recipe) -> nn.Module:
-    """A detector of real (first) from generated (second) images (N, h, w) of one scale. Mirroring and gain alike on both.
+def new_detector(seed: int) -> Detector:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Detector()
 
-    Takes all random numbers from a generator of its own: detectors train in threads, and the same seed gives the same one.
+
+def train(net: nn.Module, sides: Sequence[Tensor], inside: Sequence[Tensor], seed: int, recipe: Recipe) -> nn.Module:
+    """A detector of real (first) from generated (second) images (N, h, w) of one scale. Both are augmented alike.
+
+    Random numbers come from a generator of its own: detectors train in threads, and a seed gives the same one.
     """
-    device = sides[0].device
+    device, generator = sides[0].device, torch.Generator().manual_seed(seed)
     net = net.to(device)
-    generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(recipe.steps, 2))
     half = recipe.batch // 2
     truth = torch.arange(2, device=device).repeat_interleave(half).float()
-    weights = [weight.cpu() for weight in inside]
-    running = 1.0
+    weights, running = [weight.cpu() for weight in inside], 1.0
     for _ in range(recipe.steps):
         batch = []
         for images, weight in zip(sides, weights):
@@ -92,25 +97,14 @@ def train(net: nn.Module, sides: Sequence[Tensor], inside: Sequence[Tensor], see
     return net.eval()
 
 
-def seeded_net(make: Callable, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
-def scores(net: nn.Module, images: Tensor, inside: Tensor, crops: int) -> np.ndarray:
-    """(N,) mean logit over `crops` positions of each image, spread evenly over those inside the brain."""
-    return crop_scores(net, images, inside, crops)[0].mean(1)
-
-
 @torch.no_grad()
 def crop_scores(net: nn.Module, images: Tensor, inside: Tensor, crops: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits and positions (N, crops) of crops spread evenly over the positions inside the brain."""
     logits, positions = [], []
     for part, weight in zip(images.split(64), inside.split(64)):
-        order, rows = torch.argsort(weight, dim=1, descending=True, stable=True), torch.arange(len(part), device=part.device)
-        tries = min(crops, weight.shape[1])
-        picks = [((number + 0.5) / tries * weight.sum(1)).long() for number in range(tries)]
+        order, rows = weight.argsort(dim=1, descending=True, stable=True), torch.arange(len(part)).to(part.device)
+        count = min(crops, weight.shape[1])
+        picks = [((number + 0.5) / count * weight.sum(1)).long() for number in range(count)]
         places = [order.gather(1, pick[:, None])[:, 0] for pick in picks]
         logits.append(torch.stack([net(crops_of(part, rows, place)) for place in places], 1).float().cpu())
         positions.append(torch.stack(places, 1).cpu())
@@ -119,9 +113,7 @@ def crop_scores(net: nn.Module, images: Tensor, inside: Tensor, crops: int) -> t
 
 def roc_area(real: np.ndarray, generated: np.ndarray, real_weight: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """AUC of scores with weights (draws, n) on each side: (draws,). Ties count half."""
-    order = np.unique(np.concatenate([real, generated]), return_inverse=True)[1]
-    one, two = order[: len(real)], order[len(real) :]
-    below = (one[:, None] < two[None]) + 0.5 * (one[:, None] == two[None])  # (real, generated)
+    below = (real[:, None] < generated[None]) + 0.5 * (real[:, None] == generated[None])
     with np.errstate(invalid="ignore"):  # a draw that left one side empty has no area
         return ((real_weight @ below) * weight).sum(1) / (real_weight.sum(1) * weight.sum(1))
 
@@ -143,56 +135,46 @@ class Result:
     low: float  # 95 % interval: subjects of both sides resampled, networks resampled
     high: float
     accuracy: float  # balanced, at the network's own threshold
-    each: tuple[float, ...]  # AUC of every network
-    real: np.ndarray  # (N,) scores of the held-out real slices
-    generated: np.ndarray
 
 
 def detectability(
-    fit: Prepared,
-    real: Prepared,
-    generated: Prepared,
-    recipe: Recipe | None = None,
-    *,
-    make: Callable = Detector,
-    progress: Callable[[], object] | None = None,
+    fit: Prepared, real: Prepared, generated: Prepared, recipe: Recipe, progress: Callable = lambda: None
 ) -> dict[int, Result]:
     """scale -> how well `generated` is told from `real`.
 
-    Detectors learn on the subjects of `fit` and two of three folds of `generated`. They are tested on the third fold and
-    on all of `real`, whose subjects must not be in `fit`. Subjects of `generated` are never on both sides either.
+    Detectors learn on `fit` and two of three folds of `generated`. They are tested on the third fold and on `real`,
+    whose subjects must not be in `fit`. Subjects of `generated` are never on both sides either.
     """
-    recipe = recipe or Recipe()
     if shared := set(fit.subjects) & (set(real.subjects) | set(generated.subjects)):
-        raise ValueError(f"{len(shared)} subjects that detectors learn on are tested as well, {sorted(shared)[0]!r} for one")
+        raise ValueError(f"{len(shared)} training subjects are tested as well, such as {sorted(shared)[0]!r}")
     jobs = []
     for repeat in range(recipe.repeats):
         rng = np.random.default_rng([recipe.seed, repeat])
         fold = folds_of(generated.slice_indices, generated.subjects, recipe.folds, rng)
-        jobs += [(scale, repeat * recipe.folds + number, fold == number) for number in range(recipe.folds) for scale in real.scales]
-    nets = [seeded_net(make, recipe.seed * 1000 + number) for _, number, _ in jobs]  # the global generator serves one thread
+        for number in range(recipe.folds):
+            seed = recipe.seed * 1000 + repeat * recipe.folds + number
+            # networks are made here: the global generator serves one thread
+            jobs += [(scale, seed, fold == number, new_detector(seed)) for scale in real.scales]
     for side in (fit, real, generated):
         side.inside  # noqa: B018 (made once, before the threads share it)
 
-    def work(net: nn.Module, job: tuple[int, int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        scale, number, held = job
+    def work(job: tuple[int, int, np.ndarray, Detector]) -> tuple[np.ndarray, np.ndarray]:
+        scale, seed, held, net = job
         images, inside = generated.scales[scale], generated.inside[scale]
         learn, test = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
-        sides, weights = [fit.scales[scale], images[learn]], [fit.inside[scale], inside[learn]]
-        net = train(net, sides, weights, recipe.seed * 1000 + number, recipe)
-        found = scores(net, real.scales[scale], real.inside[scale], recipe.crops)
+        net = train(net, [fit.scales[scale], images[learn]], [fit.inside[scale], inside[learn]], seed, recipe)
+        theirs = crop_scores(net, real.scales[scale], real.inside[scale], recipe.crops)[0].mean(1)
         ours = np.full(len(generated), np.nan)
-        ours[held] = scores(net, images[test], inside[test], recipe.crops)
-        if progress:
-            progress()
-        return found, ours
+        ours[held] = crop_scores(net, images[test], inside[test], recipe.crops)[0].mean(1)
+        progress()
+        return theirs, ours
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        done = list(pool.map(work, nets, jobs))
-    return {scale: _result([d for j, d in zip(jobs, done) if j[0] == scale], real, generated, recipe) for scale in real.scales}
+        done = list(pool.map(work, jobs))
+    return {s: _result([d for j, d in zip(jobs, done) if j[0] == s], real, generated, recipe) for s in real.scales}
 
 
-def _result(tested: list[tuple[np.ndarray, np.ndarray]], real: Prepared, generated: Prepared, recipe: Recipe) -> Result:
+def _result(tested: list, real: Prepared, generated: Prepared, recipe: Recipe) -> Result:
     rng, areas, rights = np.random.default_rng(recipe.seed), [], []
     weights = [_resampled(side.subjects, recipe.draws, rng) for side in (real, generated)]
     for theirs, ours in tested:
@@ -201,10 +183,8 @@ def _result(tested: list[tuple[np.ndarray, np.ndarray]], real: Prepared, generat
         rights.append(((theirs < 0).mean() + (ours[held] > 0).mean()) / 2)
     areas = np.stack(areas)  # (networks, 1 + draws); the first draw is the set itself
     picks = rng.integers(len(areas), size=(recipe.draws, len(areas)))
-    means = np.take_along_axis(areas[:, 1:].T, picks, 1).mean(1)
-    theirs, ours = (np.nanmean(np.stack(side), axis=0) for side in zip(*tested))
-    auc, (low, high) = float(areas[:, 0].mean()), np.nanquantile(means, [0.025, 0.975])
-    return Result(auc, float(low), float(high), float(np.mean(rights)), tuple(areas[:, 0].tolist()), theirs, ours)
+    low, high = np.nanquantile(np.take_along_axis(areas[:, 1:].T, picks, 1).mean(1), [0.025, 0.975])
+    return Result(float(areas[:, 0].mean()), float(low), float(high), float(np.mean(rights)))
 
 
 def _resampled(subjects: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:

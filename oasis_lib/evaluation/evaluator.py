@@ -1,9 +1,11 @@
-"""How good are generated slices? Every measure beside real-vs-real, at equal numbers of slices of each slice index."""
+"""Measures of generated slices, each beside real-vs-real, at equal numbers of slices of each slice index."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,48 +13,87 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from oasis_lib.evaluation import anatomy, distances, memorisation
-from oasis_lib.evaluation.fitted import Fitted, Samples
+from oasis_lib.cohort import Cohort
+from oasis_lib.config import EvaluationConfig
+from oasis_lib.evaluation import anatomy, distances, features, memorisation
+from oasis_lib.evaluation.prepared import Samples, shared_counts
+from oasis_lib.storage import fingerprint, kept_arrays
+from oasis_lib.training import codes_of, decode_codes
 
-SHARES = ("precision", "recall", "slice_index_within_one", "memorised", "standing_out")  # how those measures' names begin
+SHARES = ("precision", "recall", "slice_index_within_one", "memorised")  # first words of measures in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What is known of each slice of a set: looked at once, however many measures ask."""
+    """What is known of each slice of a set."""
 
     points: np.ndarray  # (N, components) features
     areas: np.ndarray  # (N, 4) percent of the frame
     slice_index_errors: np.ndarray  # (N,)
     near: dict[str, memorisation.Nearest]  # in pixels and in features
-    relative: dict[str, np.ndarray]  # (N,) distance to the nearest training slice over what is usual for held-out subjects
+    relative: dict[str, np.ndarray]  # (N,) distance to the nearest training slice over the median of held-out subjects
 
 
-class Evaluator(Fitted):
-    """`measure` for each generator, against the real subjects of `split`."""
+class Evaluator:
+    """`measure` compares sets with the real subjects of `split`: "test", or "validate" while settings are being chosen.
+
+    Features are fitted on one half of the training subjects; the other half is the real-vs-real baseline. With the
+    `vqvae` that samples come from, the memorisation audit sees real subjects through its tokens, as samples are seen.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        config: EvaluationConfig | None = None,
+        *,
+        device: str = "cpu",
+        cache: str | Path | None = None,
+        split: str = "test",
+        vqvae: Any | None = None,
+    ):
+        self.cohort, self.config, self.device, self.vqvae = cohort, config or EvaluationConfig(), str(device), vqvae
+        self.split, self.real = split, cohort[split]
+        train, seed, steps = cohort["train"], self.config.seed, self.config.feature_steps
+        subjects = np.unique(train.subjects)
+        if len(subjects) < 4 or not len(self.real):
+            raise ValueError(f"{cohort.folder}: an evaluation needs at least 4 training subjects and 1 in {split}")
+        half = np.random.default_rng(seed).permutation(subjects)[: len(subjects) // 2]
+        fitted = np.isin(train.subjects, half)
+        self.fit_rows, self.baseline_rows = np.flatnonzero(fitted), np.flatnonzero(~fitted)
+        self.cache = Path(cache) / "features" if cache else None
+        key = {"cohort": cohort.hash, "features": features.VERSION, "steps": steps, "seed": seed}
+        self.network = features.cached_network(self.cache, key, self._train_network)
+        self.key = key | {"network": fingerprint(self.network)}
+        self.raw = {name: self._of_subjects(name) for name in sorted({"train", "validate", "test", split})}
+        self.space = features.Space.fit(self.raw["train"][self.fit_rows], self.config.components)
+
+    def _train_network(self) -> features.FeatureNet:
+        options = {"steps": self.config.feature_steps, "seed": self.config.seed, "device": self.device}
+        return features.train_network(Samples.of(self.cohort["train"], self.fit_rows), **options)
+
+    def _of_subjects(self, name: str) -> np.ndarray:
+        images = self.cohort[name].images
+        return kept_arrays(self.cache, f"subjects-{name}", self.key, lambda: {"raw": self.extract(images)})["raw"]
+
+    def extract(self, images: np.ndarray) -> np.ndarray:
+        return features.extract(self.network, images, self.device)
 
     @cached_property
-    def _known(self) -> WeakKeyDictionary[Samples, Seen]:
-        return WeakKeyDictionary()
+    def baseline(self) -> Samples:
+        train, rows = self.cohort["train"], self.baseline_rows
+        return Samples(train.images[rows], train.slice_indices[rows], train.subjects[rows], self.raw["train"][rows])
 
-    def look(self, samples: Samples) -> Seen:
-        if samples not in self._known:
-            raw = self.extract(samples.images) if samples.raw is None else samples.raw
-            near = self.nearest(samples, raw)
-            lines = self.audit["lines"]
-            self._known[samples] = Seen(
-                self.space.project(raw),
-                self.mixture.areas(np.asarray(samples.images)),
-                self.slice_index_errors(samples, raw),
-                near,
-                {where: lines[where].relative(one, samples.slice_indices) for where, one in near.items()},
-            )
-        return self._known[samples]
+    @cached_property
+    def thumbnails(self) -> np.ndarray:
+        return memorisation.shrink(self.cohort["train"].images, self.device)
 
-    def nearest(self, samples: Samples, raw: np.ndarray) -> dict[str, memorisation.Nearest]:
-        """The nearest training slice of every sample, in pixels and in features."""
-        query = {"pixels": memorisation.thumbnails(samples.images, device=self.device), "features": self.space.project(raw)}
-        return {where: self.nearest_to(points, where, self.audit["bank"], samples.subjects) for where, points in query.items()}
+    @cached_property
+    def mixture(self) -> anatomy.Mixture:
+        return anatomy.Mixture.fit(self.cohort["train"].images, self.config.seed)
+
+    @cached_property
+    def real_areas(self) -> np.ndarray:
+        return self.mixture.areas(np.asarray(self.real.images))
 
     @cached_property
     def real_points(self) -> np.ndarray:
@@ -63,26 +104,83 @@ class Evaluator(Fitted):
         return self._similarity(self.real.images, self.real.slice_indices, self.real.subjects)
 
     def _similarity(self, images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray) -> pd.DataFrame:
-        return distances.pairwise_similarity(images, slice_indices, subjects, seed=self.config.seed, device=self.device)
+        options = {"seed": self.config.seed, "device": self.device}
+        return distances.pairwise_similarity(images, slice_indices, subjects, **options)
 
-    def counts(self, slice_indices: np.ndarray) -> dict[int, int]:
-        """Slices of each slice index that every side of a comparison has: the set, the baseline and the real subjects."""
-        sides = [pd.Series(x).value_counts() for x in (slice_indices, self.real.slice_indices, self.baseline.slice_indices)]
-        known = set.intersection(*(set(side.index) for side in sides))
-        if not known:
-            raise ValueError("every sample needs a slice index that the cohort has; draw them with `slice_index=`, not open")
-        return {int(slice_index): int(min(side[slice_index] for side in sides)) for slice_index in sorted(known)}
+    @cached_property
+    def reader(self) -> anatomy.SliceIndexRegressor | None:
+        """None where the cohort knows no slice indices."""
+        train = self.cohort["train"]
+        if self.cohort.slice_indices < 2 or train.slice_indices.min() < 0:
+            return None
+        seen = np.concatenate([self.raw["train"], self.thumbnails], 1)
+        return anatomy.SliceIndexRegressor(seen, train.slice_indices, train.subjects)
 
-    def rows(self, slice_indices: np.ndarray, counts: dict[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of a set and of the real subjects, equally many of each slice index."""
-        rng, counts = np.random.default_rng(self.config.seed), counts or self.counts(slice_indices)
-        return pick_rows(slice_indices, counts, rng), pick_rows(self.real.slice_indices, counts, rng)
+    def slice_index_errors(self, samples: Samples, raw: np.ndarray) -> np.ndarray:
+        """(N,) distance of the slice index read from the one asked for; NaN where none can be read."""
+        if self.reader is None:
+            return np.full(len(samples.images), np.nan)
+        seen = np.concatenate([raw, memorisation.shrink(samples.images, self.device)], 1)
+        return np.abs(self.reader.read(seen, samples.subjects) - samples.slice_indices)
+
+    @cached_property
+    def audit(self) -> tuple[dict[str, np.ndarray], dict[str, memorisation.Calibration]]:
+        """Training slices in pixels and in features, and the distances of held-out subjects from them.
+
+        Both through the tokens: a copy is as blurred as any decoded slice, and would lie far from its original.
+        """
+        bank, held = self._audited("train"), [self._audited(name) for name in ("validate", "test")]
+        slice_indices = np.concatenate([self.cohort[name].slice_indices for name in ("validate", "test")])
+        lines = {}
+        for where in bank:
+            found = self._nearest(np.concatenate([one[where] for one in held]), where, bank[where])
+            lines[where] = memorisation.Calibration(found, slice_indices)
+        return bank, lines
+
+    def _audited(self, name: str) -> dict[str, np.ndarray]:
+        def look() -> dict[str, np.ndarray]:
+            images, raw = self.cohort[name].images, self.raw[name]
+            if self.vqvae is not None:
+                images = decode_codes(self.vqvae, codes_of(self.vqvae, self.cohort, name, self.device), self.device)
+                raw = self.extract(images)
+            thumbnails = memorisation.thumbnails(images, device=self.device)
+            return {"pixels": thumbnails.astype(np.float16), "features": raw}
+
+        key = self.key | {"vqvae": self.vqvae and fingerprint(self.vqvae)}
+        kept = kept_arrays(self.cache, f"audit-{name}", key, look)
+        return kept | {"features": self.space.project(kept["features"])}
+
+    def _nearest(self, points: np.ndarray, where: str, bank: np.ndarray, own: np.ndarray | None = None) -> memorisation.Nearest:
+        flip = where == "pixels" and self.cohort.info.get("left_right")
+        mirror = memorisation.mirrored(points) if flip else None
+        return memorisation.nearest(points, bank, self.cohort["train"].subjects, mirror, own)
+
+    @cached_property
+    def _known(self) -> WeakKeyDictionary[Samples, Seen]:
+        return WeakKeyDictionary()
+
+    def look(self, samples: Samples) -> Seen:
+        """Computed once a set."""
+        if samples not in self._known:
+            raw, (bank, lines) = self.extract(samples.images) if samples.raw is None else samples.raw, self.audit
+            points = self.space.project(raw)
+            query = {"pixels": memorisation.thumbnails(samples.images, device=self.device), "features": points}
+            near = {where: self._nearest(query[where], where, bank[where], samples.subjects) for where in query}
+            relative = {where: lines[where].relative(near[where], samples.slice_indices) for where in near}
+            areas, errors = self.mixture.areas(np.asarray(samples.images)), self.slice_index_errors(samples, raw)
+            self._known[samples] = Seen(points, areas, errors, near, relative)
+        return self._known[samples]
+
+    def counts(self, *sets: Samples) -> dict[int, int]:
+        """Slices of each slice index that all sets, the baseline and the real subjects have."""
+        return shared_counts(*(one.slice_indices for one in sets), self.real.slice_indices, self.baseline.slice_indices)
 
     def measure(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, Any]:
         """All measures of one set, each with the ends of its 95 % interval: one flat dict of numbers."""
-        ours, theirs = self.rows(samples.slice_indices, counts)
-        images, slice_indices, subjects = np.asarray(samples.images[ours]), samples.slice_indices[ours], samples.groups[ours]
-        alike, real, seen = self._similarity(images, slice_indices, subjects), self.real_similarity, self.look(samples)
+        rng, counts = np.random.default_rng(self.config.seed), counts or self.counts(samples)
+        ours, theirs = (pick_rows(side.slice_indices, counts, rng) for side in (samples, self.real))
+        images, real, seen = np.asarray(samples.images[ours]), self.real_similarity, self.look(samples)
+        alike = self._similarity(images, samples.slice_indices[ours], samples.groups[ours])
         alike[["first", "second"]] = ours[alike[["first", "second"]].to_numpy(int)]
 
         def numbers(mine: np.ndarray, others: np.ndarray) -> dict[str, float]:
@@ -90,58 +188,57 @@ class Evaluator(Fitted):
             return self._numbers(seen, samples, mine, others) | pairs
 
         found, half = numbers(ours, theirs), self._half_widths(numbers, samples.groups, ours, theirs)
-        areas = dict(zip((f"area_{name}" for name in anatomy.AREAS), seen.areas[ours].mean(0).tolist()))
         ends = {f"{name}_low": float(np.maximum(0, found[name] - reach)) for name, reach in half.items()}
         most = {name: 1.0 if name.startswith(SHARES) else np.inf for name in half}
         ends |= {f"{name}_high": float(np.minimum(most[name], found[name] + reach)) for name, reach in half.items()}
-        return {"slices": len(ours)} | found | areas | self._ssim_count(images) | ends
-
-    def distances(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, float]:
-        """The distances alone."""
-        ours, theirs = self.rows(samples.slice_indices, counts)
-        raw = self.extract(samples.images) if samples.raw is None else samples.raw
-        return self._distances(self.space.project(raw), samples.groups, ours, theirs)
-
-    def _distances(self, points: np.ndarray, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-        a, b = points[ours], self.real_points[theirs]
-        shape = distances.manifold(b, a, self.real.subjects[theirs], subjects[ours], self.config.neighbours)
-        return {"frechet": distances.frechet(a, b)} | shape
+        return {"slices": len(ours)} | found | self._ssim_count(images) | ends
 
     def _numbers(self, seen: Seen, samples: Samples, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-        found = self._distances(seen.points, samples.groups, ours, theirs)
+        points, real = seen.points[ours], self.real_points[theirs]
+        found = {"frechet": distances.frechet(points, real)}
+        sides = real, points, self.real.subjects[theirs], samples.groups[ours]
+        found |= distances.manifold(*sides, self.config.neighbours)
         errors = seen.slice_index_errors[ours]
         if self.reader:
             found |= {"slice_index_within_one": float((errors < 1.5).mean()), "slice_index_error": float(errors.mean())}
         sides = seen.areas[ours], samples.slice_indices[ours], self.real_areas[theirs], self.real.slice_indices[theirs]
         apart = anatomy.area_distance(*sides)
         found |= {"tissue_distance": float(apart[:3].mean()), "ventricle_distance": float(apart[3])}
-        for where, line in self.audit["lines"].items():
+        for where, line in self.audit[1].items():
             found[f"memorised_{where}"] = float((seen.relative[where][ours] < line.line).mean())
-            found[f"standing_out_{where}"] = float((seen.near[where].ratio[ours] < line.ratio_line).mean())
         return found
 
-    def _half_widths(self, numbers: Any, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-        """Half of each 95 % interval: a jackknife that leaves out a tenth of the subjects at a time, on both sides together."""
+    def _half_widths(self, numbers: Callable, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+        """Half of each 95 % interval: a jackknife that leaves out a tenth of the subjects at a time, on both sides."""
         parts = min(10, len(np.unique(self.real.subjects[theirs])), len(np.unique(subjects[ours])))
         if parts < 2:
             return dict.fromkeys(numbers(ours, theirs), float("nan"))
-        mine, others = parted([subjects[ours], self.real.subjects[theirs]], parts, np.random.default_rng(self.config.seed))
+        rng = np.random.default_rng(self.config.seed)
+        mine, others = parted([subjects[ours], self.real.subjects[theirs]], parts, rng)
         rows = pd.DataFrame([numbers(ours[mine != part], theirs[others != part]) for part in range(parts)])
         errors = np.sqrt((parts - 1) / parts * ((rows - rows.mean()) ** 2).sum(skipna=False))
         return (t.ppf(0.975, parts - 1) * errors).to_dict()
 
-    def extremes(self, samples: Samples, where: str = "pixels", count: int = 6, farthest: bool = False) -> pd.DataFrame:
-        """The samples nearest to a training slice for their slice index (or farthest from all), with that slice's row."""
-        seen, line = self.look(samples), self.audit["lines"][where].line
-        near, relative = seen.near[where], seen.relative[where]
-        rows = (-relative if farthest else relative).argsort()[:count]
-        table = {"sample": rows, "train": near.index[rows], "relative": relative[rows], "ratio": near.ratio[rows]}
-        return pd.DataFrame(table | {"line": line})
-
     def _ssim_count(self, images: np.ndarray) -> dict[str, float]:
-        every = max(1, len(images) // 100)
-        best, _ = memorisation.best_ssim(images[::every], self.cohort["train"].images, self.thumbnails, device=self.device)
+        """The earlier projects' count: samples whose highest SSIM to a training slice exceeds 0.6."""
+        some = images[:: max(1, len(images) // 100)]
+        best, _ = memorisation.best_ssim(some, self.cohort["train"].images, self.thumbnails, device=self.device)
         return {"seeds_count": float((best > memorisation.SEEDS_LINE).mean()), "seeds_best": float(best.max())}
+
+    def extremes(self, samples: Samples, where: str = "pixels", count: int = 6, farthest: bool = False) -> pd.DataFrame:
+        """The samples nearest to (or farthest from) a training slice, for their slice index; with that slice's row."""
+        seen = self.look(samples)
+        rows = (-seen.relative[where] if farthest else seen.relative[where]).argsort()[:count]
+        train, relative = seen.near[where].index[rows], seen.relative[where][rows]
+        return pd.DataFrame({"sample": rows, "train": train, "relative": relative})
+
+    def real_errors(self) -> dict[str, float]:
+        """Errors of the instruments: the slice-index reader on real subjects, the tissue classes against truth."""
+        errors, found = self.slice_index_errors(Samples.of(self.real), self.raw[self.split]), {}
+        if self.reader:
+            found = {"slice_index_within_one": float((errors < 1.5).mean()), "slice_index_error": float(errors.mean())}
+        truth = anatomy.segmentation_error(self.mixture, self.real) if self.real.tissue is not None else {}
+        return found | truth
 
 
 def similarity_gap(alike: pd.DataFrame, real: pd.DataFrame) -> dict[str, float]:
@@ -157,7 +254,7 @@ def _among(pairs: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
 
 
 def parted(sides: list[np.ndarray], parts: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Which of `parts` equal parts each row's subject belongs to; on whatever side they are, subjects keep their part."""
+    """Which of `parts` equal parts each row's subject belongs to; subjects keep their part on both sides."""
     part: dict[Any, int] = {}
     for subjects in sides:
         fresh = rng.permutation([name for name in np.unique(subjects) if name not in part])
@@ -166,10 +263,10 @@ def parted(sides: list[np.ndarray], parts: int, rng: np.random.Generator) -> lis
 
 
 def pick_rows(slice_indices: np.ndarray, counts: dict[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Rows with exactly `counts` slices of each slice index, drawn without replacement where there are enough."""
+    """Rows with exactly `counts` slices of each slice index, without replacement where there are enough."""
     chosen = []
-    for slice_index, count in counts.items():
-        pool = np.flatnonzero(slice_indices == slice_index)
+    for index, count in counts.items():
+        pool = np.flatnonzero(slice_indices == index)
         if len(pool):
             chosen.append(rng.choice(pool, count, replace=len(pool) < count))
     return np.sort(np.concatenate(chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,88 +13,66 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.device import full_precision
+from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.metrics import batch_size_for
 from oasis_lib.storage import CONFIG, read_config, read_weights, save_model
 
 FEATURES = 32 + 64 + 4 * 128
-VERSION = 3  # of the network and its training: a kept one of another version is trained again
-
-
-class Stem(nn.Conv2d):
-    """A strided convolution of one channel, reckoned over blocks of pixels: the same numbers, learned in a fifth of the time."""
-
-    def __init__(self, width: int, stride: int):
-        super().__init__(1, width, 2 * stride + 1, stride, stride)
-
-    def forward(self, images: Tensor) -> Tensor:
-        side = self.stride[0]
-        weight = F.pixel_unshuffle(F.pad(self.weight, (0, side - 1, 0, side - 1)), side)  # (width, side * side, 3, 3)
-        return F.conv2d(F.pixel_unshuffle(images, side), weight, self.bias, padding=1)
+VERSION = 4  # of network and training: a cached network of another version is trained again
 
 
 class FeatureNet(nn.Module):
-    """A small network that tells slice index and subject of a slice; its pooled maps are the features.
+    """Classifies slice index and subject of (B, 1, H, W) slices; its pooled maps (B, FEATURES) are the features."""
 
-    It never sees spoiled slices: taught to spot blur and noise, it placed nonsense nearer to real subjects than reconstructions.
-    """
-
-    def __init__(self, size: int, slice_indices: int, subjects: int, width: int = 16):
+    def __init__(self, size: int, slice_indices: int, subjects: int):
         super().__init__()
         stride = max(1, size // 64)
-
-        def block(inputs: int, outputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU())
-
-        stem = nn.Sequential(Stem(width, stride), nn.BatchNorm2d(width), nn.ReLU())
-        self.stages = nn.ModuleList([stem, block(width, 32), block(32, 64), block(64, 128)])
-        self.heads = nn.ModuleDict(
-            {"slice_index": nn.Linear(FEATURES, max(slice_indices, 1)), "subject": nn.Linear(FEATURES, subjects)}
+        layers = ((1, 16, 2 * stride + 1, stride), (16, 32, 3, 2), (32, 64, 3, 2), (64, 128, 3, 2))
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(inputs, outputs, kernel, step, kernel // 2), nn.BatchNorm2d(outputs), nn.ReLU())
+            for inputs, outputs, kernel, step in layers
         )
-        self.config = {"size": size, "slice_indices": slice_indices, "subjects": subjects, "width": width}
+        classes = {"slice_index": max(slice_indices, 1), "subject": subjects}
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, count) for name, count in classes.items()})
+        self.config = {"size": size, "slice_indices": slice_indices, "subjects": subjects}
 
-    def forward(self, images: Tensor) -> Tensor:  # (B, 1, H, W) -> (B, FEATURES)
+    def forward(self, images: Tensor) -> Tensor:
         pooled, x = [], images * 2 - 0.5
         for stage in self.stages:
             x = stage(x)
             pooled.append(x.mean((2, 3)))
-        quarters = F.adaptive_avg_pool2d(x, 2).flatten(1)  # the last stage keeps where, the earlier ones only what
+        quarters = F.adaptive_avg_pool2d(x, 2).flatten(1)  # the last stage keeps places, the earlier ones averages
         return torch.cat([*pooled[1:-1], quarters], dim=1)
 
 
-def train_network(
-    images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, *, steps: int, seed: int, device: str = "cpu"
-) -> FeatureNet:
-    """Half a minute on two idle cores. Seeded: the same subjects and seed give the same network."""
+def train_network(samples: Samples, *, steps: int, seed: int, device: str = "cpu") -> FeatureNet:
+    """Half a minute on two idle cores. The same subjects and seed give the same network."""
+    images, slice_indices = samples.images, samples.slice_indices
+    _, numbers = np.unique(samples.groups, return_inverse=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _train(images, slice_indices, subjects, steps, seed, device)
-
-
-def _train(images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, steps: int, seed: int, device: str) -> FeatureNet:
-    _, numbers = np.unique(subjects, return_inverse=True)
-    net = FeatureNet(images.shape[-1], int(slice_indices.max()) + 1, int(numbers.max()) + 1).to(device)
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=max(steps, 2))
-    targets = {"slice_index": torch.as_tensor(slice_indices.copy()), "subject": torch.as_tensor(numbers)}
-    for _ in range(steps):
-        rows = torch.randint(len(images), (32,), generator=generator)
-        batch = to_tensor(images[rows.numpy()], device)
-        batch = batch * (0.9 + 0.2 * torch.rand(len(rows), 1, 1, 1, generator=generator)).to(device)
-        batch = torch.roll(batch, torch.randint(-3, 4, (2,), generator=generator).tolist(), dims=(2, 3))
-        hidden = F.dropout(net(batch), 0.2)
-        loss = torch.zeros((), device=device)
-        for name, target in targets.items():
-            if (target >= 0).all():
-                loss = loss + F.cross_entropy(net.heads[name](hidden), target[rows].to(device))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        net = FeatureNet(images.shape[-1], int(slice_indices.max()) + 1, int(numbers.max()) + 1).to(device)
+        generator = torch.Generator().manual_seed(seed)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=max(steps, 2))
+        targets = {"slice_index": torch.as_tensor(slice_indices.copy()), "subject": torch.as_tensor(numbers)}
+        for _ in range(steps):
+            rows = torch.randint(len(images), (32,), generator=generator)
+            batch = to_tensor(images[rows.numpy()], device)
+            batch = batch * (0.9 + 0.2 * torch.rand(len(rows), 1, 1, 1, generator=generator)).to(device)
+            batch = torch.roll(batch, torch.randint(-3, 4, (2,), generator=generator).tolist(), dims=(2, 3))
+            hidden, loss = F.dropout(net(batch), 0.2), torch.zeros((), device=device)
+            for name, target in targets.items():
+                if (target >= 0).all():
+                    loss = loss + F.cross_entropy(net.heads[name](hidden), target[rows].to(device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
     return net.eval()
 
 
-def cached_network(cache: Path | None, key: dict, make) -> FeatureNet:
+def cached_network(cache: Path | None, key: dict, make: Callable[[], FeatureNet]) -> FeatureNet:
     """The network of this key from the folder `cache`, or made and kept there."""
     if cache and (cache / CONFIG).is_file():
         try:
@@ -113,12 +92,12 @@ def cached_network(cache: Path | None, key: dict, make) -> FeatureNet:
 def to_tensor(images: np.ndarray, device: str = "cpu") -> Tensor:
     """(N, H, W), uint8 or already in [0, 1] -> (N, 1, H, W) float in [0, 1]."""
     tensor = torch.as_tensor(np.array(images))[:, None]
-    return tensor.to(device).float() / 255 if tensor.dtype == torch.uint8 else tensor.float().to(device)  # MPS has no float64
+    return tensor.to(device).float() / 255 if tensor.dtype == torch.uint8 else tensor.float().to(device)
 
 
 @torch.no_grad()
 def extract(network: nn.Module, images: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """(N, H, W) -> (N, features) float32, in full precision: features of two devices are compared."""
+    """(N, H, W) -> (N, FEATURES) float32, in full precision: features of two devices are compared."""
     network, few = network.to(device), batch_size_for(images[0].size, device)
     with full_precision(device):
         parts = [network(to_tensor(images[i : i + few], device)).cpu() for i in range(0, len(images), few)]
@@ -127,21 +106,20 @@ def extract(network: nn.Module, images: np.ndarray, device: str = "cpu") -> np.n
 
 @dataclass(frozen=True)
 class Space:
-    """Features standardised, projected on their first components and whitened, all of it fitted on training subjects."""
+    """Features standardised, projected on their first principal components, whitened; fitted on training subjects."""
 
-    network: nn.Module
     mean: np.ndarray
-    basis: np.ndarray  # (features, components)
+    basis: np.ndarray  # (FEATURES, components)
 
     @classmethod
-    def fit(cls, network: nn.Module, features: np.ndarray, components: int) -> Space:
+    def fit(cls, features: np.ndarray, components: int) -> Space:
         mean, spread = features.mean(0), features.std(0)
-        spread = np.maximum(spread, 0.1 * np.median(spread[spread > 0]))  # corners that hold only air stay small
+        spread = np.maximum(spread, 0.1 * np.median(spread[spread > 0]))  # corners that hold only background stay small
         standard = (features - mean) / spread
         values, vectors = np.linalg.eigh(standard.T @ standard / len(features))
         keep = np.argsort(values)[::-1][: min(components, (len(features) - 1) // 2)]
-        basis = vectors[:, keep] / np.sqrt(values[keep])  # every component counts alike: else size and slice index drown detail
-        return cls(network, mean, (basis / spread[:, None]).astype(np.float32))
+        basis = vectors[:, keep] / np.sqrt(values[keep])  # whitened: else size and slice index outweigh all detail
+        return cls(mean, (basis / spread[:, None]).astype(np.float32))
 
     def project(self, features: np.ndarray) -> np.ndarray:
         return (features - self.mean) @ self.basis

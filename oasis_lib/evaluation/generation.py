@@ -1,8 +1,8 @@
-"""The evaluation of generators: detectability, one table with baseline and controls, and a verdict that real data passes."""
+"""The evaluation of generators: detectability, a table with baseline and controls, a verdict that real data passes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,15 @@ from scipy.stats import binom
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig
 from oasis_lib.evaluation.detectability import Recipe
-from oasis_lib.evaluation.evaluator import SHARES, Evaluator, Samples
+from oasis_lib.evaluation.evaluator import SHARES, Evaluator
 from oasis_lib.evaluation.instrument import BASELINE, Instrument, Report
+from oasis_lib.evaluation.prepared import Samples
+from oasis_lib.evaluation.samples import references
 
 CONTROLS = ("positional tokens", "unigram tokens", "blur", "mean image", "black image")  # negative controls
-TARGETS = {  # measure -> relation to the end of real-vs-real's interval
+UNDETECTED = ("mean image", "black image")  # one image for all subjects: no detector is needed
+COPIES = ("memorised_pixels", "memorised_features")  # 1 % by construction; no control copies, so none can fail
+TARGETS = {  # measure -> relation to the far end of real-vs-real's interval
     "frechet": "<=",
     "precision": ">=",
     "recall": ">=",
@@ -24,53 +28,43 @@ TARGETS = {  # measure -> relation to the end of real-vs-real's interval
     "tissue_distance": "<=",
     "ventricle_distance": "<=",
     "ms_ssim_gap": "<=",
-    "memorised_pixels": "<=",
-    "memorised_features": "<=",
-}
-COPIES = ("memorised_pixels", "memorised_features")  # 1 % by construction; no control copies, so none can fail
+} | dict.fromkeys(COPIES, "<=")
 UNKNOWN = "not measurable at this size"
 
 
 def compare(evaluator: Evaluator, sets: Mapping[str, Samples]) -> pd.DataFrame:
     """One row a set, real-vs-real first, all at the same number of slices of each slice index."""
-    shared = [evaluator.counts(samples.slice_indices) for samples in sets.values()]
-    slice_indices = set.intersection(*(set(c) for c in shared))
-    counts = {slice_index: min(c[slice_index] for c in shared) for slice_index in sorted(slice_indices)}
-    rows = {BASELINE: evaluator.measure(evaluator.baseline, counts)}
-    rows |= {name: evaluator.measure(samples, counts) for name, samples in sets.items()}
-    table = pd.DataFrame(rows).T.astype(float)
+    counts = evaluator.counts(*sets.values())
+    sets = {BASELINE: evaluator.baseline} | dict(sets)
+    table = pd.DataFrame({name: evaluator.measure(samples, counts) for name, samples in sets.items()}).T.astype(float)
     return table.assign(frechet_ratio=table["frechet"] / table["frechet"].iloc[0])
 
 
 def plain(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """For JSON, which knows no NaN."""
+    """For JSON, which has no NaN."""
     return {name: {k: float(v) if np.isfinite(v) else None for k, v in row.items()} for name, row in table.iterrows()}
 
 
-def instrument(evaluator: Evaluator, mm: float | None = None) -> Instrument:
-    """Detectors for the evaluator's cohort and split; they learn on the same half of the training subjects."""
-    config = evaluator.config
-    recipe = Recipe(steps=config.detector_steps, seed=config.seed)
-    return Instrument(evaluator.cohort, split=evaluator.split, recipe=recipe, device=evaluator.device, mm=mm)
-
-
-def detected(sets: Mapping[str, Samples]) -> dict[str, tuple[np.ndarray, ...]]:
-    """Sets for `Instrument.compare`, without those that need no detector: one image for all subjects."""
-    return {name: samples.given for name, samples in sets.items() if name not in ("mean image", "black image")}
+def detect(evaluator: Evaluator, sets: Mapping[str, Samples], progress: bool = False) -> tuple[Instrument, Report]:
+    """Detectability of sets, by an instrument for the evaluator's cohort, split and settings."""
+    recipe = Recipe(steps=evaluator.config.detector_steps, seed=evaluator.config.seed)
+    instrument = Instrument(evaluator.cohort, evaluator.split, recipe, device=evaluator.device)
+    return instrument, instrument.compare({n: one for n, one in sets.items() if n not in UNDETECTED}, progress)
 
 
 def bounds(table: pd.DataFrame) -> pd.DataFrame:
     """A row a target: relation, bound, and whether real subjects meet it and a negative control misses it."""
     real, rows = table.iloc[0], {}
-    controls = table.loc[[name for name in CONTROLS if name in table.index]]
+    controls = table.index.intersection(CONTROLS)
     for name, relation in TARGETS.items():
         bound = real.get(f"{name}_{'high' if relation == '<=' else 'low'}", np.nan)
         if name in COPIES:  # of held-out slices, 1 % lie below the line; so many by chance
             bound = binom.ppf(0.975, int(real["slices"]), 0.01) / real["slices"]
         values = table.get(name, pd.Series(np.nan, table.index))
         met = values <= bound if relation == "<=" else values >= bound
-        tells = name in COPIES or controls.empty or not met[controls.index].all()
-        rows[name] = {"relation": relation, "bound": bound, "measurable": bool(np.isfinite(bound) and met.iloc[0] and tells)}
+        tells = name in COPIES or controls.empty or not met[controls].all()
+        measurable = bool(np.isfinite(bound) and met.iloc[0] and tells)
+        rows[name] = {"relation": relation, "bound": bound, "measurable": measurable}
     return pd.DataFrame(rows).T
 
 
@@ -89,10 +83,10 @@ def verdict(table: pd.DataFrame, report: Report | None, name: str) -> dict[str, 
     found, count = {}, table.iloc[0]["slices"]
     for scale in report.results[BASELINE] if report else ():
         real, ours = report.results[BASELINE][scale], report.results[name][scale]
-        label = f"detectability at {scale * (report.mm or 1):g} {report.unit}"
         bound = max(0.5, real.high)
         controls = [report.results[control][scale].auc > bound for control in CONTROLS if control in report.results]
         judged = state(ours.auc, "<=", bound, real.low <= 0.5 and (any(controls) or not controls))
+        label = f"detectability at {report.size(scale):g} {report.unit}"
         found[label] = {"target": f"<= {bound:.2f}", "real": real.auc, "value": ours.auc, "verdict": judged}
     for measure, row in bounds(table).iterrows():
         if measure not in table:
@@ -104,13 +98,12 @@ def verdict(table: pd.DataFrame, report: Report | None, name: str) -> dict[str, 
     return found
 
 
-def verdict_table(table: pd.DataFrame, report: Report | None, names: list[str]) -> pd.DataFrame:
+def verdict_table(table: pd.DataFrame, report: Report | None, names: Sequence[str]) -> pd.DataFrame:
     """A row a target: bound, real subjects' own value and verdict first, then each set's."""
     judged = {name: verdict(table, report, name) for name in (BASELINE, *names)}
     found = pd.DataFrame({"target": {target: entry["target"] for target, entry in judged[BASELINE].items()}})
-    for name, targets in judged.items():
-        found[name] = pd.Series({target: f"{entry['value']:.3g} ({entry['verdict']})" for target, entry in targets.items()})
-    return found
+    cells = {name: {t: f"{e['value']:.3g} ({e['verdict']})" for t, e in entries.items()} for name, entries in judged.items()}
+    return found.join(pd.DataFrame(cells))
 
 
 def evaluate_generation(
@@ -119,23 +112,20 @@ def evaluate_generation(
     cohort: Cohort,
     *,
     config: EvaluationConfig | None = None,
-    references: Mapping[str, Samples] | None = None,
     progress: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """The whole evaluation of one set of samples, ready for JSON. `options` are Evaluator's: device, cache, split, vqvae.
+    """The whole evaluation of one set of samples, for JSON. `options` are Evaluator's: device, cache, split, vqvae.
 
-    `references` are rows of one's own; with None they are made here, those of tokens only if a VQ-VAE is given.
+    Reconstructions and controls made of tokens are among the rows only if a VQ-VAE is given.
     """
-    from oasis_lib.evaluation.samples import references as usual_references
-
     evaluator = Evaluator(cohort, config, **options)
-    references = usual_references(evaluator, evaluator.vqvae) if references is None else references
-    sets = {"samples": Samples(np.asarray(images), np.asarray(slice_indices, np.int64))} | dict(references)
-    report, table = instrument(evaluator).compare(detected(sets), progress=progress), compare(evaluator, sets)
+    sets = {"samples": Samples(np.asarray(images), np.asarray(slice_indices, np.int64))}
+    sets |= references(evaluator, evaluator.vqvae)
+    (_, report), table = detect(evaluator, sets, progress), compare(evaluator, sets)
     return {
         "split": evaluator.split,
-        "detectability": report.records(),
+        "detectability": report.table().to_dict("records"),
         "summary": plain(report.summary()),
         "table": plain(table),
         "targets": verdict(table, report, "samples"),

@@ -1,4 +1,4 @@
-"""Slices made ready for a detector: cues that are no anatomy removed, one array for each scale, crops inside the brain."""
+"""Sets of slices to be judged, and how they are made ready for a detector."""
 
 from __future__ import annotations
 
@@ -9,23 +9,57 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from oasis_lib.cohort import Split
 from oasis_lib.metrics import brain_mask
 
 SCALES = (1, 2, 4, 8)
 SIDE = 48  # pixels across a crop, at every scale
-NOISE = 1.5  # of 255: hides rounding and flat regions on both sides alike
+NOISE = 1.5  # standard deviation, of 255: hides rounding and flat regions on both sides alike
 QUALITY = 90  # of the JPEG step that both sides pass
 
 
 @dataclass(frozen=True, eq=False)
+class Samples:
+    """A set of slices to be judged. Without `subjects`, as for generated slices, each slice is a subject of its own."""
+
+    images: np.ndarray  # (N, H, W) uint8, or floats in [0, 1]
+    slice_indices: np.ndarray  # (N,) asked for, or drawn; -1 where open
+    subjects: np.ndarray | None = None
+    raw: np.ndarray | None = None  # (N, features), where these are known already
+
+    @classmethod
+    def of(cls, split: Split, rows: np.ndarray | slice = slice(None)) -> Samples:
+        """Real slices."""
+        return cls(np.asarray(split.images[rows]), split.slice_indices[rows], split.subjects[rows])
+
+    def some(self, rows: np.ndarray) -> Samples:
+        """Those rows alone."""
+        parts = (self.images, self.slice_indices, self.subjects, self.raw)
+        return Samples(*(None if part is None else np.asarray(part)[rows] for part in parts))
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.arange(len(self.images)) if self.subjects is None else np.asarray(self.subjects)
+
+
+def shared_counts(*sides: np.ndarray) -> dict[int, int]:
+    """slice index -> how many slices of it every side (an array of slice indices) can give."""
+    counts = [dict(zip(*np.unique(side, return_counts=True))) for side in sides]
+    if not (shared := set.intersection(*map(set, counts))):
+        raise ValueError("samples and cohort have no slice index in common; draw samples with `slice_index=`")
+    return {int(index): int(min(count[index] for count in counts)) for index in sorted(shared)}
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
-    """Slices ready to be compared: cues that are no anatomy removed, cropped to a common box, one array a scale."""
+    """Slices without cues that are no anatomy, cropped to a common box, one array a scale."""
 
     scales: dict[int, Tensor]  # scale -> (N, h, w) uint8, at least SIDE x SIDE
-    slice_indices: np.ndarray  # (N,) slice index
+    slice_indices: np.ndarray  # (N,)
     subjects: np.ndarray  # (N,)
 
     def __len__(self) -> int:
@@ -33,7 +67,7 @@ class Prepared:
 
     @cached_property
     def inside(self) -> dict[int, Tensor]:
-        """scale -> (N, P) weights of the crop positions: those with at least half as much brain as the fullest crop."""
+        """scale -> (N, P) weights of crop positions: 1 with at least half as much brain as the fullest crop, else 0."""
         found = {}
         for scale, images in self.scales.items():
             share = F.avg_pool2d((images > 0).float()[:, None], SIDE, _stride(images)).flatten(1)
@@ -42,22 +76,19 @@ class Prepared:
 
 
 def brain_box(images: np.ndarray, multiple: int = 8, margin: int = 2) -> tuple[slice, slice]:
-    """Rows and columns that hold every brain of a set (N, H, W), the side a multiple of the coarsest scale."""
-    lit = images.max(0) > 10
-    found = []
+    """Rows and columns that hold every brain of a set (N, H, W); sides are multiples of the coarsest scale."""
+    lit, box = images.max(0) > 10, []
     for axis, size in ((1, images.shape[1]), (0, images.shape[2])):
         where = np.flatnonzero(lit.any(axis))
         low, high = (where[0], where[-1] + 1) if len(where) else (0, size)
         side = min(-(-(high - low + 2 * margin) // multiple) * multiple, size)
         start = int(np.clip((low + high - side) // 2, 0, size - side))
-        found.append(slice(start, start + side))
-    return found[0], found[1]
+        box.append(slice(start, start + side))
+    return box[0], box[1]
 
 
 def without_cues(images: np.ndarray, seed: int = 0) -> np.ndarray:
-    """(N, H, W) -> uint8: background zero, faint noise inside the brain, one JPEG step. Both sides alike."""
-    from PIL import Image
-
+    """(N, H, W) -> uint8: background zero, faint noise inside the brain, one JPEG step."""
     images = images if images.dtype == np.uint8 else (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
     rng, mask, done = np.random.default_rng(seed), brain_mask(images), np.empty_like(images)
     for row, (image, inside) in enumerate(zip(images, mask)):
@@ -68,25 +99,17 @@ def without_cues(images: np.ndarray, seed: int = 0) -> np.ndarray:
     return done
 
 
-def prepare(
-    images: np.ndarray,
-    slice_indices: np.ndarray,
-    subjects: np.ndarray,
-    box: tuple[slice, slice],
-    scales: Sequence[int] = SCALES,
-    *,
-    device: str = "cpu",
-) -> Prepared:
-    """A set once, for all its comparisons. Scales are area averages of the cropped slices, rounded to 8 bits."""
-    clean = without_cues(np.asarray(images))[:, box[0], box[1]]
+def prepare(samples: Samples, box: tuple[slice, slice], scales: Sequence[int] = SCALES, device: str = "cpu") -> Prepared:
+    """Scales are area averages of the cropped slices, rounded to 8 bits."""
+    subjects = np.array([f"generated {row}" for row in range(len(samples.images))])
+    subjects = subjects if samples.subjects is None else np.asarray(samples.subjects)
+    clean = without_cues(np.asarray(samples.images))[:, box[0], box[1]]
     full, found = torch.from_numpy(np.ascontiguousarray(clean)).to(device)[:, None], {}
     for scale in scales:
-        parts = [F.avg_pool2d(part.float(), scale).round().to(torch.uint8)[:, 0] for part in full.split(64)]
-        small = torch.cat(parts)
-        missing = [max(0, SIDE - side) for side in small.shape[1:]]
-        pad = [missing[1] // 2, missing[1] - missing[1] // 2, missing[0] // 2, missing[0] - missing[0] // 2]
-        found[scale] = F.pad(small, pad)
-    return Prepared(found, np.asarray(slice_indices), np.asarray(subjects))
+        small = torch.cat([F.avg_pool2d(part.float(), scale).round().to(torch.uint8)[:, 0] for part in full.split(64)])
+        down, across = (max(0, SIDE - side) for side in small.shape[1:])
+        found[scale] = F.pad(small, [across // 2, across - across // 2, down // 2, down - down // 2])
+    return Prepared(found, np.asarray(samples.slice_indices), subjects)
 
 
 def _stride(images: Tensor) -> int:
@@ -94,10 +117,9 @@ def _stride(images: Tensor) -> int:
 
 
 def crops_of(images: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    """(B, 1, SIDE, SIDE) floats in [0, 1]: of image `rows[i]` the crop at position `places[i]`."""
+    """(B, 1, SIDE, SIDE) in [0, 1]: the crop of image `rows[i]` at position `places[i]`."""
     stride = _stride(images)
     across = (images.shape[2] - SIDE) // stride + 1
     reach = torch.arange(SIDE, device=images.device)
-    top, left = places // across * stride, places % across * stride
-    found = images[rows[:, None, None], (top[:, None] + reach)[:, :, None], (left[:, None] + reach)[:, None, :]]
-    return (found.float() / 255)[:, None]
+    down, right = (places // across * stride)[:, None] + reach, (places % across * stride)[:, None] + reach
+    return (images[rows[:, None, None], down[:, :, None], right[:, None, :]].float() / 255)[:, None]
