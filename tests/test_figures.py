@@ -11,7 +11,7 @@ from matplotlib.text import Text
 
 from oasis_lib.figures import evaluation as draw
 from oasis_lib.figures.grid import WHOLE, Row, contact_sheet, content_box, cut, frame, image_grid, sheet
-from oasis_lib.figures.style import WIDTH, synthetic
+from oasis_lib.figures.style import WIDTH, footnote, new_figure, synthetic
 
 
 def disc(size: int = 64, radius: float = 12) -> np.ndarray:
@@ -111,3 +111,14 @@ def test_nearest_neighbours_and_lesions_are_cut_to_the_brain():
     shown |= {"subjects": np.array(["a", "a", "b"]), "maps": {"surprisal": np.random.default_rng(0).random((3, 64, 64))}}
     figure = draw.anomalies(shown, pd.DataFrame({"roc_area": [0.75]}, index=["surprisal"]))
     assert {"a", "b", "surprisal\nAUC 0.75"} <= set(words(figure)) and len(figure.axes) == 4
+
+
+def test_a_legend_lies_above_the_line_under_a_figure():
+    figure, ((axis,),) = new_figure(height=3.0)
+    axis.plot([0, 1], label="a line")
+    axis.set(xlabel="step")
+    legend = figure.legend(loc="outside lower center", fontsize=8)
+    footnote(synthetic(figure, True), "trained too little")
+    figure.canvas.draw()
+    box, below = legend.get_window_extent(), max(text.get_window_extent().y1 for text in figure.texts)
+    assert below <= box.y0 and box.y1 <= axis.get_tightbbox().y0

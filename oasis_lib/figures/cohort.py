@@ -25,6 +25,8 @@ def subjects(table: pd.DataFrame) -> Figure:
     if "age" in table:
         by_split = pd.DataFrame({name: part["age"] for name, part in table.groupby("split", sort=False)})
         by_split.plot.hist(bins=12, ax=ages, xlabel="age (years)", **stacked)
+        ages.legend(fontsize=8, loc="upper left")
+        ages.set_ylim(0, 1.5 * ages.get_ylim()[1])  # room for it
     if column:
         label = "clinical dementia rating" if column == "cdr" else "group"
         counts = pd.crosstab(table[column], table["split"])[table["split"].unique()]

@@ -75,5 +75,7 @@ def footnote(figure: Figure, text: str, x: float = 0.005, **options) -> Figure:
     """A line under the figure, never across an image."""
     strip = 0.16 / figure.get_figheight()
     figure.get_layout_engine().set(rect=(0, strip, 1, 1 - strip))
+    for legend in figure.legends:
+        legend.borderaxespad = 0.5 + 72 * 0.16 / legend.prop.get_size()  # above that line, too
     figure.text(x, 0.005, text, va="bottom", color="#D55E00", fontsize=8, **options)
     return figure
