@@ -42,9 +42,9 @@ def build(kind: str, model: dict[str, Any] | Any, **shape: Any) -> nn.Module:
 
 
 def load(folder: str | Path, *, crisp: bool = True) -> Any:
-    """The model of a folder, in eval mode, on the CPU; a VQ-VAE with its crisp decoder, if there is one and `crisp` is true.
+    """The model of a folder, in eval mode, on the CPU; a VQ-VAE with its crisp decoder, unless `crisp` is false.
 
-    Reads tensors and JSON; executes nothing. What `config.json` says is compared with the weights before memory is taken.
+    Reads tensors and JSON; executes nothing. `config.json` is compared with the weights before memory is taken.
     """
     folder = Path(folder)
     config = read_config(folder)

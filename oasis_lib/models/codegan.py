@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from oasis_lib.config import CodeGANConfig
 from oasis_lib.device import together
-from oasis_lib.models.position_prior import Background
+from oasis_lib.models.position_prior import Background, knots_around
 from oasis_lib.models.prior import Label, Labels, Prior, drawing
 from oasis_lib.models.sampler import Sampler, image_seeds, uniform
 
@@ -32,11 +32,8 @@ class LinearStart(nn.Module):
         self.register_buffer("components", torch.zeros(knots, size, self.mean[0].numel(), dtype=torch.float16))
 
     def between(self, slice_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B,) slice indices -> the two knots around each, and how far it is from the first to the second."""
-        last = len(self.mean) - 1
-        place = slice_index.float() * (last / self.last)
-        low = place.long().clamp(max=last)
-        return low, (low + 1).clamp(max=last), (place - low)[:, None, None, None]
+        low, high, part = knots_around(slice_index, len(self.mean), self.last)
+        return low, high, part[:, None, None, None]
 
     @torch.no_grad()
     def fit(self, latents: Tensor, slice_index: Tensor, subject: Tensor) -> None:

@@ -1,7 +1,6 @@
-"""What counting alone says of a token map: which positions are background, and how frequent each token is at each position.
+"""What counting says of a token map: which positions are background, and how frequent each token is at each position.
 
-Brains aligned to an atlas look much the same at one position and slice index. Counting knows that before the first step;
-a network learns only the rest.
+Aligned brains look much alike at one position and slice index. Counting knows that before the first step.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from oasis_lib.models.sampler import Sampler, uniform
 
 
 class Background(nn.Module):
-    """Positions that hold one and the same token in nearly all training maps. Each has a fixed distribution of its own."""
+    """Positions that hold one and the same token in nearly all training maps. Each has a fixed distribution."""
 
     def __init__(self, grid: tuple[int, int], codebook_size: int):
         super().__init__()
@@ -28,8 +27,8 @@ class Background(nn.Module):
     @torch.no_grad()
     def start(self, codes: Tensor, share: float = 0.998) -> None:
         """Background is where one token fills at least `share` of these (n, h, w) maps."""
-        counts = torch.stack([torch.bincount(at, minlength=self.codebook_size) for at in codes.flatten(1).T])  # (h * w, K)
-        most, usual = counts.max(1)
+        counts = [torch.bincount(at, minlength=self.codebook_size) for at in codes.flatten(1).T]
+        most, usual = torch.stack(counts).max(1)  # of (h * w, K)
         self.usual.copy_(usual)
         self.chance.copy_((most + 1) / (len(codes) + 2))  # Laplace's rule: never quite certain
         self.inside.copy_(most < share * len(codes))
@@ -61,7 +60,8 @@ class Background(nn.Module):
         """Fill the background of (n, h * w) maps where wanted, in one call: its tokens depend on no others."""
         where = (~self.inside).nonzero()[:, 0]
         totals = sampler.filtered(self.logits(where)).softmax(-1).cumsum(-1)
-        drawn = torch.searchsorted(totals, uniform(seeds, where)[..., 0].T.contiguous()).T.clamp(max=self.codebook_size - 1)
+        drawn = torch.searchsorted(totals, uniform(seeds, where)[..., 0].T.contiguous()).T
+        drawn = drawn.clamp(max=self.codebook_size - 1)
         flat[:, where] = torch.where(wanted[:, where], drawn, flat[:, where])
 
 
@@ -69,7 +69,7 @@ STEP = 1 / 16  # nats: surprisals are kept in bytes, as multiples of it; 255 sta
 
 
 class PositionPrior(nn.Module):
-    """Log-frequency of each token at each position; with `knots`, also at so many slice indices, and linear between them."""
+    """Log-frequency of each token at each position; with `knots`, at so many slice indices, and linear between them."""
 
     def __init__(self, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, knots: int = 0):
         super().__init__()
@@ -78,23 +78,23 @@ class PositionPrior(nn.Module):
         self.register_buffer("by_slice_index", torch.zeros(knots, grid[0] * grid[1], codebook_size, dtype=torch.uint8))
 
     @torch.no_grad()
-    def start(
-        self, codes: Tensor, slice_index: Tensor | None = None, weight: float = 8.0, pull: float = 128.0, spread: float = 0.5
-    ) -> None:
+    def start(self, codes: Tensor, slice_index: Tensor | None = None, *, weight=8.0, pull=128.0, spread=0.5) -> None:
         """(n, h, w) training maps and their slice indices.
 
-        Frequencies of a position are smoothed towards those of the whole map, with `weight` pseudo-counts; those of a knot towards
-        those of all slices, with `pull`. Each position also takes the share `spread` from the eight around it.
+        `weight` pseudo-counts smooth the frequencies of a position towards those of the whole map; `pull` those of a
+        knot towards those of all slices. Each position also takes the share `spread` from the eight around it.
         """
         everywhere = torch.bincount(codes.flatten(), minlength=self.surprisals.shape[1]) + 0.1
-        counts = self._count(codes, torch.ones(len(codes), device=codes.device), spread) + weight * everywhere / everywhere.sum()
+        counts = self._count(codes, torch.ones(len(codes), device=codes.device), spread)
+        counts = counts + weight * everywhere / everywhere.sum()
         chances = counts / counts.sum(1, keepdim=True)
         self.surprisals.copy_(in_bytes(chances))
         self.by_slice_index.copy_(self.surprisals.expand_as(self.by_slice_index))
         if slice_index is None:
             return
-        known, (low, _, part) = codes[slice_index >= 0], self._between(slice_index[slice_index >= 0])
-        for knot in range(len(self.by_slice_index)):
+        known, knots = codes[slice_index >= 0], len(self.by_slice_index)
+        low, _, part = knots_around(slice_index[slice_index >= 0], knots, self.last)
+        for knot in range(knots):
             counts = self._count(known, (low == knot) * (1 - part) + (low + 1 == knot) * part, spread) + pull * chances
             self.by_slice_index[knot] = in_bytes(counts / counts.sum(1, keepdim=True))
 
@@ -107,20 +107,13 @@ class PositionPrior(nn.Module):
         """Logits (n, K) of the positions `where`; with slice indices (B,), -1 where unknown, and knots (B, n, K)."""
         if slice_index is None or not len(self.by_slice_index):
             return self.surprisals[where] * -STEP
-        low, high, part = self._between(slice_index.clamp(min=0))
+        low, high, part = knots_around(slice_index.clamp(min=0), len(self.by_slice_index), self.last)
         table = self.by_slice_index[:, where] * -STEP
         between = torch.lerp(table[low], table[high], part[:, None, None])
         return torch.where((slice_index < 0)[:, None, None], self.surprisals[where] * -STEP, between)
 
-    def _between(self, slice_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B,) slice indices -> the two knots that each lies between, and how far from the first."""
-        last = len(self.by_slice_index) - 1
-        place = slice_index.float() * (last / self.last)
-        low = place.long()
-        return low, (low + 1).clamp(max=last), place - low
-
     def _count(self, codes: Tensor, weights: Tensor, spread: float) -> Tensor:
-        """(n, h, w) maps with a weight each -> (h * w, K), spatially smoothed: folds lie a little to the side in others."""
+        """(n, h, w) maps with a weight each -> (h * w, K), spatially smoothed: folds vary in position."""
         places, codebook_size = self.surprisals.shape
         index = torch.arange(places, device=codes.device) * codebook_size + codes.flatten(1)
         counts = torch.zeros(places * codebook_size, device=codes.device)
@@ -130,6 +123,13 @@ class PositionPrior(nn.Module):
         return (maps + spread * F.conv2d(maps, around, padding=1))[:, 0].movedim(0, -1).flatten(0, 1)
 
 
+def knots_around(slice_index: Tensor, knots: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B,) slice indices 0 .. last -> the two of `knots` that each lies between, and how far from the first, 0 to 1."""
+    place = slice_index.float() * ((knots - 1) / last)
+    low = place.long()
+    return low, (low + 1).clamp(max=knots - 1), place - low
+
+
 def in_bytes(chances: Tensor) -> Tensor:
-    """Probabilities as surprisals in steps of `STEP`: a quarter of the memory, and a network learns what rounding costs."""
+    """Probabilities as surprisals in steps of `STEP`: a quarter of the memory of floats."""
     return (chances.log() * (-1 / STEP)).round().clamp(0, 255).to(torch.uint8)
