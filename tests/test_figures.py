@@ -119,6 +119,6 @@ def test_a_legend_lies_above_the_line_under_a_figure():
     axis.set(xlabel="step")
     legend = figure.legend(loc="outside lower center", fontsize=8)
     footnote(synthetic(figure, True), "trained too little")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     box, below = legend.get_window_extent(), max(text.get_window_extent().y1 for text in figure.texts)
     assert below <= box.y0 and box.y1 <= axis.get_tightbbox().y0
