@@ -1,4 +1,4 @@
-"""Templates, and what is made of them beside weights: a model card and a data card, in the form that model hubs read."""
+"""Templates; of two of them, a model card and a data card beside the weights, in the form that model hubs read."""
 
 from __future__ import annotations
 

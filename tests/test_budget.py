@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 LIBRARY = Path(__file__).resolve().parent.parent / "oasis_lib"
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 AIM = (7_000, 350_000)  # lines and characters of the library, as issue 21 states it
-REACHED = (11_000, 560_000)  # lower these whenever less is needed; never raise them
-FILE, FUNCTION, PARAMETERS, WIDTH = 300, 60, 7, 120
+REACHED = (10_560, 531_000)  # lower these whenever less is needed; never raise them
+FILE, FUNCTION, PARAMETERS = 300, 60, 7
+WIDTH = tomllib.loads((LIBRARY.parent / "pyproject.toml").read_text())["tool"]["ruff"]["line-length"]  # aim: 120
 
 
 def names(paths: list[Path]) -> list[str]:
