@@ -7,7 +7,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oasis_lib.cohort.folders import centred, cut_share
+from oasis_lib.cohort.source import centred, cut_note
 from oasis_lib.cohort.subjects import join_subjects, split_subjects, subject_key
 
 
@@ -46,7 +46,7 @@ def test_padding_and_cropping_keep_pixels_and_the_centre(height, width, size):
     rows, columns = np.nonzero(out)
     assert abs(rows.min() - (size - 1 - rows.max())) <= 1 and abs(columns.min() - (size - 1 - columns.max())) <= 1
     np.testing.assert_array_equal(centred(out, size), out)
-    assert (cut_share(image, size) == 0) == (height <= size and width <= size)
+    assert (cut_note([image > 0], size) == []) == (height <= size and width <= size)
 
 
 def test_subjects_are_the_same_under_the_names_that_sheets_use():

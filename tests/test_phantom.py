@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oasis_lib.cohort import CohortError, prepare
-from oasis_lib.cohort.anatomy import LATTICE, grow_warp, integrate, jacobian, lattice_shape, template
+from oasis_lib.cohort.anatomy import LATTICE, SHAPE, grow_warp, integrate, jacobian, template
 from oasis_lib.cohort.phantom import LEVELS, draw_subjects, plan_phantom
 from oasis_lib.cohort.store import Options
 
@@ -109,11 +109,10 @@ def test_a_warp_that_would_fold_is_grown_gentler_or_refused():
 
 
 def test_the_jacobian_and_the_integral_of_known_fields():
-    shape = lattice_shape()
-    x = LATTICE * np.arange(shape[0])[:, None, None] * np.ones(shape)
-    stretch = np.stack([0.5 * x, np.zeros(shape), np.zeros(shape)])
+    x = LATTICE * np.arange(SHAPE[0])[:, None, None] * np.ones(SHAPE)
+    stretch = np.stack([0.5 * x, np.zeros(SHAPE), np.zeros(SHAPE)])
     np.testing.assert_allclose(jacobian(stretch), 1.5)
-    shift = np.stack([np.full(shape, 3.0), np.zeros(shape), np.zeros(shape)])
+    shift = np.stack([np.full(SHAPE, 3.0), np.zeros(SHAPE), np.zeros(SHAPE)])
     np.testing.assert_allclose(integrate(shift), shift)
 
 

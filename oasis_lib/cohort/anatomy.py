@@ -1,4 +1,4 @@
-"""The anatomy of phantoms: nilearn's MNI152 templates, sharpened, with depth, ventricles and smooth warps."""
+"""The phantom's anatomy: nilearn's MNI152 templates, sharpened, and smooth random warps that never fold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from scipy import ndimage
 
 LATTICE = 4.0  # mm between the points on which warps live
 LOW, HIGH = np.array([-88.0, -124.0, -34.0]), np.array([88.0, 92.0, 66.0])  # mm, the box they cover (x, y, z)
+SHAPE = tuple(int(n) for n in (HIGH - LOW) / LATTICE + 1)
+# (3, *SHAPE), in mm
+POINTS = np.stack(np.meshgrid(*(a + LATTICE * np.arange(n) for a, n in zip(LOW, SHAPE)), indexing="ij"))
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,15 @@ class Template:
     """Volumes on one 1 mm grid; `origin` is the place in mm of its first voxel."""
 
     origin: np.ndarray
-    whiteness: np.ndarray  # T1, sharpened: fluid below 0.5, grey about 0.64, white about 0.87
+    whiteness: np.ndarray  # T1, sharpened: CSF below 0.5, grey about 0.64, white about 0.87
     tissue: np.ndarray  # the same in the cortex; deep inside it follows the tissue probabilities
     depth: np.ndarray  # mm below the surface of the brain; negative outside
     lateral: np.ndarray  # mm from the ventricles
-    towards_ventricles: np.ndarray  # (3, lattice): unit-peak field that points to them
+    towards_ventricles: np.ndarray  # (3, *SHAPE): unit-peak field that points to them
 
     def sample(self, volume: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Linear interpolation at points in mm, (3, n) -> (n,)."""
-        return _linear(volume, points - self.origin[:, None])
+        return linear(volume, points - self.origin[:, None])
 
 
 @lru_cache(maxsize=1)
@@ -53,28 +56,16 @@ def template() -> Template:
     ventricles = ndimage.binary_opening((t1 < 0.55) & (depth > 22) & (x < 34))
     lateral = ndimage.distance_transform_edt(~ventricles).astype(np.float32)
     pull = np.stack(np.gradient(ndimage.gaussian_filter(ventricles.astype(np.float32), 6.0)))
-    made = Template(origin, sharp, tissue, depth, lateral, pull)
-    at = lattice_points().reshape(3, -1)
-    pull = np.stack([made.sample(p, at) for p in pull]).reshape(3, *lattice_shape())
+    pull = np.stack([linear(p, POINTS.reshape(3, -1) - origin[:, None]) for p in pull]).reshape(3, *SHAPE)
     return Template(origin, sharp, tissue, depth, lateral, pull / np.linalg.norm(pull, axis=0).max())
-
-
-def lattice_shape() -> tuple[int, ...]:
-    return tuple(int(n) for n in (HIGH - LOW) / LATTICE + 1)
-
-
-def lattice_points() -> np.ndarray:
-    """(3, nx, ny, nz) in mm."""
-    axes = [low + LATTICE * np.arange(n) for low, n in zip(LOW, lattice_shape())]
-    return np.stack(np.meshgrid(*axes, indexing="ij"))
 
 
 def on_lattice(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     """A lattice field at points in mm, linearly."""
-    return _linear(field, (points - LOW[:, None]) / LATTICE)
+    return linear(field, (points - LOW[:, None]) / LATTICE)
 
 
-def _linear(field: np.ndarray, at: np.ndarray) -> np.ndarray:
+def linear(field: np.ndarray, at: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(field, at, order=1, mode="nearest", output=np.float32)
 
 
@@ -82,21 +73,21 @@ def smooth_noise(random: np.random.Generator, scale: float) -> np.ndarray:
     """Gaussian noise on the lattice, smooth over `scale` mm, unit variance."""
     sigma = scale / LATTICE
     pad = int(np.ceil(2 * sigma))
-    noise = ndimage.gaussian_filter(random.standard_normal([n + 2 * pad for n in lattice_shape()]), sigma, mode="wrap")
-    noise = noise[tuple(slice(pad, pad + n) for n in lattice_shape())]
+    noise = ndimage.gaussian_filter(random.standard_normal([n + 2 * pad for n in SHAPE]), sigma, mode="wrap")
+    noise = noise[tuple(slice(pad, pad + n) for n in SHAPE)]
     return noise / noise.std()
 
 
 def grow_warp(random: np.random.Generator, scales: dict[float, float], extra: np.ndarray) -> tuple[np.ndarray, float]:
-    """A displacement (3, lattice) in mm and the smallest Jacobian determinant of its map.
+    """A displacement (3, *SHAPE) in mm and the smallest Jacobian determinant of its map.
 
-    Velocities at several scales ({smoothness: peak} in mm) are integrated: a diffeomorphism. Where the discrete map
-    still comes near folding, it is grown again, gentler. Fine scales fade towards the surface.
+    Velocities at several scales ({smoothness: peak} in mm) plus `extra` are integrated to a diffeomorphism. Fine scales
+    fade to the surface. Where the discrete map still comes near folding, all are weakened.
     """
-    points = lattice_points()
-    depth = template().sample(template().depth, points.reshape(3, -1)).reshape(lattice_shape())
+    mni = template()
+    depth = mni.sample(mni.depth, POINTS.reshape(3, -1)).reshape(SHAPE)
     inner = np.clip((depth + 4) / 16, 0.25, 1)
-    straight = np.stack([np.clip(abs(points[0]) / 24, 0.2, 1), np.ones_like(depth), np.ones_like(depth)])  # the midline
+    straight = np.stack([np.clip(abs(POINTS[0]) / 24, 0.2, 1), np.ones_like(depth), np.ones_like(depth)])  # the midline
     velocity = sum(
         peak / 2 * np.stack([smooth_noise(random, scale) for _ in range(3)]) * (inner if scale < 20 else 1) * straight
         for scale, peak in scales.items()
@@ -122,5 +113,5 @@ def integrate(velocity: np.ndarray, steps: int = 5) -> np.ndarray:
 
 def jacobian(displacement: np.ndarray) -> np.ndarray:
     """Determinant of the Jacobian of x -> x + displacement(x) at every lattice point: positive where nothing folds."""
-    gradient = np.stack([np.stack(np.gradient(d, LATTICE)) for d in displacement])  # (3, 3, lattice)
+    gradient = np.stack([np.stack(np.gradient(d, LATTICE)) for d in displacement])  # (3, 3, *SHAPE)
     return np.linalg.det(np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3))

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import ndimage
 
 from oasis_lib.cohort.anatomy import grow_warp, on_lattice, smooth_noise, template
-from oasis_lib.cohort.folders import centred
+from oasis_lib.cohort.source import centred
 from oasis_lib.cohort.store import SPLITS, CohortError, Item, Options, Plan, Slices
 from oasis_lib.cohort.subjects import split_subjects
 
@@ -26,7 +26,7 @@ LESION = 0.33  # brightness, between fluid and grey matter
 
 @dataclass(frozen=True)
 class Person:
-    """What a synthetic subject is drawn to be; all of it is kept in participants.tsv."""
+    """A synthetic subject, as kept in participants.tsv."""
 
     subject: str
     age: float
@@ -61,57 +61,51 @@ def plan_phantom(how: Options) -> Plan:
     table = pd.DataFrame([asdict(p) for p in drawn])
     chosen = split_subjects(table, how.seed, (0.15, 0.15))
     table.insert(1, "split", table["subject"].map(chosen))
-    slice_indices = tuple(range(LEVELS))
-    items = [Item(s, p.subject, ("phantom",), slice_indices) for s in SPLITS for p in drawn if chosen[p.subject] == s]
+    every = tuple(range(LEVELS))
+    items = [Item(s, p.subject, ("phantom",), every) for s in SPLITS for p in drawn if chosen[p.subject] == s]
     test = [i.subject for i in items if i.split == "test"]
     if not 0 <= how.lesions <= len(test):
-        raise CohortError(f"lesions={how.lesions} must be from 0 to {len(test)}, the subjects in test (they are copied)")
-    items += [Item("lesion", s, ("phantom with a planted lesion",), slice_indices) for s in test[: how.lesions]]
-    splits = tuple(dict.fromkeys(i.split for i in items))
-    counts = ", ".join(f"{sum(i.split == s for i in items)} in {s}" for s in splits)
+        raise CohortError(f"lesions={how.lesions} must be from 0 to {len(test)}, the subjects in test")
+    items += [Item("lesion", s, ("phantom with a planted lesion",), every) for s in test[: how.lesions]]
+    template()  # read before processes are forked: they share it
     return Plan(
         items=items,
         subjects=table,
         read=partial(render, {p.subject: (i, p) for i, p in enumerate(drawn)}, how.size, how.seed),
         info={
             "synthetic": True,
-            "source": "phantom",
-            "intensity": "simulated T1 weighting; 0 outside the head",
+            "intensity": "simulated T1 weighting; 0 outside the brain",
             "licence": "synthetic; grown from the MNI152 templates that nilearn carries",
             "mm": FIELD / how.size,
             "left_right": "columns",
         },
-        summary=[f"{how.subjects} SYNTHETIC subjects, {LEVELS} slices each: {counts}"],
-        tissue=splits,
-        lesion=("lesion",) if how.lesions else (),
+        summary=[f"{how.subjects} SYNTHETIC subjects, {LEVELS} slices each"],
         parallel=True,
-        warm=template,
     )
 
 
 def render(subjects: dict[str, tuple[int, Person]], size: int, seed: int, item: Item) -> Slices:
-    """All slices of one subject. Every effect has a random stream of its own: a lesion changes nothing but itself."""
+    """All slices of one subject. Every effect has its own random stream, so that a lesion changes nothing else."""
     index, subject = subjects[item.subject]
     streams = [np.random.default_rng([seed, VERSION, 1 + index, k]) for k in range(5)]
     fine = 2 if size <= 128 else 1  # small pixels are means over finer ones, as a scanner's are
     points, shape, small = _points(size, fine)
     warped, inside, near = _warp(streams[0], subject, points)
-    head = _tissues(streams[1], subject, warped, inside)
-    lesion = _lesion(streams[4], head, points, inside, near) if item.split == "lesion" else None
-    signal = _signal(streams[2], subject, head, points[:, inside], lesion)
-    white, grey, fluid = head["white"], head["grey"], head["fluid"]
+    brain = _tissues(streams[1], subject, warped)
+    lesion = _lesion(streams[4], brain, points, inside, near) if item.split == "lesion" else None
+    signal = _signal(streams[2], subject, brain, points[:, inside], lesion)
 
     def image(values: np.ndarray) -> np.ndarray:
         out = np.zeros(inside.shape, np.float32)
         out[inside] = values
         return out.reshape(LEVELS, *shape).reshape(LEVELS, small[0], fine, small[1], fine).mean((2, 4))
 
-    share = image(np.ones(len(white)))
-    parts = np.stack([0.5 - (share - 0.5), image(fluid), image(grey), image(white)])
-    tissue = np.where(share < 0.5, 0, 1 + parts[1:].argmax(0)).astype(np.uint8)
+    share = image(np.ones(np.count_nonzero(inside)))
+    parts = np.stack([image(brain[name]) for name in ("fluid", "grey", "white")])
+    tissue = np.where(share < 0.5, 0, 1 + parts.argmax(0)).astype(np.uint8)
     values = _scanned(streams[3], image(signal)) * (tissue > 0)
     values = np.clip(255 * values + 0.5, 0, 255).astype(np.uint8)
-    values[(tissue > 0) & (values == 0)] = 1  # so that 0 means outside the head
+    values[(tissue > 0) & (values == 0)] = 1  # so that 0 means background
     arrays = {"images": values, "tissue": tissue}
     if lesion is not None:
         arrays["lesion"] = ((image(lesion) > 0.5) & (tissue > 0)).astype(np.uint8)
@@ -120,7 +114,7 @@ def render(subjects: dict[str, tuple[int, Person]], size: int, seed: int, item: 
 
 
 def _points(size: int, fine: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """Places in mm of the pixels that a head can reach, (3, n), anterior first; shapes in fine and in final pixels."""
+    """Places in mm of the pixels that a brain can reach, (3, n), anterior first; shapes in fine and in final pixels."""
     pixel = FIELD / size
     small = tuple(min(size, size % 2 + 2 * int(np.ceil(mm / pixel / 2))) for mm in (208, 168))
     rows, columns = ((np.arange(n * fine) - (n * fine - 1) / 2) * pixel / fine for n in small)
@@ -128,8 +122,8 @@ def _points(size: int, fine: int) -> tuple[np.ndarray, tuple[int, int], tuple[in
     return np.stack([x.ravel(), y.ravel(), z.ravel()]), (len(rows), len(columns)), small
 
 
-def _warp(random: np.random.Generator, subject: Person, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where in the template each place of this head lies, for the places that are inside it."""
+def _warp(random: np.random.Generator, subject: Person, points: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The places of the template at the points inside this brain, those points, and their depth."""
     mni = template()
     turn = np.deg2rad(random.normal(0, [1.2, 0.7, 1.0]))
     size = 1 / (random.normal(1.0 if subject.sex == "M" else 0.965, 0.015) * random.normal(1, [0.02, 0.02, 0.02]))
@@ -144,7 +138,7 @@ def _warp(random: np.random.Generator, subject: Person, points: np.ndarray) -> t
     return moved[:, inside], inside, depth[inside]
 
 
-def _tissues(random: np.random.Generator, subject: Person, at: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+def _tissues(random: np.random.Generator, subject: Person, at: np.ndarray) -> dict[str, np.ndarray]:
     """Shares of CSF, grey and white matter: the template's, folded in this subject's way and thinned by atrophy."""
     mni = template()
     depth, lateral = mni.sample(mni.depth, at), mni.sample(mni.lateral, at)
@@ -166,16 +160,16 @@ def _tissues(random: np.random.Generator, subject: Person, at: np.ndarray, insid
     return shares | {"seen": seen, "lateral": lateral, "depth": depth}
 
 
-def _signal(random, subject: Person, head: dict, points: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
+def _signal(random, subject: Person, brain: dict, points: np.ndarray, lesion: np.ndarray | None) -> np.ndarray:
     """T1 brightness with this subject's contrast, bias field and the paler white matter of age."""
     fluid, grey, white = random.uniform(0.07, 0.14), random.uniform(0.5, 0.58), random.uniform(0.8, 0.86)
-    signal = fluid * head["fluid"] + grey * head["grey"] + white * head["white"]
-    deep = np.clip((head["depth"] - 24) / 10, 0, 1) * (1 - head["fluid"])
-    shade = grey + (white - grey) * np.clip((head["seen"] - 0.64) / 0.23, -0.3, 1.1)
+    signal = fluid * brain["fluid"] + grey * brain["grey"] + white * brain["white"]
+    deep = np.clip((brain["depth"] - 24) / 10, 0, 1) * (1 - brain["fluid"])
+    shade = grey + (white - grey) * np.clip((brain["seen"] - 0.64) / 0.23, -0.3, 1.1)
     signal += 0.6 * deep * (shade - signal)  # thalamus and pallidum lie between grey and white
     patches = on_lattice(smooth_noise(random, 6.0), points)
-    caps = np.clip(1 - head["lateral"] / (4 + 10 * subject.atrophy), 0, 1) * np.clip(0.6 * patches + 0.6, 0, 1.5)
-    signal -= 0.45 * subject.atrophy * caps * head["white"]
+    caps = np.clip(1 - brain["lateral"] / (4 + 10 * subject.atrophy), 0, 1) * np.clip(0.6 * patches + 0.6, 0, 1.5)
+    signal -= 0.45 * subject.atrophy * caps * brain["white"]
     signal *= 1 + 0.015 * patches
     if lesion is not None:
         signal += lesion * (LESION - signal)
@@ -185,15 +179,15 @@ def _signal(random, subject: Person, head: dict, points: np.ndarray, lesion: np.
 
 def _scanned(random: np.random.Generator, images: np.ndarray) -> np.ndarray:
     """Rician noise, as magnitudes of a noisy complex signal have, seen through the blur of a scanner."""
-    slice_index = random.uniform(0.015, 0.035)
+    sigma = random.uniform(0.015, 0.035)
     real, imaginary = random.standard_normal((2, *images.shape), dtype=np.float32)
-    return ndimage.gaussian_filter(np.hypot(images + slice_index * real, slice_index * imaginary), (0, 0.45, 0.45))
+    return ndimage.gaussian_filter(np.hypot(images + sigma * real, sigma * imaginary), (0, 0.45, 0.45))
 
 
-def _lesion(random, head: dict, points: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
+def _lesion(random, brain: dict, points: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """A dark, ragged spot of 7 to 14 mm radius, somewhere in the tissue well below the surface."""
     mine = points[:, inside]
-    fit = np.flatnonzero((depth > 10) & (head["lateral"] > 8) & (head["white"] > 0.5) & (np.abs(mine[2] - 15) < 14))
+    fit = np.flatnonzero((depth > 10) & (brain["lateral"] > 8) & (brain["white"] > 0.5) & (np.abs(mine[2] - 15) < 14))
     centre = mine[:, random.choice(fit)][:, None]
     radius = random.uniform(7, 14)
     distance = np.linalg.norm(mine - centre, axis=0)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import lzma
 import os
-import re
 import shutil
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from oasis_lib.cohort.folders import IMAGES, plan_folder
+from oasis_lib.cohort.source import examples
 from oasis_lib.cohort.store import Cohort, CohortError, Options, Plan, open_cohort
-from oasis_lib.cohort.subjects import examples, find_sheet
+from oasis_lib.cohort.subjects import find_sheet
 from oasis_lib.cohort.volumes import VOLUMES, plan_volumes
 from oasis_lib.cohort.writer import write
 from oasis_lib.paths import project_path, user_path
 from oasis_lib.storage import content_hash, disk_errors
 
-# What a damaged, encrypted or unknown archive raises.
-UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, shutil.ReadError, EOFError)
-UNREADABLE += (zlib.error, lzma.LZMAError, RuntimeError)
+ARCHIVES = tuple(ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings)
 
 
 def prepare(
@@ -37,8 +31,7 @@ def prepare(
 ) -> Cohort:
     """Make the cohort `out` from `source`: "phantom", or a folder, an archive or a file of images or volumes.
 
-    `options` are the fields of `Options`. A cohort of the same request that exists is checked in full and returned; an
-    interrupted one is continued.
+    `options` are the fields of `Options`. A cohort that exists is checked in full; an interrupted one is continued.
     """
     how, out, say = Options(**options), project_path(out), print if progress else lambda line: None
     unpacked = out.with_name(f".{out.name}.unpacked")
@@ -50,7 +43,7 @@ def prepare(
         look = partial(plan_phantom, how)
     else:
         root = user_path(source)
-        request |= {"source": str(root), "fractions": list(how.fractions), "mm": how.mm}
+        request |= {"source": str(root), "mm": how.mm}
         files = listing(root) if root.is_dir() else [root]
         look = partial(_look, root, files, unpacked, how, say)
         if root.exists():
@@ -60,7 +53,12 @@ def prepare(
     if out.exists():
         return _existing(out, request)
     plan = look()
+    plan.info = {"synthetic": False, "source": request["source"]} | plan.info
     say(f"preparing {out} at {how.size} x {how.size}")
+    for split in dict.fromkeys(item.split for item in plan.items):
+        mine = [item for item in plan.items if item.split == split]
+        count, subjects = sum(len(item.slice_indices) for item in mine), len({item.subject for item in mine})
+        plan.summary.append(f"{split} {count:,} slices of {subjects:,} subjects")
     for line in (*plan.summary, *(f"note: {w}" for w in plan.warnings)):
         say(f"  {line}")
     write(plan, out, request, skip_bad=how.skip_bad, progress=progress, processes=processes or os.cpu_count() or 1)
@@ -74,7 +72,7 @@ def prepare(
 def _look(root: Path, files: list[Path], unpacked: Path, how: Options, say: Callable[[str], None]) -> Plan:
     """Images before volumes, volumes before archives."""
     folder = root if root.is_dir() else root.parent
-    archives = [f for f in files if archive_kind(f)]
+    archives = _ending(files, ARCHIVES)
     if archives and not _ending(files, IMAGES + VOLUMES):
         with disk_errors(unpacked, CohortError):
             unpack(archives, unpacked, say)
@@ -86,9 +84,7 @@ def _look(root: Path, files: list[Path], unpacked: Path, how: Options, say: Call
         plan = plan_volumes(folder, volumes, sheet, how)
     else:
         others = f"{len(files):,} files of other kinds, such as {files[0].name}" if files else "it is empty"
-        wanted = f"no images ({' '.join(IMAGES)}) and no volumes ({' '.join(VOLUMES)})"
-        raise CohortError(f"{root}: holds {wanted}: {others}")
-    plan.info["source"] = str(root)
+        raise CohortError(f"{root}: no images ({' '.join(IMAGES)}) and no volumes ({' '.join(VOLUMES)}): {others}")
     plan.summary.append(f"participants from {sheet}" if sheet else "no participants' sheet (participants.tsv) found")
     return plan
 
@@ -99,14 +95,11 @@ def _ending(files: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
 
 def _existing(out: Path, request: dict[str, Any]) -> Cohort:
     if not (out / "cohort.json").is_file():
-        if out.is_dir() and not any(out.iterdir()):
-            raise CohortError(f"{out} is an empty folder that is in the way; remove it (rmdir) and prepare again")
         raise CohortError(f"{out} exists and is not a prepared cohort; choose another folder")
     cohort = open_cohort(out, full=True)
     made = cohort.info.get("request", {})
     if differs := [f"{k} {made.get(k)!r} (asked for {v!r})" for k, v in request.items() if made.get(k) != v]:
-        what = f"{out} holds another cohort: {', '.join(differs)}"
-        raise CohortError(f"{what}; choose another folder, or delete that one first")
+        raise CohortError(f"{out} holds another cohort: {', '.join(differs)}; choose another folder or delete it")
     for rest in ("part", "unpacked"):  # of a prepare that was killed as it tidied up
         shutil.rmtree(out.with_name(f".{out.name}.{rest}"), ignore_errors=True)
     return cohort
@@ -118,30 +111,22 @@ def _fingerprint(root: Path, files: list[Path]) -> str:
     return content_hash(text)[:16]
 
 
-def archive_kind(file: Path) -> str:
-    """ "zip", "gztar" ... as `shutil` names what it can unpack, else ""."""
-    kinds = shutil.get_unpack_formats()
-    return next((kind for kind, endings, _ in kinds if file.name.lower().endswith(tuple(endings))), "")
-
-
 def unpack(archives: list[Path], into: Path, say: Callable[[str], None]) -> None:
-    """Each archive into a folder of its own name, unless that exists. Nothing in it may land outside that folder."""
+    """Each archive into a folder of its own name, unless that exists; nothing lands outside that folder."""
     for archive in archives:
         if (into / archive.name).is_dir():
             continue
         say(f"unpacking {archive} ({archive.stat().st_size / 1e6:,.0f} MB)")
-        kind, beside = archive_kind(archive), into / f".{archive.name}.part"
+        beside = into / f".{archive.name}.part"
         shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        is_zip = archive.name.lower().endswith(".zip")
         try:
-            if kind == "zip":  # shutil passes over such members in silence
-                with zipfile.ZipFile(archive) as file:
-                    if names := [n for n in file.namelist() if n[:1] in "/\\" or ".." in re.split(r"[/\\]", n)]:
-                        raise tarfile.FilterError(f"{names[0]!r} would be extracted outside the destination")
-            shutil.unpack_archive(archive, beside, kind, **({} if kind == "zip" else {"filter": "data"}))
-        except tarfile.FilterError as error:
-            raise CohortError(f"{archive}: {error}; don't use this archive") from error
-        except UNREADABLE as error:
-            raise CohortError(f"{archive}: can't be unpacked ({error}); download it again") from error
+            shutil.unpack_archive(archive, beside, **({} if is_zip else {"filter": "data"}))
+        except Exception as error:  # every format has errors of its own
+            if getattr(error, "errno", None):  # of the disk, not of the archive
+                raise
+            raise CohortError(f"{archive}: is damaged or unsafe ({error}); download it again") from error
         beside.rename(into / archive.name)
 
 

@@ -1,15 +1,17 @@
-"""Subjects of a cohort: the participants' sheet in its many spellings, and splits that never share a subject."""
+"""Subjects: the participants' sheet in its many spellings, and splits that never share a subject."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from oasis_lib.cohort.store import SPLITS, CohortError, Options
+from oasis_lib.cohort.source import Name, examples, items_of, natural
+from oasis_lib.cohort.store import SPLITS, CohortError, Item
 
 # Column names in BIDS, in OASIS-1's and OASIS-2's spreadsheets and in OASIS-3's export.
 SPELLINGS = {
@@ -20,8 +22,7 @@ SPELLINGS = {
 }
 SHEETS = ["participants.tsv", "participants.csv"]
 SHEETS += [f"*{name}*{suffix}" for name in ("cross-sectional", "demographic") for suffix in (".xlsx", ".csv")]
-# Class folders named after a CDR: verymilddemented, verymilddementia ...
-CLASS_RATINGS = {"non": 0.0, "verymild": 0.5, "mild": 1.0, "moderate": 2.0}
+HELD_OUT = (0.1, 0.1)  # of the subjects, in validate and test
 
 
 def find_sheet(*folders: Path) -> Path | None:
@@ -38,7 +39,8 @@ def read_sheet(path: Path) -> pd.DataFrame:
             table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=object)
     except (OSError, ValueError) as error:
         raise CohortError(f"{path}: this participants' sheet can't be read ({error}); repair or remove it") from error
-    lower = {str(column).strip().lower(): column for column in table.columns}
+    table.columns = [str(column).strip() for column in table.columns]
+    lower = {column.lower(): column for column in table.columns}
     for name, spellings in SPELLINGS.items():
         if found := [lower[s] for s in spellings if s in lower]:
             table = table.rename(columns={found[0]: name})
@@ -49,11 +51,9 @@ def read_sheet(path: Path) -> pd.DataFrame:
     table["subject"] = table["subject"].astype(str).str.strip()
     table = table[[*[n for n in SPELLINGS if n in table], *[c for c in table.columns if c not in SPELLINGS]]]
     for column in table.columns[1:]:
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        if numbers.notna().sum() == table[column].notna().sum():
-            table[column] = numbers
-    table.columns = [str(c).strip() for c in table.columns]
-    return table.drop(columns=[c for c in ("split", "slice_index", "file", "session") if c in table])
+        with suppress(ValueError, TypeError):  # else it is text
+            table[column] = pd.to_numeric(table[column])
+    return table.drop(columns=["split", "slice_index", "file", "session"], errors="ignore")
 
 
 def subject_key(name: str) -> str:
@@ -64,7 +64,7 @@ def subject_key(name: str) -> str:
 
 def join_subjects(subjects: pd.DataFrame, sheet: pd.DataFrame) -> pd.DataFrame:
     """Adds the sheet's columns; of a subject's several rows (OASIS-1's repeat sessions) the first counts."""
-    sheet = sheet.assign(_key=sheet["subject"].map(subject_key)).drop_duplicates("_key").drop(columns="subject")
+    sheet = sheet.assign(_key=sheet["subject"].map(subject_key)).drop_duplicates("_key")
     sheet = sheet.drop(columns=[c for c in sheet if c in subjects])
     joined = subjects.assign(_key=subjects["subject"].map(subject_key)).merge(sheet, on="_key", how="left")
     return joined.drop(columns="_key").dropna(axis="columns", how="all")
@@ -72,42 +72,35 @@ def join_subjects(subjects: pd.DataFrame, sheet: pd.DataFrame) -> pd.DataFrame:
 
 def assign_splits(
     root: Path,
-    splits: dict[str, list[Path]],
-    subject_of: dict[Path, str],
+    files: dict[str, list[Path]],
+    names: dict[Path, Name],
     sheet: Path | None,
-    how: Options,
+    seed: int,
     groups: dict[str, str] | None = None,
-    slices: int = 1,  # per file
-) -> tuple[pd.DataFrame, dict[str, list[Path]], str]:
-    """Table of subjects, files per split, and a line on both. Given splits are kept; files under "" are split here."""
+) -> tuple[pd.DataFrame, list[Item], str]:
+    """Table of subjects, items, and how they were split. Given splits are kept; files under "" are split here."""
     where = defaultdict(set)
-    for split, files in splits.items():
-        for file in files:
-            where[subject_of[file]].add(split)
+    for split, own in files.items():
+        for file in own:
+            where[names[file].subject].add(split)
     if shared := sorted((subject for subject, found in where.items() if len(found) > 1), key=natural):
+        both = " and ".join(sorted(where[shared[0]]))
         raise CohortError(
-            f"{root}: subjects stand in two splits ({' and '.join(sorted(where[shared[0]]))}): {examples(shared, 5)};"
-            " move each subject into one split, or put all slices into one folder and they are split by subject"
+            f"{root}: subjects are in two splits ({both}): {examples(shared, 5)}; move each into one split, or put all"
+            " slices into one folder to have them split by subject"
         )
     subjects = pd.DataFrame({"subject": sorted(where, key=natural)})
     subjects["split"] = [next(iter(where[s])) for s in subjects["subject"]]
     if groups:
         subjects["group"] = subjects["subject"].map(groups)
-        plain = [re.sub(r"[^a-z]|dement(ed|ia)$", "", re.sub(r"[^a-z]", "", str(g).lower())) for g in subjects["group"]]
-        cdrs = [CLASS_RATINGS.get(name) for name in plain]
-        if None not in cdrs:
-            subjects["cdr"] = cdrs
     if sheet:
         subjects = join_subjects(subjects, read_sheet(sheet))
-    made = "as given"
-    if set(splits) == {""}:
-        chosen = split_subjects(subjects, how.seed, how.fractions)
-        subjects["split"] = subjects["subject"].map(chosen)
-        splits = {name: [f for f in splits[""] if chosen[subject_of[f]] == name] for name in SPLITS}
-        made = f"made here by subject, seed {how.seed}"
-    count = subjects["split"].value_counts()
-    each = ", ".join(f"{s} {len(splits[s]) * slices:,} slices of {count.get(s, 0):,} subjects" for s in SPLITS)
-    return subjects, splits, f"split ({made}): {each}"
+    if "" not in files:
+        return subjects, items_of(root, files, names), "split as given"
+    chosen = split_subjects(subjects, seed, HELD_OUT)
+    subjects["split"] = subjects["subject"].map(chosen)
+    files = {split: [f for f in files[""] if chosen[names[f].subject] == split] for split in SPLITS}
+    return subjects, items_of(root, files, names), f"split here by subject, seed {seed}"
 
 
 def split_subjects(subjects: pd.DataFrame, seed: int, fractions: tuple[float, float]) -> dict[str, str]:
@@ -115,13 +108,12 @@ def split_subjects(subjects: pd.DataFrame, seed: int, fractions: tuple[float, fl
     names = subjects["subject"].to_numpy()
     count = len(names)
     if count < 3:
-        few = examples([*names])
-        raise CohortError(f"{count} subjects can't be split into train, validate and test; at least 3 are needed ({few})")
+        raise CohortError(f"{count} subjects can't be split into train, validate and test; at least 3 are needed")
     column = next((c for c in ("cdr", "group") if c in subjects), None)
-    cdr = subjects[column].map(str).to_numpy() if column else np.full(count, "")
+    stratum = subjects[column].map(str).to_numpy() if column else np.full(count, "")
     # Subjects in line stratum by stratum, in random order within each; those held out are taken at even distances.
     random = np.random.default_rng(seed).permutation(count)
-    order = sorted(range(count), key=lambda i: (cdr[i], random[i]))
+    order = sorted(range(count), key=lambda i: (stratum[i], random[i]))
     chosen = dict.fromkeys(names, "train")
     held = [max(1, round(f * count)) for f in fractions]
     total = sum(held)
@@ -129,20 +121,3 @@ def split_subjects(subjects: pd.DataFrame, seed: int, fractions: tuple[float, fl
         to_validate = (i * held[0]) // total != ((i + 1) * held[0]) // total
         chosen[names[order[int((i + 0.5) * count / total)]]] = "validate" if to_validate else "test"
     return chosen
-
-
-def natural(text: str) -> tuple:
-    """A sort key that puts slice 2 before slice 10."""
-    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text))
-
-
-def refuse(bad: list[str], skip_bad: bool) -> None:
-    """Stop at the first bad file of a source, unless such files are to be left out."""
-    if bad and not skip_bad:
-        raise CohortError(f"{bad[0]} ({len(bad):,} such files; skip_bad (--skip-bad) leaves them out)")
-
-
-def examples(names: list[str], count: int = 3) -> str:
-    """The first few of a list, for a message of one line."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(map(str, names[:count])) + more
