@@ -1,8 +1,7 @@
-"""Panels for a live notebook, one line each: `explore.CodebookBrowser(book)`. A static twin stays without a kernel."""
+"""Panels for a live notebook: `explore.CodebookBrowser(book)`. Without a kernel their static twin stays."""
 
 from oasis_lib.explore.base import Panel
-from oasis_lib.explore.codebook import CodebookBrowser, ReconstructionExplorer
-from oasis_lib.explore.editor import CodeEditor, Walk
+from oasis_lib.explore.codebook import CodebookBrowser, CodeEditor, ReconstructionExplorer
 from oasis_lib.explore.generator import Generator, Painter
 
-__all__ = ["CodeEditor", "CodebookBrowser", "Generator", "Painter", "Panel", "ReconstructionExplorer", "Walk"]
+__all__ = ["CodeEditor", "CodebookBrowser", "Generator", "Painter", "Panel", "ReconstructionExplorer"]

@@ -1,17 +1,4 @@
-"""The base of every panel: controls, an image that answers them, text below, and a static twin for pages without a kernel.
-
-class Mirror(Panel):
-    title = "A mirror"
-
-    def controls(self):
-        return {"turn": slider("turn", 0, 3)}
-
-    def actions(self):  # long work: each gets a button that shows when it is busy
-        return {"Train": self.train}
-
-    def draw(self, turn):
-        return [("turned", np.rot90(self.image, turn))], "text below the image"
-"""
+"""The base of panels: controls, an image that answers them, text, and a static twin for pages without a kernel."""
 
 from __future__ import annotations
 
@@ -40,7 +27,7 @@ TILE, TITLE, GAP = 256, 22, 6  # pixels of a painted panel
 
 
 class Panel:
-    """Making one makes its twin (a batch run stops where it can't); displaying it displays both."""
+    """Making one makes its twin; displaying it displays both."""
 
     title, is_synthetic = "", False
 
@@ -61,21 +48,24 @@ class Panel:
         return {}
 
     def draw(self, **values: Any) -> tuple[Sequence[Tile], str]:
-        """Tiles side by side, and the text below them, in a fifth of a second."""
-        raise TypeError(f"{type(self).__name__} must say what it draws")
+        """Tiles side by side and the text below them, in a fifth of a second."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it draws")
 
     def examples(self) -> list[dict[str, Any]]:
         """The settings that the twin shows, one a row."""
-        return [{name: control.value for name, control in self.controls().items()}]
+        return [self.usual()]
+
+    def usual(self, **changed: Any) -> dict[str, Any]:
+        """The controls' first values."""
+        return {name: control.value for name, control in self.controls().items()} | changed
 
     def twin(self) -> Figure:
-        """The same images at the settings of `examples`."""
         rows, above = {}, []  # a title is not repeated below itself
         for number, values in enumerate(self.examples()):
             tiles, words = self.draw(**values)
-            names = ["" if title in above[place : place + 1] else title for place, (title, _) in enumerate(tiles)]
-            rows[words + " " * number] = Row([tile for _, tile in tiles], names)
-            above = [title for title, _ in tiles]
+            titles = [title for title, _ in tiles]
+            names = ["" if title in above[place : place + 1] else title for place, title in enumerate(titles)]
+            rows[words + " " * number], above = Row([tile for _, tile in tiles], names), titles
         return synthetic(image_grid(rows, title=self.title, crop=False), self.is_synthetic)
 
     @cached_property
@@ -96,27 +86,25 @@ class Panel:
         self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", object_fit="contain"))
         self.picture.add_class("oasis-picture")
         self.words, self.trouble = widgets.HTML(), widgets.HTML()
-        buttons = [widgets.Button(description=label, tooltip=label, button_style="primary") for label in self.actions()]
+        buttons = [widgets.Button(description=label, button_style="primary") for label in self.actions()]
         for button, work in zip(buttons, self.actions().values()):
             button.on_click(partial(self.run, work=work))
         for control in self.inputs.values():
             control.observe(lambda _: self.redraw(), names="value")
         self.redraw()
         row = widgets.HBox([*self.inputs.values(), *buttons], layout=widgets.Layout(flex_flow="row wrap"))
-        panel = widgets.VBox([widgets.HTML(f"<b>{html.escape(self.title)}</b>"), row, self.picture, self.words, self.trouble])
+        title = widgets.HTML(f"<b>{html.escape(self.title)}</b>")
+        panel = widgets.VBox([title, row, self.picture, self.words, self.trouble])
         panel.add_class("oasis-panel")
         return panel
 
-    @property
-    def values(self) -> dict[str, Any]:
-        return {name: control.value for name, control in self.inputs.items()}
-
     def redraw(self, work: Callable[..., None] | None = None) -> None:
-        """Do the work, if any, and paint what the controls say; an error is shown in the panel, not in a log."""
+        """Do the work, if any, and paint what the controls say; an error is shown in the panel."""
+        values = {name: control.value for name, control in self.inputs.items()}
         try:
             if work:
-                work(**self.values)
-            tiles, words = self.draw(**self.values)
+                work(**values)
+            tiles, words = self.draw(**values)
             self.picture.value = paint(tiles, self.is_synthetic)
             self.words.value, self.trouble.value = html.escape(words).replace("\n", "<br>"), ""
         except Exception as error:
@@ -134,16 +122,17 @@ class RunPanel(Panel):
     """A panel over a run: its codebook, test slices and their tokens."""
 
     def open(self, run: Run | CodebookStatistics) -> None:
-        """A run, or a reading of it that is at hand already: reading once is enough for all panels."""
+        """A run, or its codebook statistics: reading once is enough for all panels."""
         self.book = run if isinstance(run, CodebookStatistics) else read(run)
         self.is_synthetic = self.book.cohort.synthetic
-        self.codes = np.asarray(self.book.codes["test"]).astype(np.int64)  # in memory: a slider should not wait for a disk
-        self.box = content_box(list(self.book.shown.images[:: max(1, len(self.codes) // 40)]), self.codes.shape[-1])
+        self.codes = np.asarray(self.book.codes["test"]).astype(np.int64)  # in memory, for speed
+        few = list(self.book.shown.images[:: max(1, len(self.codes) // 40)])
+        self.box = content_box(few, self.codes.shape[-1])
         self.last: tuple[int, np.ndarray] | None = None
 
     def subject_and_slice(self) -> dict[str, widgets.Widget]:
-        slice_indices = self.book.slice_indices
-        index = slider("slice index", int(slice_indices.min()), int(slice_indices.max()), self.book.middle)
+        indices = self.book.slice_indices
+        index = slider("slice index", int(indices.min()), int(indices.max()), self.book.middle)
         return {"subject": choice("subject", self.book.subjects), "slice_index": index}
 
     def decoded(self, row: int) -> np.ndarray:
@@ -154,9 +143,7 @@ class RunPanel(Panel):
 
     def cropped(self, tiles: Iterable[Tile]) -> list[Tile]:
         """Tiles of whole slices or maps, without the margin around brains."""
-        return [
-            (title, cut(tile.T, self.box[2:] + self.box[:2]).T if tile.ndim == 3 else cut(tile, self.box)) for title, tile in tiles
-        ]
+        return [(title, cut(tile, self.box)) for title, tile in tiles]
 
     def token_map(self, codes: np.ndarray) -> np.ndarray:
         """Tokens coloured by the mean brightness of their patch."""
@@ -170,14 +157,12 @@ def live() -> bool:
 
 
 def slider(label: str, low: int, high: int, value: int | None = None) -> widgets.IntSlider:
-    """A whole number; the arrow keys move it once it has the focus."""
-    return widgets.IntSlider(description=label, min=low, max=max(low, high), value=low if value is None else value)
+    return widgets.IntSlider(low if value is None else value, low, max(low, high), description=label)
 
 
 def choice(label: str, options: Iterable, value: Any = None) -> widgets.Dropdown:
-    options = list(options)
-    first = options[0][1] if isinstance(options[0], tuple) else options[0]
-    return widgets.Dropdown(description=label, options=options, value=first if value is None else value)
+    """The first option is chosen where no value is."""
+    return widgets.Dropdown(description=label, options=list(options), **({} if value is None else {"value": value}))
 
 
 def grey(image: np.ndarray) -> np.ndarray:
@@ -198,23 +183,22 @@ def difference(image: np.ndarray, other: np.ndarray, reach: float = 0.2) -> np.n
 
 def boxed(tile: np.ndarray, row: int, column: int, height: int, width: int) -> np.ndarray:
     """A tile, enlarged, with a thin orange frame around one of its regions (in the tile's own pixels)."""
-    colour = np.stack([tile] * 3, -1) if tile.ndim == 2 else tile
-    scale = max(1, round(TILE / max(colour.shape[:2])))
-    big = Image.fromarray(np.ascontiguousarray(colour.repeat(scale, 0).repeat(scale, 1)))
+    scale = max(1, round(TILE / max(tile.shape[:2])))
+    big = Image.fromarray(np.ascontiguousarray(tile.repeat(scale, 0).repeat(scale, 1))).convert("RGB")
     frame = [column * scale - 1, row * scale - 1, (column + width) * scale, (row + height) * scale]
     ImageDraw.Draw(big).rectangle(frame, outline=(230, 159, 0), width=max(2, big.height // 128))
     return np.asarray(big)
 
 
 def paint(tiles: Sequence[Tile], is_synthetic: bool = False) -> bytes:
-    """Tiles side by side as a PNG, in milliseconds: a slider can't wait for matplotlib."""
+    """Tiles side by side as a PNG, in milliseconds: matplotlib is too slow for a slider."""
     font = ImageFont.load_default(size=14)
     canvas = Image.new("RGB", (len(tiles) * (TILE + GAP) - GAP, TILE + 2 * TITLE), "white")
     pen = ImageDraw.Draw(canvas)
-    for index, (title, tile) in enumerate(tiles):
-        scale, left = TILE / max(tile.shape[:2]), index * (TILE + GAP)
+    for left, (title, tile) in zip(range(0, canvas.width, TILE + GAP), tiles):
+        scale = TILE / max(tile.shape[:2])
         size = round(tile.shape[1] * scale), round(tile.shape[0] * scale)
-        picture = Image.fromarray(np.ascontiguousarray(tile)).convert("RGB").resize(size, Image.Resampling.NEAREST)
+        picture = Image.fromarray(np.ascontiguousarray(tile)).resize(size, Image.Resampling.NEAREST)
         canvas.paste(picture, (left + (TILE - picture.width) // 2, TITLE))
         pen.text((left, 3), title, fill="black", font=font)
     if is_synthetic:

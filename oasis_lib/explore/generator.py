@@ -10,6 +10,7 @@ from oasis_lib.explore.base import RunPanel, Tile, boxed, choice, grey, slider
 from oasis_lib.models.prior import Inpainting
 
 SHOWN = 4  # samples at a time
+HOW = ("temperature", "top_p", "seed")
 
 
 class PriorPanel(RunPanel):
@@ -31,9 +32,6 @@ class PriorPanel(RunPanel):
             "seed": IntText(description="seed", value=0),
         }
 
-    def options(self, temperature: float, top_p: float, seed: int) -> dict:
-        return {"temperature": temperature, "top_p": top_p if top_p < 1 else None, "seed": seed}
-
 
 class Generator(PriorPanel):
     """Samples of any of the run's priors, at a slice index, CDR and sampling settings."""
@@ -42,33 +40,33 @@ class Generator(PriorPanel):
 
     def controls(self):
         cdrs = [("any", -1)] + [(f"{cdr:g}", index) for index, cdr in enumerate(self.cohort.cdrs)]
-        return self.common() | {"cdr": choice("CDR", cdrs, -1)}
+        return self.common() | {"cdr": choice("CDR", cdrs)}
 
     def actions(self):
         return {"Draw": self.sample}
 
     def examples(self):
         """Each prior once, at the middle slice index."""
-        usual = {name: control.value for name, control in self.controls().items()}
-        settings = [usual | {"prior": name} for name in self.priors]
+        settings = [self.usual(prior=name) for name in self.priors]
         for values in settings:
             self.sample(**values)
         return settings
 
-    def sample(self, prior: str, slice_index: int, temperature: float, top_p: float, seed: int, cdr: int) -> None:
-        options = self.options(temperature, top_p, seed)
-        options["cdr"] = cdr if cdr >= 0 and self.priors[prior].cdrs else None
-        slice_indices = np.full(SHOWN, slice_index if self.cohort.slice_indices else -1)
-        drawn = sampling.draw(self.priors[prior], self.book.model, slice_indices, **options)
-        self.done[prior, slice_index, temperature, top_p, seed, cdr] = drawn
+    def sample(self, **values) -> None:
+        prior, how = self.priors[values["prior"]], {name: values[name] for name in HOW}
+        cdr = values["cdr"] if values["cdr"] >= 0 and prior.cdrs else None
+        indices = np.full(SHOWN, values["slice_index"] if self.cohort.slice_indices else -1)
+        self.done[tuple(values.values())] = sampling.draw(prior, self.book.model, indices, cdr=cdr, **how)
 
-    def draw(self, prior: str, slice_index: int, temperature: float, top_p: float, seed: int, cdr: int) -> tuple[list[Tile], str]:
-        drawn = self.done.get((prior, slice_index, temperature, top_p, seed, cdr))
-        words = f"{prior}, slice index {slice_index}\ntemperature {temperature:g}, top-p {top_p:g}, seed {seed}"
+    def draw(self, **values) -> tuple[list[Tile], str]:
+        drawn = self.done.get(tuple(values.values()))
+        words = "{prior}, slice index {slice_index}\ntemperature {temperature:g}, top-p {top_p:g}, seed {seed}"
+        words = words.format(**values)
         if drawn is None:
             return [("press Draw", np.zeros((8, 8), np.uint8))] * (SHOWN + 1), f"{words}\nnot drawn yet: press Draw"
-        tiles = [(f"sample {number}", image) for number, image in enumerate(drawn["images"])]
-        return self.cropped([("tokens of sample 0", self.token_map(drawn["codes"][0])), *tiles]), words
+        tiles = [("tokens of sample 0", self.token_map(drawn["codes"][0]))]
+        tiles += [(f"sample {number}", image) for number, image in enumerate(drawn["images"])]
+        return self.cropped(tiles), words
 
 
 class Painter(PriorPanel):
@@ -94,38 +92,34 @@ class Painter(PriorPanel):
 
     def examples(self):
         """The middle of two subjects' slices, by the first prior."""
-        usual = {name: control.value for name, control in self.controls().items()}
-        settings = [usual | {"subject": subject} for subject in self.book.subjects[:2]]
+        settings = [self.usual(subject=subject) for subject in self.book.subjects[:2]]
         for values in settings:
             self.fill(**values)
         return settings
 
-    def mask(self, down: tuple[int, int], across: tuple[int, int]) -> np.ndarray:
-        mask = np.zeros(self.codes.shape[1:], bool)
+    def given(self, subject: str, slice_index: int, down: tuple, across: tuple, **_) -> tuple[np.ndarray, np.ndarray]:
+        """A test slice's tokens (h, w), and the box as a mask (h, w)."""
+        codes = self.codes[self.book.slice_of(subject, slice_index)]
+        mask = np.zeros(codes.shape, bool)
         mask[down[0] : down[1] + 1, across[0] : across[1] + 1] = True
-        return mask
+        return codes, mask
 
-    def fill(self, prior: str, temperature: float, top_p: float, seed: int, **where) -> None:
+    def fill(self, **values) -> None:
         """Draws the tokens inside the box anew; all others stay as they are."""
-        codes = self.codes[self.book.slice_of(where["subject"], where["slice_index"])][None]
-        options = self.options(temperature, top_p, seed)
-        new = sampling.inpaint(
-            self.priors[prior], codes, self.mask(where["down"], where["across"]), where["slice_index"], **options
-        )[0]
-        self.done[(prior, temperature, top_p, seed, *where.values())] = new
+        codes, mask = self.given(**values)
+        prior, how = self.priors[values["prior"]], {name: values[name] for name in HOW}
+        filled = sampling.inpaint(prior, codes[None], mask, values["slice_index"], **how)
+        self.done[tuple(values.values())] = filled[0]
 
-    def draw(self, prior: str, temperature: float, top_p: float, seed: int, **where) -> tuple[list[Tile], str]:
-        codes, mask = (
-            self.codes[self.book.slice_of(where["subject"], where["slice_index"])],
-            self.mask(where["down"], where["across"]),
-        )
-        new = self.done.get((prior, temperature, top_p, seed, *where.values()))
-        shown = codes if new is None else new
-        before, after = map(grey, self.book.decode(np.stack([codes, shown])))
-        (top, bottom), (left, right), factor = where["down"], where["across"], self.book.factor
+    def draw(self, **values) -> tuple[list[Tile], str]:
+        codes, mask = self.given(**values)
+        new = self.done.get(tuple(values.values()))
+        shown, name = (codes, "press Fill in") if new is None else (new, "filled in")
+        (top, bottom), (left, right), factor = values["down"], values["across"], self.book.factor
         corner = [edge * factor for edge in (top, left, bottom - top + 1, right - left + 1)]
-        tiles = [("decoded", boxed(before, *corner)), ("press Fill in" if new is None else "filled in", boxed(after, *corner))]
+        before, after = (boxed(grey(image), *corner) for image in self.book.decode(np.stack([codes, shown])))
+        tiles = [("decoded", before), (name, after)]
         tiles += [("its tokens", self.token_map(codes)), ("new tokens", self.token_map(shown))]
-        changed, outside = (shown != codes).sum(), ((shown != codes) & ~mask).sum()
-        words = f"{where['subject']}, slice index {where['slice_index']}\n{changed} of {mask.sum()} tokens in the box changed"
-        return self.cropped(tiles), f"{words}, {outside} outside it"
+        changed = shown != codes
+        words = f"{values['subject']}, slice index {values['slice_index']}\n{changed.sum()} of {mask.sum()} tokens"
+        return self.cropped(tiles), f"{words} in the box changed, {(changed & ~mask).sum()} outside it"
