@@ -196,12 +196,6 @@ def test_charts_show_what_they_were_given(book):
 
 
 def test_grids_of_tokens_show_what_they_were_given(book):
-    parts = analysis.through(book, [0, 3])
-    figure = draw.stages(parts, ["a", "b"], mm=2.0)
-    drawn = [axis.images[0].get_array() for axis in figure.axes[:10]]
-    assert (drawn[0] == parts["input"][0]).all() and (drawn[7] == parts["tokens"][1]).all()
-    assert np.allclose(drawn[5], parts["quantised"][1] - parts["latent"][1])
-
     top = analysis.commonest(book, 7)
     maps = analysis.firing(book.codes["train"], top)
     figure = draw.firing(maps, top, book.patches, book.counts, np.ones((SIZE, SIZE)))

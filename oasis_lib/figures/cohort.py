@@ -39,9 +39,8 @@ def subjects(table: pd.DataFrame) -> Figure:
     else:
         last.bar_label(last.bar(table["split"].unique(), table["split"].value_counts(sort=False)))
         last.set(xlabel="split", ylabel="subjects")
-    for axis in (ages, cdrs):
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     for axis, known in ((ages, "age" in table), (cdrs, column)):
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         if not known:
             axis.text(0.5, 0.5, "not known\nof this cohort", ha="center", va="center", transform=axis.transAxes)
             axis.set_axis_off()
@@ -50,13 +49,12 @@ def subjects(table: pd.DataFrame) -> Figure:
 
 def truth(images: np.ndarray, tissue: np.ndarray | None, lesion: np.ndarray | None, names: list[str]) -> Figure:
     """Slices, planted lesions outlined, and tissue maps: the ground truth of synthetic subjects."""
-    rows = {"slice": Row(images)}
-    if lesion is not None:
-        rows["lesion outlined"] = Row(images)
+    rows = {"slice" if lesion is None else "slice, lesion outlined": Row(images)}
     if tissue is not None:
-        rows["tissue"] = Row([t / 3 for t in tissue], cmap=ListedColormap(list(TISSUES.values())))
-    figure = image_grid(rows, names, "Ground truth" if len(rows) > 1 else "Slices (no ground truth in this cohort)")
-    for axis, mask in zip(figure.axes[len(images) :], [] if lesion is None else lesion):
+        rows["tissue"] = Row(tissue, cmap=ListedColormap(list(TISSUES.values())), high=3)
+    known = lesion is not None or tissue is not None
+    figure = image_grid(rows, names, "Ground truth" if known else "Slices (no ground truth in this cohort)")
+    for axis, mask in zip(figure.axes, [] if lesion is None else lesion):
         if mask.any():
             axis.contour(mask, [0.5], colors=MODEL, linewidths=1.5)
     if tissue is not None:

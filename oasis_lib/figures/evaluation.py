@@ -1,4 +1,4 @@
-"""The evaluation in pictures: detectability, distances, anatomy by slice index, nearest neighbours, failures, anomalies."""
+"""The evaluation in figures: detectability, distances, tissue areas, nearest neighbours, anomalies."""
 
 from __future__ import annotations
 
@@ -14,79 +14,54 @@ from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, new_figure, nothi
 NAMES = {"csf": "CSF", "grey": "grey matter", "white": "white matter"}
 
 
-def reconstruction(summary: pd.DataFrame) -> Figure:
-    """SSIM of reconstructions, full frame and inside the brain, with intervals over subjects."""
-    figure, (axes,) = new_figure(
-        1, 2, width=9, height=0.4 * len(summary) + 1.8, sharey=True, title="SSIM of reconstructed test slices"
-    )
-    for axis, column, where in zip(axes, ("ssim", "ssim_brain"), ("full frame", "inside the brain")):
-        colours = [MODEL if "decoder" in name else BAD for name in summary.index]
-        low, high = (np.abs(summary[column] - summary[f"{column}_{end}"]) for end in ("low", "high"))
-        axis.barh(summary.index, summary[column], xerr=np.stack([low, high]), color=colours, height=0.6)
-        axis.set(xlabel=f"SSIM, {where}", xlim=(0, 1))
-        axis.invert_yaxis()
-    return figure
-
-
 def detectability(table: pd.DataFrame, generators: Sequence[str], unit: str = "mm") -> Figure:
     """AUC of detectors over pixel size: a line a set with 95 % intervals, real-vs-real as a band."""
-    figure, ((axis,),) = new_figure(1, 1, width=9, height=4.2, title="Area under the ROC curve of detectors, held-out subjects")
-    first, sets = table["set"].iloc[0], dict(list(table.groupby("set", sort=False)))
-    for number, (name, rows) in enumerate(sets.items()):
-        x = rows["scale"].to_numpy(float)
-        if name == first:
-            axis.fill_between(x, rows["low"], rows["high"], color=REAL, alpha=0.2, lw=0, label=f"{name}, 95 % interval")
-            axis.plot(x, rows["auc"], color=REAL, lw=1)
-            continue
-        x = x * 1.015 ** (number - len(sets) / 2)  # side by side
+    title = "Area under the ROC curve of detectors, held-out subjects"
+    figure, ((axis,),) = new_figure(width=9, height=4.2, title=title)
+    (first, real), *sets = table.groupby("set", sort=False)
+    look = {"color": REAL, "alpha": 0.2, "lw": 0, "label": f"{first}, 95 % interval"}
+    axis.fill_between(real["scale"], real["low"], real["high"], **look)
+    axis.plot(real["scale"], real["auc"], color=REAL, lw=1)
+    for number, (name, rows) in enumerate(sets):
+        x = rows["scale"] * 1.015 ** (number - len(sets) / 2)  # side by side
         reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["auc"].to_numpy())
         style = {"marker": "o", "lw": 2} if name in generators else {"marker": "s", "lw": 0.8, "ls": "--", "ms": 4}
-        axis.errorbar(
-            x, rows["auc"], yerr=reach, color=COLOURS[1 + (number - 1) % (len(COLOURS) - 1)], capsize=2, label=name, **style
-        )
+        colour = COLOURS[1 + number % (len(COLOURS) - 1)]
+        axis.errorbar(x, rows["auc"], yerr=reach, color=colour, capsize=2, label=name, **style)
     axis.axhline(0.5, color=BAD, lw=0.8, ls=":")
     ticks = sorted(table["scale"].unique())
-    axis.set(
-        xscale="log", xlabel=f"size of a pixel ({unit}); coarser to the right", ylabel="AUC (0.5 is chance)", ylim=(0.25, 1.03)
-    )
+    axis.set(xscale="log", xlabel=f"size of a pixel ({unit}); coarser to the right", ylabel="AUC (0.5 is chance)")
+    axis.set_ylim(0.25, 1.03)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
-def patches(found: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """The patches that detectors are surest about: a block a pixel size, rows real and generated."""
-    rows = {f"{name}, {size}": images for size, sides in found.items() for name, images in sides.items()}
-    return image_grid(rows, title="Patches the detectors are surest about, held-out slices", crop=False)
-
-
 def ladder(table: pd.DataFrame, generators: Sequence[str]) -> Figure:
     """Every set on four measures with 95 % intervals, real-vs-real's value as a line."""
-    panels = {
-        "frechet": ("Fréchet distance\n(lower is better)", "log"),
-        "precision": ("precision\n(higher is better)", "linear"),
-        "recall": ("recall\n(higher is better)", "linear"),
-        "tissue_distance": ("tissue distance\n(lower is better)", "linear"),
-    }
+    panels = {"frechet": "Fréchet distance\n(lower is better)", "precision": "precision\n(higher is better)"}
+    panels |= {"recall": "recall\n(higher is better)", "tissue_distance": "tissue distance\n(lower is better)"}
     figure, (axes,) = new_figure(1, 4, width=9.5, height=0.3 * len(table) + 1.5, sharey=True)
     colours = [REAL if i == 0 else MODEL if name in generators else BAD for i, name in enumerate(table.index)]
-    for axis, (column, (label, scale)) in zip(axes, panels.items()):
-        values = table[column].astype(float)
+    for axis, (column, label) in zip(axes, panels.items()):
+        scale, values = "log" if column == "frechet" else "linear", table[column].astype(float)
         low, high = (table[f"{column}_{end}"].astype(float) for end in ("low", "high"))
-        axis.hlines(table.index, low.clip(lower=values / 10 if scale == "log" else 0), high, color="0.7", lw=2.5, zorder=0)
+        low = low.clip(lower=values / 10 if scale == "log" else 0)
+        axis.hlines(table.index, low, high, color="0.7", lw=2.5, zorder=0)
         axis.scatter(values, table.index, color=colours, s=36)
         axis.axvline(float(values.iloc[0]), color=REAL, lw=1, ls=":")
         axis.set(xlabel=label, xscale=scale)
     axes[0].invert_yaxis()
-    figure.suptitle("Real-vs-real (blue, dotted line), generators (orange), references (grey); bars: 95 % intervals", fontsize=10)
+    title = "Real-vs-real (blue, dotted line), generators (orange), references (grey); bars: 95 % intervals"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
 def areas_by_slice_index(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
-    """Tissue areas by slice index: the middle four fifths of real subjects as a band, the mean of each generator as a line.
+    """Tissue areas by slice index: four fifths of real subjects as a band, the mean of each generator as a line.
 
-    Real subjects decide the scale, so that one bad generator flattens no panel; what lies beyond is cut off.
+    Real subjects set the scale; what lies beyond is cut off.
     """
     title = "Tissue areas by slice index (lines that leave a panel are farther off)"
     figure, axes = new_figure(-(-len(names) // 2), 2, height=2.5 * -(-len(names) // 2) + 0.8, sharex=True, title=title)
@@ -99,7 +74,8 @@ def areas_by_slice_index(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], nam
             mean = [values[of == at, number].mean() for at in np.unique(of)]
             axis.plot(np.unique(of), mean, color=colour, label=who, lw=width)
         room = 0.75 * max(high.max() - low.min(), 1e-3)
-        axis.set(title=NAMES.get(name, name), ylabel="% of the frame", ylim=(max(0, low.min() - room), high.max() + room))
+        axis.set(title=NAMES.get(name, name), ylabel="% of the frame")
+        axis.set_ylim(max(0, low.min() - room), high.max() + room)
     for axis in axes[-1]:
         axis.set(xlabel="slice index")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
@@ -107,7 +83,7 @@ def areas_by_slice_index(areas: Mapping[str, tuple[np.ndarray, np.ndarray]], nam
 
 
 def pairs(samples: np.ndarray, train: np.ndarray, table: pd.DataFrame, title: str) -> Figure:
-    """Samples, the training slice that is nearest to each, and what differs. 1 is the usual distance of a held-out subject."""
+    """Samples, the nearest training slice of each, and what differs; 1 is a held-out subject's usual distance."""
     change = np.abs(samples.astype(float) - train.astype(float)) / 255
     rows = {"sample": samples, "nearest training slice": train}
     rows["absolute difference"] = Row(change, cmap="magma", high=0.5, bar="of the range")

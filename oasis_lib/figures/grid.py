@@ -1,9 +1,9 @@
-"""Images in rows and columns: the one layout for slices, token maps and patches, with the margin around brains cut off."""
+"""Images in rows and columns: the layout for slices, token maps and patches, the margin around brains cut off."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -42,88 +42,76 @@ def image_grid(
     `figure.axes` has the cells first, row by row, for what is to be drawn over them.
     """
     filled = {name: row if isinstance(row, Row) else Row(row) for name, row in rows.items()}
+    images = [(row.cmap, image) for row in filled.values() for image in row.images if image is not None]
     across = max(len(row.images) for row in filled.values())
     box = crop or WHOLE
     if crop is True:
-        slices = _images([row for row in filled.values() if row.cmap == "gray"])
-        box = content_box(slices, min(map(len, _images(filled.values()))))
+        box = content_box([image for cmap, image in images if cmap == "gray"], min(len(image) for _, image in images))
     bars = any(row.bar for row in filled.values())
     side = min(1.8, (WIDTH - 1.0 * any(map(str.strip, filled)) - 0.9 * bars) / across)
     tall = side * (box[1] - box[0]) / (box[3] - box[2]) + 0.05
     words = 0.3 * bool(title) + 0.2 * any(columns) + 0.2 * sum(any(row.names) for row in filled.values())
     figure, axes = new_figure(len(filled), across, height=max(1.5, tall * len(filled) + words), title=title)
     for number, (line, (name, row)) in enumerate(zip(axes, filled.items())):
-        for axis in line:
+        captions = [names for names in (columns if number == 0 else (), row.names) if names]
+        for place, axis in enumerate(line):
             axis.set_axis_off()
-        for place, (axis, image) in enumerate(zip(line, row.images)):
-            if image is not None:
-                show(axis, image, row, box)
-            above = [_at(columns if number == 0 else (), place), _at(row.names, place)]
+            if place < len(row.images) and row.images[place] is not None:
+                _show(axis, row.images[place], row, box)
+            above = [names[place] for names in captions if place < len(names)]
             axis.set_title("\n".join(filter(None, above)), fontsize=8)
-        # A name of spaces is no name, but keeps rows apart.
-        label = "\n".join(part for given in name.split("\n") for part in textwrap.wrap(given, 15, break_on_hyphens=False))
+        label = "\n".join(textwrap.wrap(name, 15))  # a name of spaces is no name, but keeps rows apart
         line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8.5)
     for bar, group in groupby(zip(axes, filled.values()), key=lambda pair: pair[1].bar):
         lines = [line for line, _ in group]
-        if bar:  # beside the last cell of its rows: a bar of its own would shift their columns
+        if bar:  # inside the first row, right of its last cell: elsewhere it would move columns or rows apart
             drawn = next(axis.images[0] for line in lines for axis in line if axis.images)
-            figure.colorbar(drawn, cax=lines[0][-1].inset_axes((1.08, 0, 0.07, 1)))  # a taller one would move rows apart
+            figure.colorbar(drawn, cax=lines[0][-1].inset_axes((1.08, 0, 0.07, 1)))
             drawn.colorbar.set_label(textwrap.fill(bar, 16), fontsize=8)
     if mm:
         scale_bar(axes[0, 0], mm)
     return figure
 
 
-def show(axis: Axes, image: np.ndarray, row: Row, box: Box = WHOLE) -> None:
+def _show(axis: Axes, image: np.ndarray, row: Row, box: Box) -> None:
     """One cell. The image stays whole; the axis shows the part in `box`."""
-    bright = 255 if np.asarray(image).dtype == np.uint8 and row.high == 1 else row.high
+    high = 255 if np.asarray(image).dtype == np.uint8 and row.high == 1 else row.high
+    smooth = "auto" if row.cmap == "gray" else "nearest"
     axis.set_axis_on()
-    show_image(axis, image, low=row.low, high=bright, cmap=row.cmap, interpolation="auto" if row.cmap == "gray" else "nearest")
+    show_image(axis, image, low=row.low, high=high, cmap=row.cmap, interpolation=smooth)
     down, across = np.shape(image)[:2]
     axis.set(xlim=(box[2] * across - 0.5, box[3] * across - 0.5), ylim=(box[1] * down - 0.5, box[0] * down - 0.5))
 
 
 def content_box(images: Sequence[np.ndarray], parts: int = 0) -> Box:
-    """What holds something brighter than background in any of the images, widened to whole `parts` of the frame."""
-    edges = []
-    for image in images:
-        lit = np.asarray(image) > 0.1 * max(float(np.max(image)), 1e-9)
-        for axis in (1, 0):
-            seen = np.flatnonzero(lit.mean(axis) > 0.02) / lit.shape[1 - axis]  # a speck is no content
-            edges.append((axis, seen.min(), seen.max() + 1 / lit.shape[1 - axis]) if len(seen) else (axis, 0.5, 0.5))
-    if not any(high > low for _, low, high in edges):
-        return WHOLE
-    parts, found = max(16, parts), []
+    """What is brighter than background in any of the images (of the first one's shape), widened to whole `parts`."""
+    lit = [i > 0.1 * max(float(np.max(i)), 1e-9) for i in map(np.asarray, images) if i.shape == np.shape(images[0])]
+    box, parts = [], max(16, parts)
     for axis in (1, 0):
-        low = min(low for where, low, high in edges if where == axis and high > low)
-        high = max(high for where, low, high in edges if where == axis and high > low)
-        found += [max(0.0, np.floor((low - 0.015) * parts) / parts), min(1.0, np.ceil((high + 0.015) * parts) / parts)]
-    return tuple(found)
+        shares = np.max([mask.mean(axis) for mask in lit], axis=0) if lit else np.zeros(1)
+        seen = np.flatnonzero(shares > 0.02)  # a speck is no content
+        if not len(seen):
+            return WHOLE
+        low, high = seen[0] / len(shares) - 0.015, (seen[-1] + 1) / len(shares) + 0.015
+        box += [max(0.0, np.floor(low * parts) / parts), min(1.0, np.ceil(high * parts) / parts)]
+    return tuple(box)
 
 
-def cut(images: np.ndarray, box: Box) -> np.ndarray:
-    """(N, H, W) to the part in `box`, where pixels are wanted and not axes."""
-    height, width = np.shape(images)[-2:]
-    return images[..., round(box[0] * height) : round(box[1] * height), round(box[2] * width) : round(box[3] * width)]
+def cut(image: np.ndarray, box: Box) -> np.ndarray:
+    """The part of (H, W) or (H, W, 3) pixels that lies in `box`."""
+    height, width = image.shape[:2]
+    return image[round(box[0] * height) : round(box[1] * height), round(box[2] * width) : round(box[3] * width)]
 
 
-def sheet(images: np.ndarray, columns: int, gap: int = 1, between: float = 1.0) -> np.ndarray:
-    """(N, H, W) or (N, H, W, 3) as one image in [0, 1], row by row."""
+def sheet(images: np.ndarray, columns: int) -> np.ndarray:
+    """(N, H, W) or (N, H, W, 3) as one image in [0, 1], row by row, a white line between."""
     import torch
 
     from oasis_lib.vision import torchvision
 
     pixels = np.asarray(images, dtype=np.float32) / (255 if np.asarray(images).dtype == np.uint8 else 1)
     tensor = torch.from_numpy(pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2).copy())
-    return torchvision.utils.make_grid(tensor, columns, padding=gap, pad_value=between).permute(1, 2, 0).numpy()
-
-
-def contact_sheet(images: np.ndarray, columns: int = 10, title: str = "", crop: bool = True) -> Figure:
-    """Many images close together, without names."""
-    whole = sheet(cut(images, content_box(list(images))) if crop else images, columns)
-    figure, ((axis,),) = new_figure(height=WIDTH * whole.shape[0] / whole.shape[1] + 0.4 * bool(title), title=title)
-    show_image(axis, whole, interpolation="auto")
-    return figure
+    return torchvision.utils.make_grid(tensor, columns, padding=1, pad_value=1.0).permute(1, 2, 0).numpy()
 
 
 def frame(axis: Axes, row: float, column: float, height: float, width: float, colour: str = MODEL) -> None:
@@ -138,11 +126,3 @@ def scale_bar(axis: Axes, mm: float, length: int = 50) -> None:
     left, bottom = left + 0.05 * (right - left), bottom - 0.05 * (bottom - top)
     axis.plot([left, left + length / mm], [bottom, bottom], color="white", lw=2, solid_capstyle="butt")
     axis.text(left, bottom - 0.02 * abs(top - bottom), f"{length} mm", color="white", fontsize=7, va="bottom")
-
-
-def _images(rows: Iterable[Row]) -> list[np.ndarray]:
-    return [image for row in rows for image in row.images if image is not None]
-
-
-def _at(names: Sequence[str], place: int) -> str:
-    return names[place] if place < len(names) else ""

@@ -31,7 +31,7 @@ STYLE = {
 }
 
 
-def new_figure(rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float = 4.0, title: str = "", **options):
+def new_figure(rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float = 4, title: str = "", **options):
     """A figure and its axes (always an array of `rows` x `columns`), in the house style."""
     mpl.rcParams.update(STYLE)
     figure = plt.figure(figsize=(max(width, 7.0), height), layout="constrained")

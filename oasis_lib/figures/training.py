@@ -26,7 +26,8 @@ def curves(history: pd.DataFrame, title: str = "", beside: pd.DataFrame | None =
     measures = history.filter(regex=MEASURES)
     _lines(axes[1], history, measures if measures.size else history[["score"]], label=True)
     if "validate_ssim_min" in history:
-        axes[1].fill_between(history["step"], history["validate_ssim_min"], history["validate_ssim_max"], alpha=0.2, lw=0)
+        low, high = history["validate_ssim_min"], history["validate_ssim_max"]
+        axes[1].fill_between(history["step"], low, high, alpha=0.2, lw=0)
         axes[1].set_ylim(max(0.0, measures.min().min() - 0.1), 1)
     if beside is not None:
         axes[1].plot(beside["step"], beside["score"], "k.-", label="this run, score")
