@@ -83,18 +83,16 @@ def test_the_generator_draws_what_is_asked_for_and_again_the_same(run):
     panel = Generator(run)
     values = {name: control.value for name, control in panel.controls().items()}
     assert set(values) == {"prior", "slice_index", "temperature", "top_p", "seed", "cdr"}
-    assert "press Draw" in panel.draw(**values | {"seed": 7})[1]
-    panel.sample(**values)
-    first = [tile for _, tile in panel.draw(**values)[0]]
+    assert "press Draw" in panel.tiles(values | {"seed": 7})[1]
+    first = [tile for _, tile in panel.tiles(values, work=True)[0]]
     panel.done.clear()
-    panel.sample(**values)
-    assert all((a == b).all() for a, (_, b) in zip(first, panel.draw(**values)[0]))
+    assert all((a == b).all() for a, (_, b) in zip(first, panel.tiles(values, work=True)[0]))
 
 
 def test_the_painter_changes_nothing_outside_its_box(run):
     panel = Painter(run)
     values = panel.examples()[0]
-    tiles, words = panel.draw(**values)
+    tiles, words = panel.tiles(values, work=True)
     assert "0 outside it" in words and len(tiles) == 4
 
 

@@ -17,21 +17,20 @@ from oasis_lib.explore.base import TILE, Panel, boxed, colours, difference, grey
 
 
 class Mirror(Panel):
-    title = "A mirror"
+    title, button = "A mirror", "Break"
 
     def controls(self):
         return {"turn": slider("turn", 0, 3)}
 
-    def actions(self):
-        return {"Break": self.shatter}
-
-    def draw(self, turn):
+    def draw(self, turn, result):
         if turn == 3:
             raise ValueError("turn 3 is <too far>")
         return [("turned", np.rot90(np.arange(12, dtype=np.uint8).reshape(3, 4), turn))], f"turn {turn}"
 
-    def shatter(self, turn):
-        self.seen = (turn, self.button.disabled, self.button.description)
+    def work(self, turn):
+        if not hasattr(self, "pressed"):
+            return None  # the twin's
+        self.seen = (turn, self.pressed.disabled, self.pressed.description)
         raise RuntimeError("broken")
 
 
@@ -45,10 +44,10 @@ def test_a_panel_answers_its_controls_and_says_what_went_wrong():
     assert "ValueError: turn 3 is &lt;too far&gt;" in panel.trouble.value
     panel.inputs["turn"].value = 2
     assert panel.trouble.value == ""
-    panel.button = children[1].children[-1]
-    panel.button.click()
+    panel.pressed = children[1].children[-1]
+    panel.pressed.click()
     assert panel.seen == (2, True, "working …")
-    assert not panel.button.disabled and panel.button.description == "Break"
+    assert not panel.pressed.disabled and panel.pressed.description == "Break"
     assert "RuntimeError: broken" in panel.trouble.value
 
 

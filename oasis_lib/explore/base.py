@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import ipywidgets as widgets
@@ -30,9 +30,10 @@ class Panel:
     """Making one makes its twin; displaying it displays both."""
 
     title, is_synthetic = "", False
+    button = ""  # the label of long work, if any
 
     def __init__(self, run: Any = None):
-        self.done: dict[tuple, Any] = {}  # results of actions, by the controls' values
+        self.done: dict[tuple, Any] = {}  # results of `work`, by the controls' values
         self.open(run)
         assert self.twin_png
 
@@ -43,9 +44,8 @@ class Panel:
         """Named as `draw` takes them."""
         return {}
 
-    def actions(self) -> dict[str, Callable[..., None]]:
-        """Button labels, and what they run with the controls' values; the image is drawn anew afterwards."""
-        return {}
+    def work(self, **values: Any) -> Any:
+        """What the button does; `draw` is given the result, or None before it."""
 
     def draw(self, **values: Any) -> tuple[Sequence[Tile], str]:
         """Tiles side by side and the text below them, in a fifth of a second."""
@@ -59,10 +59,17 @@ class Panel:
         """The controls' first values."""
         return {name: control.value for name, control in self.controls().items()} | changed
 
+    def tiles(self, values: dict[str, Any], work: bool = False) -> tuple[Sequence[Tile], str]:
+        """Do the work, if asked for, and draw."""
+        key = tuple(values.values())
+        if work:
+            self.done[key] = self.work(**values)
+        return self.draw(**values, **({"result": self.done.get(key)} if self.button else {}))
+
     def twin(self) -> Figure:
         rows, above = {}, []  # a title is not repeated below itself
         for number, values in enumerate(self.examples()):
-            tiles, words = self.draw(**values)
+            tiles, words = self.tiles(values, work=bool(self.button))
             titles = [title for title, _ in tiles]
             names = ["" if title in above[place : place + 1] else title for place, title in enumerate(titles)]
             rows[words + " " * number], above = Row([tile for _, tile in tiles], names), titles
@@ -86,9 +93,9 @@ class Panel:
         self.picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", object_fit="contain"))
         self.picture.add_class("oasis-picture")
         self.words, self.trouble = widgets.HTML(), widgets.HTML()
-        buttons = [widgets.Button(description=label, button_style="primary") for label in self.actions()]
-        for button, work in zip(buttons, self.actions().values()):
-            button.on_click(partial(self.run, work=work))
+        buttons = [widgets.Button(description=self.button, button_style="primary")] if self.button else []
+        for button in buttons:
+            button.on_click(self.press)
         for control in self.inputs.values():
             control.observe(lambda _: self.redraw(), names="value")
         self.redraw()
@@ -98,24 +105,21 @@ class Panel:
         panel.add_class("oasis-panel")
         return panel
 
-    def redraw(self, work: Callable[..., None] | None = None) -> None:
-        """Do the work, if any, and paint what the controls say; an error is shown in the panel."""
-        values = {name: control.value for name, control in self.inputs.items()}
+    def redraw(self, work: bool = False) -> None:
+        """Paint what the controls say; an error is shown in the panel."""
         try:
-            if work:
-                work(**values)
-            tiles, words = self.draw(**values)
+            tiles, words = self.tiles({name: control.value for name, control in self.inputs.items()}, work)
             self.picture.value = paint(tiles, self.is_synthetic)
             self.words.value, self.trouble.value = html.escape(words).replace("\n", "<br>"), ""
         except Exception as error:
             text = html.escape(f"{type(error).__name__}: {error}")
             self.trouble.value = f'<span class="oasis-trouble" style="color:#D55E00">{text}</span>'
 
-    def run(self, button: widgets.Button, work: Callable[..., None]) -> None:
+    def press(self, button: widgets.Button) -> None:
         """Long work behind its button, which can't be pressed again meanwhile."""
-        label, button.disabled, button.description = button.description, True, "working …"
-        self.redraw(work)
-        button.disabled, button.description = False, label
+        button.disabled, button.description = True, "working …"
+        self.redraw(work=True)
+        button.disabled, button.description = False, self.button
 
 
 class RunPanel(Panel):

@@ -10,7 +10,6 @@ from oasis_lib.explore.base import RunPanel, Tile, boxed, choice, grey, slider
 from oasis_lib.models.prior import Inpainting
 
 SHOWN = 4  # samples at a time
-HOW = ("temperature", "top_p", "seed")
 
 
 class PriorPanel(RunPanel):
@@ -36,43 +35,35 @@ class PriorPanel(RunPanel):
 class Generator(PriorPanel):
     """Samples of any of the run's priors, at a slice index, CDR and sampling settings."""
 
-    title = "Generator: draw slices from a prior"
+    title, button = "Generator: draw slices from a prior", "Draw"
 
     def controls(self):
         cdrs = [("any", -1)] + [(f"{cdr:g}", index) for index, cdr in enumerate(self.cohort.cdrs)]
         return self.common() | {"cdr": choice("CDR", cdrs)}
 
-    def actions(self):
-        return {"Draw": self.sample}
-
     def examples(self):
         """Each prior once, at the middle slice index."""
-        settings = [self.usual(prior=name) for name in self.priors]
-        for values in settings:
-            self.sample(**values)
-        return settings
+        return [self.usual(prior=name) for name in self.priors]
 
-    def sample(self, **values) -> None:
-        prior, how = self.priors[values["prior"]], {name: values[name] for name in HOW}
-        cdr = values["cdr"] if values["cdr"] >= 0 and prior.cdrs else None
-        indices = np.full(SHOWN, values["slice_index"] if self.cohort.slice_indices else -1)
-        self.done[tuple(values.values())] = sampling.draw(prior, self.book.model, indices, cdr=cdr, **how)
+    def work(self, prior: str, slice_index: int, cdr: int, **how) -> dict[str, np.ndarray]:
+        indices = np.full(SHOWN, slice_index if self.cohort.slice_indices else -1)
+        cdr = cdr if cdr >= 0 and self.priors[prior].cdrs else None
+        return sampling.draw(self.priors[prior], self.book.model, indices, cdr=cdr, **how)
 
-    def draw(self, **values) -> tuple[list[Tile], str]:
-        drawn = self.done.get(tuple(values.values()))
+    def draw(self, result: dict | None, **values) -> tuple[list[Tile], str]:
         words = "{prior}, slice index {slice_index}\ntemperature {temperature:g}, top-p {top_p:g}, seed {seed}"
         words = words.format(**values)
-        if drawn is None:
+        if result is None:
             return [("press Draw", np.zeros((8, 8), np.uint8))] * (SHOWN + 1), f"{words}\nnot drawn yet: press Draw"
-        tiles = [("tokens of sample 0", self.token_map(drawn["codes"][0]))]
-        tiles += [(f"sample {number}", image) for number, image in enumerate(drawn["images"])]
+        tiles = [("tokens of sample 0", self.token_map(result["codes"][0]))]
+        tiles += [(f"sample {number}", image) for number, image in enumerate(result["images"])]
         return self.cropped(tiles), words
 
 
 class Painter(PriorPanel):
     """A box over a test slice, and what a prior fills it with."""
 
-    title = "Painter: choose a box, and fill it in"
+    title, button = "Painter: choose a box, and fill it in", "Fill in"
 
     def open(self, run):
         super().open(run)
@@ -87,39 +78,30 @@ class Painter(PriorPanel):
             sliders[way] = IntRangeSlider(description=f"box, {way}", continuous_update=False, **middle)
         return {"subject": choice("subject", self.book.subjects)} | self.common() | sliders
 
-    def actions(self):
-        return {"Fill in": self.fill}
-
     def examples(self):
         """The middle of two subjects' slices, by the first prior."""
-        settings = [self.usual(subject=subject) for subject in self.book.subjects[:2]]
-        for values in settings:
-            self.fill(**values)
-        return settings
+        return [self.usual(subject=subject) for subject in self.book.subjects[:2]]
 
-    def given(self, subject: str, slice_index: int, down: tuple, across: tuple, **_) -> tuple[np.ndarray, np.ndarray]:
+    def given(self, subject: str, slice_index: int, down: tuple, across: tuple) -> tuple[np.ndarray, np.ndarray]:
         """A test slice's tokens (h, w), and the box as a mask (h, w)."""
         codes = self.codes[self.book.slice_of(subject, slice_index)]
         mask = np.zeros(codes.shape, bool)
         mask[down[0] : down[1] + 1, across[0] : across[1] + 1] = True
         return codes, mask
 
-    def fill(self, **values) -> None:
-        """Draws the tokens inside the box anew; all others stay as they are."""
-        codes, mask = self.given(**values)
-        prior, how = self.priors[values["prior"]], {name: values[name] for name in HOW}
-        filled = sampling.inpaint(prior, codes[None], mask, values["slice_index"], **how)
-        self.done[tuple(values.values())] = filled[0]
+    def work(self, subject, prior, slice_index, down, across, **how) -> np.ndarray:
+        """The tokens inside the box drawn anew; all others stay as they are."""
+        codes, mask = self.given(subject, slice_index, down, across)
+        return sampling.inpaint(self.priors[prior], codes[None], mask, slice_index, **how)[0]
 
-    def draw(self, **values) -> tuple[list[Tile], str]:
-        codes, mask = self.given(**values)
-        new = self.done.get(tuple(values.values()))
-        shown, name = (codes, "press Fill in") if new is None else (new, "filled in")
-        (top, bottom), (left, right), factor = values["down"], values["across"], self.book.factor
+    def draw(self, result, subject, slice_index, down, across, **_) -> tuple[list[Tile], str]:
+        codes, mask = self.given(subject, slice_index, down, across)
+        shown, name = (codes, "press Fill in") if result is None else (result, "filled in")
+        (top, bottom), (left, right), factor = down, across, self.book.factor
         corner = [edge * factor for edge in (top, left, bottom - top + 1, right - left + 1)]
         before, after = (boxed(grey(image), *corner) for image in self.book.decode(np.stack([codes, shown])))
         tiles = [("decoded", before), (name, after)]
         tiles += [("its tokens", self.token_map(codes)), ("new tokens", self.token_map(shown))]
         changed = shown != codes
-        words = f"{values['subject']}, slice index {values['slice_index']}\n{changed.sum()} of {mask.sum()} tokens"
-        return self.cropped(tiles), f"{words} in the box changed, {(changed & ~mask).sum()} outside it"
+        words = f"{subject}, slice index {slice_index}\n{changed.sum()} of {mask.sum()} tokens in the box changed"
+        return self.cropped(tiles), f"{words}, {(changed & ~mask).sum()} outside it"
