@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from oasis_lib.figures.style import BAD, COLOURS, MODEL, REAL, SEQUENTIAL, new_figure
+from oasis_lib.figures.style import BAD, COLOURS, SEQUENTIAL, new_figure
 
 Span = tuple[float, float, float, float]  # left, right, bottom, top
 RECONSTRUCTION, CODEBOOK, COMMITMENT = COLOURS[0], COLOURS[3], COLOURS[2]
@@ -60,57 +59,37 @@ def priors(transformer_layers: int, pixelcnn_layers: int) -> Figure:
         "PixelCNN\none token\na pass": [*read, layers, *end],
         "CodeGAN\nthe whole map\nin one pass": [*start, "nearest\ncodebook\nvector", "tokens $q$,\nno likelihood"],
     }
-    figure, axis = _canvas((-2.4, 20.6), (-0.2, 9.2), height=3.4)
-    for (name, chain), y, colour in zip(rows.items(), (7.8, 4.7, 1.6), COLOURS):
-        axis.text(-2.4, y, name, va="center", fontsize=8, color=colour, weight="bold")
-        for number, words in enumerate(chain):
-            x = 0.9 + 3.3 * number
-            _box(axis, (x, x + 2.9, y - 1.15, y + 1.15), words, fontsize=7)
-            if number:
-                _arrow(axis, (x - 0.4, y), (x, y))
-    return figure
+    return _chains(rows, height=3.4)
 
 
 def gan(layers: Sequence[Sequence]) -> Figure:
-    """Noise to tokens above, latents to logits below. A layer's name, kind and output size ("64x16x16") come first.
+    """The generator above, the discriminator below. A layer's name, kind and output size ("64x16x16") come first.
 
     What modulates a layer (style vector, noise of each position, labels) is left out.
     """
+    rows = {"generator": ["noise,\nlinear\nmodel"], "discriminator": ["training or\ngenerated\nlatents"]}
     main = [row for row in layers if not {"style", "noise", "labels"} & set(row[0].split("."))]
-    generator, discriminator = ([row for row in main if row[0].startswith(n)] for n in ("generator", "discriminator"))
-    figure, axis = _canvas((0, 22), (0.2, 10.4), height=4.2)
-    axis.text(0.1, 10.2, "generator", weight="bold", va="top")
-    _box(axis, (0.1, 2.6, 6.7, 8.5), "linear\nmodel,\nnoise")
-    _stack(axis, _steps(generator), (3.4, 18.2), 7.6, MODEL)
-    _box(axis, (19.0, 21.9, 6.7, 8.5), "a token at\neach position")
-    axis.text(3.4, 5.2, "discriminator", weight="bold", va="top")
-    _box(axis, (19.0, 21.9, 1.4, 3.2), "training\nlatents")
-    _stack(axis, _steps(discriminator)[::-1], (3.4, 18.2), 2.3, REAL)
-    _box(axis, (0.1, 2.6, 1.4, 3.2), "real or\ngenerated?")
-    for start, end, y in ((2.6, 3.4, 7.6), (18.2, 19.0, 7.6), (19.0, 18.2, 2.3), (3.4, 2.6, 2.3)):
-        _arrow(axis, (start, y), (end, y))
-    _arrow(axis, (19.6, 6.7), (18.2, 2.7), bend=-0.15)
-    _arrow(axis, (1.2, 3.2), (1.2, 6.7), BAD, style="--")
-    axis.text(1.5, 5.7, "gradient to the generator", color=BAD, va="center", fontsize=8)
+    for name, chain in rows.items():
+        own = [(kind, size) for layer, kind, size, *_ in main if layer.startswith(name)]
+        weighted = [(kind, size) for kind, size in own if kind.startswith(("Linear", "Conv"))]
+        chain += [f"{len(list(group))} x\n{kind}\n{size}" for (kind, size), group in groupby(weighted)]
+    rows["generator"].append("token of\nthe nearest\nvector")
+    rows["discriminator"].append("real or\ngenerated?")
+    return _chains(rows, height=2.4)
+
+
+def _chains(rows: dict[str, list[str]], height: float) -> Figure:
+    """Named rows of boxes, an arrow from each to the next."""
+    figure, axis = _canvas((-2.4, 20.6), (0, 3.1 * len(rows)), height=height)
+    for number, ((name, chain), colour) in enumerate(zip(rows.items(), COLOURS)):
+        y, wide = 3.1 * (len(rows) - number) - 1.5, 19.7 / len(chain)
+        axis.text(-2.4, y, name, va="center", fontsize=8, color=colour, weight="bold")
+        for place, words in enumerate(chain):
+            x = 0.9 + wide * place
+            _box(axis, (x, x + 0.88 * wide, y - 1.15, y + 1.15), words, fontsize=7)
+            if place:
+                _arrow(axis, (x - 0.12 * wide, y), (x, y))
     return figure
-
-
-def _steps(layers: Sequence[Sequence]) -> list[tuple[str, list[int]]]:
-    """Layers with weights, those of one output size together: how many of which kind, and the size."""
-    weighted = [(kind, size) for _, kind, size, *_ in layers if kind.startswith(("Linear", "Conv"))]
-    grouped = ((kind, size, len(list(group))) for (kind, size), group in groupby(weighted))
-    return [(f"{count} x\n{kind}", list(map(int, size.split("x")))) for kind, size, count in grouped]
-
-
-def _stack(axis: Axes, steps: list[tuple[str, list[int]]], span: Sequence[float], middle: float, colour: str) -> None:
-    """A block a step: as high as its grid and as wide as its channels, both on a log scale."""
-    edges = np.linspace(*span, len(steps) + 1)
-    for (name, size), (left, right) in zip(steps, pairwise(edges)):
-        x, wide = (left + right) / 2, min(0.4 * (right - left), 0.06 * (1 + math.log2(size[0])))
-        high = 0.175 * (1 + math.log2(max(size[1:], default=1)))
-        _box(axis, (x - wide, x + wide, middle - high, middle + high), "", rounding=0.05, facecolor=colour, alpha=0.6)
-        axis.text(x, middle + high + 0.1, name, ha="center", va="bottom", fontsize=7)
-        axis.text(x, middle - high - 0.1, "x".join(map(str, size)), ha="center", va="top", fontsize=7)
 
 
 def _canvas(across: tuple[float, float], up: tuple[float, float], **size: float) -> tuple[Figure, Axes]:
@@ -125,11 +104,11 @@ def _picture(axis: Axes, image: np.ndarray, span: Span, name: str, **look) -> No
     axis.text((span[0] + span[1]) / 2, span[2] - 0.15, name, ha="center", va="top")
 
 
-def _box(axis: Axes, span: Span, name: str, fontsize: float = 8, rounding: float = 0.2, **look) -> None:
+def _box(axis: Axes, span: Span, name: str, fontsize: float = 8) -> None:
     left, right, bottom, top = span
-    look = {"facecolor": "#F2F2F2", "edgecolor": "black"} | look
-    shape = f"round,pad=0,rounding_size={rounding}"
-    axis.add_patch(FancyBboxPatch((left, bottom), right - left, top - bottom, boxstyle=shape, **look))
+    box = FancyBboxPatch((left, bottom), right - left, top - bottom, boxstyle="round,pad=0,rounding_size=0.2")
+    box.set(facecolor="#F2F2F2", edgecolor="black")
+    axis.add_patch(box)
     axis.text((left + right) / 2, (bottom + top) / 2, name, ha="center", va="center", fontsize=fontsize)
 
 
