@@ -119,4 +119,5 @@ def test_the_editor_replaces_one_token(book):
     assert words.startswith("0 pixels") and tiles[1][0] == f"token {old} replaced by {old}"
     other = int(np.argsort(panel.by_brightness)[farthest(book.codebook, old, book.counts)])
     changed = panel.draw(**where, place=other)[0]
-    assert (changed[3][1] != tiles[3][1]).any() and (changed[0][1] == tiles[0][1]).all()
+    assert changed[1][0] == f"token {old} replaced by {panel.by_brightness[other]}"
+    assert (changed[0][1] == tiles[0][1]).all() and (changed[1][1] != tiles[1][1]).any()

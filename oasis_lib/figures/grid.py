@@ -60,7 +60,8 @@ def image_grid(
                 _show(axis, row.images[place], row, box)
             above = [names[place] for names in captions if place < len(names)]
             axis.set_title("\n".join(filter(None, above)), fontsize=8)
-        label = "\n".join(textwrap.wrap(name, 15))  # a name of spaces is no name, but keeps rows apart
+        lines = [textwrap.wrap(part, 15, break_on_hyphens=False) for part in name.split("\n")]
+        label = "\n".join(sum(lines, []))  # a name of spaces is no name, but keeps rows apart
         line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8.5)
     for bar, group in groupby(zip(axes, filled.values()), key=lambda pair: pair[1].bar):
         lines = [line for line, _ in group]
