@@ -6,8 +6,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from oasis_lib import stop
 from oasis_lib.config import TrainingConfig
 from oasis_lib.device import best_device, full_precision
 from oasis_lib.storage import STATE, WEIGHTS, atomic, read_state, save_model, save_state
+from oasis_lib.training.clock import Clock
 from oasis_lib.training.data import Batch, Batches
 
 SAVE_EVERY = 30  # seconds between saved states, so that short epochs don't spend their time on the disk
@@ -86,29 +86,6 @@ def accelerator_for(training: TrainingConfig) -> Accelerator:
 def cpu_has_bf16() -> bool:
     """Matrix units (AMX) only: by AVX-512 alone bf16 takes 1.5 times as long as float32 (transformer and VQ-VAE, one core)."""
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
-
-
-class Clock:
-    """Training time. Compilation, warm-up, validation and writing are not part of it: it starts late, and is paused."""
-
-    def __init__(self, seconds: float):
-        self.seconds, self.since = seconds, math.nan  # NaN until it starts
-
-    def start(self) -> None:
-        self.since = time.perf_counter()
-
-    def read(self) -> float:
-        if not math.isnan(self.since):
-            before, self.since = self.since, time.perf_counter()
-            self.seconds += self.since - before
-        return self.seconds
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        self.read()
-        yield
-        if not math.isnan(self.since):
-            self.start()
 
 
 class Loop:
