@@ -104,7 +104,7 @@ def _picture(axis: Axes, image: np.ndarray, span: Span, name: str, **look) -> No
     axis.text((span[0] + span[1]) / 2, span[2] - 0.15, name, ha="center", va="top")
 
 
-def _box(axis: Axes, span: Span, name: str, fontsize: float = 8) -> None:
+def _box(axis: Axes, span: Span, name: str, fontsize: float = 9) -> None:
     left, right, bottom, top = span
     box = FancyBboxPatch((left, bottom), right - left, top - bottom, boxstyle="round,pad=0,rounding_size=0.2")
     box.set(facecolor="#F2F2F2", edgecolor="black")

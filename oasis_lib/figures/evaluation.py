@@ -26,7 +26,7 @@ def detectability(table: pd.DataFrame, generators: Sequence[str], unit: str = "m
         x = rows["scale"] * 1.015 ** (number - len(sets) / 2)  # side by side
         reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["auc"].to_numpy())
         style = {"marker": "o", "lw": 2} if name in generators else {"marker": "s", "lw": 0.8, "ls": "--", "ms": 4}
-        colour = COLOURS[1 + number % (len(COLOURS) - 1)]
+        colour = [*COLOURS[1:], BAD][number % len(COLOURS)]
         axis.errorbar(x, rows["auc"], yerr=reach, color=colour, capsize=2, label=name, **style)
     axis.axhline(0.5, color=BAD, lw=0.8, ls=":")
     ticks = sorted(table["scale"].unique())
@@ -34,7 +34,7 @@ def detectability(table: pd.DataFrame, generators: Sequence[str], unit: str = "m
     axis.set_ylim(0.25, 1.03)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

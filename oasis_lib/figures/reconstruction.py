@@ -62,7 +62,7 @@ def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] 
     """SSIM over bytes an image, full frame and brain: a line a grid, a line a codec, a star for the run's own model."""
     figure, axes = new_figure(1, 2, width=9.5, height=4.0)
     colours = dict(zip(learned["method"].unique(), COLOURS))
-    below = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
+    below = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
     for axis, key, title in zip(axes[0], ("ssim", "ssim_brain"), ("full frame", "in the brain")):
         for method, rows in learned.groupby("method", sort=False):
             rows = rows.sort_values("bytes")
