@@ -10,8 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PROJECT, Smoke
+
+from oasis_lib.cohort import open_cohort
 
 BLOCKS = re.findall(r"```(python|diff)\n# (\S+)\n(.*?)```", (PROJECT / "CONTRIBUTING.md").read_text(), re.S)
 
@@ -56,6 +59,7 @@ def test_what_is_added_is_known_by_name_and_well_formed(copy: Path):
         "oasis_lib/models/frequencies.py",
         "oasis_lib/figures/brightness.py",
         "oasis_lib/evaluation/brightness.py",
+        "oasis_lib/cohort/stacks.py",
     }
     subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--config", PROJECT / "pyproject.toml", "oasis_lib"], cwd=copy, check=True
@@ -68,6 +72,16 @@ def test_the_figure_is_drawn(copy: Path, tmp_path: Path):
     code += f"brightness({{'a': np.eye(5)[None], 'b': np.ones((2, 5, 5))}}).savefig({str(tmp_path / 'a.png')!r})"
     python(copy, "-c", code)
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_the_reader_prepares_a_cohort(copy: Path, tmp_path: Path):
+    (tmp_path / "stacks").mkdir()
+    for number in range(4):
+        np.save(tmp_path / "stacks" / f"sub-{number}.npy", np.full((3, 20, 20), 40 * number + 20, np.uint8))
+    python(copy, "-m", "oasis_lib", "prepare", tmp_path / "stacks", tmp_path / "out", "--size", 16)
+    cohort = open_cohort(tmp_path / "out")
+    assert cohort.size == 16 and cohort.slice_indices == 3 and sum(map(len, cohort.splits.values())) == 12
+    assert set(np.unique(np.concatenate([split.images for split in cohort.splits.values()]))) == {20, 60, 100, 140}
 
 
 @pytest.mark.slow
