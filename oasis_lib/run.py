@@ -52,8 +52,8 @@ class Run:
         if few := self.hardly_trained():
             from oasis_lib.figures.style import footnote
 
-            said = ", ".join(f"{model} {steps} steps" for model, steps in few.items())
-            footnote(figure, f"trained too little to be judged (fewer than {JUDGED} steps): {said}")
+            said = ", ".join(f"{model} {steps}" for model, steps in few.items())
+            footnote(figure, f"trained too little to be judged (steps of {JUDGED} needed: {said})")
         path = self.path("figures", f"{name}.png")
         with atomic(path) as beside:
             figure.savefig(beside, format="png")

@@ -94,7 +94,7 @@ def test_figures_say_which_models_were_hardly_trained(run: Run):
     pretrained.trained(run, "vqvae", scratch=True)
     figure, _ = new_figure()
     run.figure("02_any", figure, "A caption.")
-    assert f"fewer than {JUDGED} steps): vqvae {run.hardly_trained()['vqvae']} steps" in figure.texts[-1].get_text()
+    assert f"steps of {JUDGED} needed: vqvae {run.hardly_trained()['vqvae']})" in figure.texts[-1].get_text()
     history = pd.read_csv(run.path("vqvae", "history.csv"))
     history.assign(step=JUDGED).to_csv(run.path("vqvae", "history.csv"), index=False)
     assert run.hardly_trained() == {}
