@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from oasis_lib.cohort import source
-from oasis_lib.cohort.source import Name, centred, readable, split_of
+from oasis_lib.cohort.source import Files, Name, Names, centred, readable, split_of
 from oasis_lib.cohort.store import CohortError, Item, Options, Plan, Slices
 from oasis_lib.cohort.subjects import assign_splits
 
@@ -61,7 +61,7 @@ def _mask_of(image: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, Name], list[str], list[str]]:
+def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[Names, list[str], list[str]]:
     """Subject, session and slice index from every path, warnings, and misnamed files."""
     found = {file: source.parse_name(file.relative_to(root)) for file in files}
     numbers = {file: NUMBERS.fullmatch(source.stem(file)) for file in files}
@@ -78,7 +78,7 @@ def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[dict[Path, Na
     return counted, [] if lowest >= 0 else ["the names tell no slice index: it is -1"], odd
 
 
-def _groups(root: Path, found: dict[str, list[Path]], names: dict[Path, Name]) -> dict[str, str] | None:
+def _groups(root: Path, found: Files, names: Names) -> dict[str, str] | None:
     """The group of every subject from class folders, as torchvision's ImageFolder reads them; None for one group."""
     groups = defaultdict(set)
     for split, files in found.items():

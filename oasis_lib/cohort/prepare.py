@@ -21,14 +21,7 @@ from oasis_lib.storage import content_hash, disk_errors
 ARCHIVES = tuple(ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings)
 
 
-def prepare(
-    source: str | Path,
-    out: str | Path,
-    *,
-    progress: bool = True,
-    processes: int | None = None,
-    **options: Any,
-) -> Cohort:
+def prepare(source: str | Path, out: str | Path, *, progress: bool = True, processes: int = 0, **options) -> Cohort:
     """Make the cohort `out` from `source`: "phantom", or a folder, an archive or a file of images or volumes.
 
     `options` are the fields of `Options`. A cohort that exists is checked in full; an interrupted one is continued.

@@ -29,6 +29,9 @@ class Name:
     slice_index: int = -1
 
 
+Names, Files = dict[Path, Name], dict[str, list[Path]]  # Files: by split, "" where it is not given
+
+
 def parse_name(path: Path) -> Name | None:
     """Name("sub-007", "", 5) for sub-007_slice-05.jpg; None where the path names no subject."""
     subject = SUBJECT.search(str(path))
@@ -85,7 +88,7 @@ def split_of(folders: Iterable[str]) -> str:
     return next((SPLIT_NAMES[name] for name in plain if name in SPLIT_NAMES), "")
 
 
-def by_split(root: Path, files: Iterable[Path], what: str) -> dict[str, list[Path]]:
+def by_split(root: Path, files: Iterable[Path], what: str) -> Files:
     """Files per split; under "" where no folder is named after a split."""
     splits = defaultdict(list)
     for file in files:
@@ -100,7 +103,7 @@ def by_split(root: Path, files: Iterable[Path], what: str) -> dict[str, list[Pat
     return {name: splits[name] for name in SPLITS}
 
 
-def items_of(root: Path, splits: dict[str, list[Path]], names: dict[Path, Name]) -> list[Item]:
+def items_of(root: Path, splits: Files, names: Names) -> list[Item]:
     """An item for every session, in the order of splits, subjects and sessions; its files in the order of slices."""
     items = []
     for split in SPLITS:

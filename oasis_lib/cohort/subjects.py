@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from oasis_lib.cohort.source import Name, examples, items_of, natural
+from oasis_lib.cohort.source import Files, Names, examples, items_of, natural
 from oasis_lib.cohort.store import SPLITS, CohortError, Item
 
 # Column names in BIDS, in OASIS-1's and OASIS-2's spreadsheets and in OASIS-3's export.
@@ -71,12 +71,7 @@ def join_subjects(subjects: pd.DataFrame, sheet: pd.DataFrame) -> pd.DataFrame:
 
 
 def assign_splits(
-    root: Path,
-    files: dict[str, list[Path]],
-    names: dict[Path, Name],
-    sheet: Path | None,
-    seed: int,
-    groups: dict[str, str] | None = None,
+    root: Path, files: Files, names: Names, sheet: Path | None, seed: int, groups: dict[str, str] | None = None
 ) -> tuple[pd.DataFrame, list[Item], str]:
     """Table of subjects, items, and how they were split. Given splits are kept; files under "" are split here."""
     where = defaultdict(set)

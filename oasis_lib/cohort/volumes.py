@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from oasis_lib.cohort import source
-from oasis_lib.cohort.source import Name, centred, natural, readable
+from oasis_lib.cohort.source import Name, Names, centred, natural, readable
 from oasis_lib.cohort.store import CohortError, Item, Options, Plan, Slices
 from oasis_lib.cohort.subjects import assign_splits
 
@@ -86,7 +86,7 @@ def _pixel(file: Path) -> float:
     return float(min(_orientation(image)[1][:2]))
 
 
-def _names(root: Path, files: list[Path]) -> tuple[dict[Path, Name], list[str]]:
+def _names(root: Path, files: list[Path]) -> tuple[Names, list[str]]:
     """Subject and session of every volume; FreeSurfer's subjects are the folders above `mri`."""
     names = {f: source.parse_name(f.relative_to(root)) for f in files}
     if all(names.values()):
