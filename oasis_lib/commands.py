@@ -262,7 +262,7 @@ def evaluate(given: Given) -> None:
         made = evaluate_generation(drawn["images"], drawn["slice_index"], cohort, **options)
         print(f"\n{len(drawn['images'])} samples. ROC area of detectors, 0.5 is chance, by size of a pixel:")
         print(pd.DataFrame(made["summary"]).T.astype(float).round(2).to_string() + "\n")
-        print(pd.DataFrame(made["targets"]).T[["value", "real", "target", "verdict"]].to_string(float_format="%.4g"))
+        print(pd.DataFrame(made["targets"]).T[["value", "real", "target", "verdict"]].to_string(float_format="{:.4g}".format))
         found["generation"] = made
     write_json(given.out, found)
     print(f"\nall of it in {given.out}")
