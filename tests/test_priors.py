@@ -38,7 +38,7 @@ def tiny(name: str, grid=(6, 5), codebook_size=7, slice_indices=3, cdrs=2, frame
             prior.head.own.weight.normal_(std=0.8)
             prior.head.shared.weight.normal_(std=0.1)
         if kind == "codegan":
-            prior.start_from.components.normal_()
+            prior.start_from.keep(torch.randn(prior.start_from.components.shape))
             for key, weight in prior.generator.named_parameters():
                 weight.mul_(30 if "style" in key or key.startswith("last") else 1)
     if framed:

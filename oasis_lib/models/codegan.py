@@ -29,7 +29,9 @@ class LinearStart(nn.Module):
         super().__init__()
         self.last, knots = max(slice_indices - 1, 1), max(1, min(knots, slice_indices))
         self.register_buffer("mean", torch.zeros(knots, channels, *grid))
-        self.register_buffer("components", torch.zeros(knots, size, self.mean[0].numel(), dtype=torch.float16))
+        # In bytes, with one scale per component and knot: by far the largest part of the model.
+        self.register_buffer("components", torch.zeros(knots, size, self.mean[0].numel(), dtype=torch.int8))
+        self.register_buffer("scales", torch.zeros(knots, size))
 
     def between(self, slice_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         low, high, part = knots_around(slice_index, len(self.mean), self.last)
@@ -50,7 +52,13 @@ class LinearStart(nn.Module):
         products = (apart @ apart.T).cpu().double() / count  # on the CPU: MPS has neither float64 nor eigh
         vectors = torch.linalg.eigh(products)[1].flip(1).to(torch.float32).to(apart.device)
         found = (vectors[:, : self.components.shape[1]].T @ apart / count**0.5).unflatten(1, (knots, -1))
-        self.components[:, : found.shape[0]] = found.transpose(0, 1).half()
+        self.keep(found.transpose(0, 1))
+
+    def keep(self, components: Tensor) -> None:
+        """(knots, at most `size`, C * h * w)."""
+        scales = components.abs().amax(2) / 127
+        self.scales[:, : components.shape[1]] = scales
+        self.components[:, : components.shape[1]] = (components / scales.clamp(min=1e-9)[..., None]).round().to(torch.int8)
 
     def expected(self, slice_index: Tensor) -> Tensor:
         """(B,) -> (B, C, h, w): the mean at a slice index."""
@@ -59,7 +67,8 @@ class LinearStart(nn.Module):
 
     def forward(self, noise: Tensor, slice_index: Tensor) -> Tensor:
         low, high, part = self.between(slice_index)
-        below, above = (torch.bmm(noise[:, None], self.components[knot].to(noise.dtype)) for knot in (low, high))
+        scores = (noise * self.scales[knot] for knot in (low, high))
+        below, above = (torch.bmm(x[:, None], self.components[k].to(x.dtype)) for x, k in zip(scores, (low, high)))
         return self.expected(slice_index) + torch.lerp(below, above, part[..., 0]).view(-1, *self.mean.shape[1:])
 
 
