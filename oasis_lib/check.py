@@ -46,11 +46,6 @@ def environment_line() -> str:
     return " · ".join([parts[0], f"Python {platform.python_version()}", parts[1], device_name()])
 
 
-def describe_environment() -> dict[str, Any]:
-    """What a run was made with: for the manifest."""
-    return {"device": device_name(), "versions": versions(), "git": git_state()}
-
-
 def versions() -> dict[str, str]:
     """Python, this library, and each of the dependencies that it declares."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from oasis_lib import config, report
-from oasis_lib.check import describe_environment, environment_line
+from oasis_lib.check import device_name, environment_line, git_state, versions
 from oasis_lib.config import as_dict, unknown
 from oasis_lib.kernel import StageFailed, execute
 from oasis_lib.manifest import Manifest, digest
@@ -123,7 +123,8 @@ def _run_once(run: Run, cohort: str, settings: list[str], parameters=None, noteb
     plan = _plan(stages(notebooks), common, parameters := dict(parameters or {}))
     manifest = Manifest(run.folder)
     manifest.describe(**common, parameters=parameters, cohort_folder=folder)
-    manifest.describe(seed=run.profile.vqvae.training.seed, **describe_environment())
+    made = {"device": device_name(), "versions": versions(), "git": git_state()}
+    manifest.describe(seed=run.profile.vqvae.training.seed, **made)
     key, ran = "", False
     for source, values in plan.items():
         name, sections = source.stem, {s: as_dict(getattr(run.profile, s)) for s in SECTIONS.get(source.stem, ())}
