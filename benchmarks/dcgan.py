@@ -206,7 +206,7 @@ class DCGANTask(PriorTask):
             answer = critic(self.blurred(fake), *self.now)
             loss = F.softplus(-answer).mean()  # it wants to be taken for real
             return loss, {"generator": loss}
-        self.real, self.now = self.encode(batch), self.labels(batch, step)
+        self.real, self.now = self.encode(batch), self.labels(batch)
         real = self.model.real_maps(self.real)
         with torch.no_grad():
             fake = self.model.maps(make(noise, *self.now))
