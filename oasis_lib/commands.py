@@ -17,7 +17,7 @@ from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConf
 from oasis_lib.config import profile as profile_of
 from oasis_lib.kernel import StageFailed, execute
 from oasis_lib.paths import user_path
-from oasis_lib.storage import read_config
+from oasis_lib.storage import only_one, read_config
 
 FOLDER = {"type": user_path, "metavar": "DIR"}
 NEW = {"type": click.Path(path_type=Path, resolve_path=True), "metavar": "PATH"}
@@ -123,7 +123,8 @@ def study(given: Given) -> None:
     values |= {"run": str(given.run), "runs": given.runs}
     profile_of(values["profile"], values["settings"])  # a mistyped setting is refused before a kernel starts
     try:
-        execute(DRIVER, given.run / DRIVER.name, values, quiet=given.quiet)
+        with only_one(given.run / ".command.lock", "running this study"):
+            execute(DRIVER, given.run / DRIVER.name, values, quiet=given.quiet)
     except StageFailed as failure:
         raise StageFailed(str(failure).rpartition("StageFailed: ")[2]) from None
     if given.quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -35,8 +36,11 @@ def save(path: str | Path, drawn: Drawn) -> None:
 
 
 def read(path: str | Path) -> Drawn:
-    with np.load(path) as stored:
-        return {name: stored[name] for name in ("codes", "slice_index", "images")}
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] for name in ("codes", "slice_index", "images")}
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:  # each array has a checksum
+        raise ValueError(f"{path} is damaged, or holds no samples ({error}); draw them again") from error
 
 
 def trained_priors(run: Run) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import platform
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,8 +27,12 @@ if TYPE_CHECKING:  # imported where they are used: `oasis --help` needs neither
     Arrays = dict[str, np.ndarray]
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "training.pt"
-# Of config.json. 1 had no hash of the weights. Whoever adds a setting to a model adds 1: a file of this format has all of them.
-FORMAT = 3
+# Of config.json. 1 had no hash of the weights, 3 none of its settings.
+# Whoever adds a setting to a model adds 1: a file of this format has all of them.
+FORMAT = 4
+
+
+PATIENCE = 3.0  # seconds for a lock: the kernels of a study that was killed end within two
 
 
 def main_process() -> bool:
@@ -70,14 +76,20 @@ def only_one(lock: Path, doing: str) -> Iterator[None]:
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
-                yield
-                return
-            file.seek(0)
-            raise ValueError(f"{lock.parent}: process {file.read()} is {doing}; wait for it, or end it first") from error
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
+                    yield
+                    return
+                if time.monotonic() > until:
+                    file.seek(0)
+                    held = f"{lock.parent}: process {file.read()} is {doing}"
+                    raise ValueError(f"{held}; wait for it, or end it first") from error
+            time.sleep(0.2)
         file.truncate(0)
         file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()
@@ -170,11 +182,18 @@ def save_model(folder: str | Path, state: dict[str, torch.Tensor], config: dict[
     """
     from safetensors.torch import save
 
-    folder, data = Path(folder), save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    folder, config = Path(folder), json.loads(to_json(config))
+    data = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     before = [content_hash(folder / WEIGHTS)] if (folder / WEIGHTS).is_file() else []
-    write_json(folder / CONFIG, config | {"format": FORMAT, "weights": [content_hash(data), *before]})
+    config |= {"format": FORMAT, "weights": [content_hash(data), *before]}
+    write_json(folder / CONFIG, config | {"hash": config_hash(config)})
     with atomic(folder / WEIGHTS) as beside:
         beside.write_bytes(data)
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Of all that a config.json says, but for the weights, which have hashes of their own."""
+    return content_hash(json.dumps({k: v for k, v in config.items() if k not in ("weights", "hash")}, sort_keys=True))
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -191,7 +210,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: format={str(written)[:40]!r} must be a whole number from 1 to {FORMAT}")
     if written > FORMAT:
         raise ValueError(f"{path} was made by a later version of oasis_lib (format {written}, known: {FORMAT}); update it")
-    wanted = {"kind": str, "model": dict} | ({"weights": list} if written > 1 else {})
+    wanted = {"kind": str, "model": dict} | ({"weights": list} if written > 1 else {}) | ({"hash": str} if written > 3 else {})
     for name, kind in wanted.items():
         if not isinstance(config.get(name), kind):
             raise ValueError(f"{path}: {name} must be a {kind.__name__}, not {str(config.get(name))[:40]!r}")
@@ -215,6 +234,8 @@ def read_weights(folder: str | Path, config: dict[str, Any], wanted: dict[str, t
                     raise ValueError(f"{path} and {CONFIG} disagree: {name} is {shapes.get(name, 'nothing')}, not {asked}")
             if config.get("format", 1) > 1 and content_hash(path) not in config["weights"]:
                 raise ValueError(f"{path} is damaged: its hash is not in {CONFIG}; restore it, or train again")
+            if config.get("format", 1) > 3 and config["hash"] != config_hash(config):
+                raise ValueError(f"{path.with_name(CONFIG)} was altered: its hash is another than when it was written; restore it")
             state = {name: _as_wanted(file.get_tensor(name), wanted[name].dtype) for name in shapes}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it and train again") from error
@@ -240,8 +261,10 @@ def save_state(folder: str | Path, state: dict[str, Any]) -> None:
     """Everything that an exact resume needs: tensors and plain values only."""
     import torch
 
+    data = io.BytesIO()  # on a full disk torch's own writing ends in an error that says nothing of it
+    torch.save(state, data)
     with atomic(Path(folder) / STATE) as beside:
-        torch.save(state, beside)
+        beside.write_bytes(data.getbuffer())
 
 
 def read_state(folder: str | Path) -> dict[str, Any] | None:

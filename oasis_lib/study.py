@@ -18,7 +18,7 @@ from oasis_lib.kernel import StageFailed, execute
 from oasis_lib.manifest import Manifest, digest
 from oasis_lib.paths import PROJECT, data_home, overwriting, project_path, short, user_path
 from oasis_lib.run import Run, open_run
-from oasis_lib.storage import read_json, write_json
+from oasis_lib.storage import only_one, read_json, write_json
 
 NOTEBOOKS, DRIVER = PROJECT / "notebooks", PROJECT / "driver.ipynb"
 PEAK = ".peak.json"  # what a notebook's kernel leaves: its peak memory in bytes
@@ -103,17 +103,18 @@ def run_study(
     settings = list(settings)
     chosen = config.profile(profile, settings)  # a mistyped setting is refused before anything is made
     cohort = resolve_cohort(str(cohort), chosen.cohort.size)
-    if runs == 1:
-        return _run_once(open_run(run, profile, cohort, settings), cohort, settings, **options)
-    made = []
-    for seed in range(runs):
-        _say(f"seed {seed}", options.get("quiet"))
-        seeded = settings + [f"{part}.seed={seed}" for part in ("vqvae", *config.PRIORS, "evaluation")]
-        one = open_run(Path(run) / f"seed-{seed}", profile, cohort, seeded)
-        made.append(_run_once(one, cohort, seeded, **options))
-    text, best = report.over_seeds(project_path(run), [one.folder for one in made])
-    _say(text, options.get("quiet"))
-    return made[best]
+    with only_one(project_path(run) / ".lock", "running this study"):
+        if runs == 1:
+            return _run_once(open_run(run, profile, cohort, settings), cohort, settings, **options)
+        made = []
+        for seed in range(runs):
+            _say(f"seed {seed}", options.get("quiet"))
+            seeded = settings + [f"{part}.seed={seed}" for part in ("vqvae", *config.PRIORS, "evaluation")]
+            one = open_run(Path(run) / f"seed-{seed}", profile, cohort, seeded)
+            made.append(_run_once(one, cohort, seeded, **options))
+        text, best = report.over_seeds(project_path(run), [one.folder for one in made])
+        _say(text, options.get("quiet"))
+        return made[best]
 
 
 def _run_once(run: Run, cohort: str, settings: list[str], parameters=None, notebooks=NOTEBOOKS, quiet=False) -> Run:

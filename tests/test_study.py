@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from oasis_lib import report
+from oasis_lib.__main__ import main
 from oasis_lib.config import profile
 from oasis_lib.manifest import Manifest
 from oasis_lib.storage import read_json, write_json
@@ -126,6 +128,26 @@ def test_stopped_half_way_it_goes_on_from_there(study: Study, by: signal.Signals
     assert not left, "kernels end with the study that started them"
     (study.run / "waited").touch()
     assert study.go() == ["02_vqvae", "03_codebook"]
+
+
+def test_a_second_study_in_one_folder_is_refused_and_names_the_first(study: Study, capsys: pytest.CaptureFixture):
+    hold = "import sys, time; from pathlib import Path; from oasis_lib.storage import only_one\n"
+    hold += "with only_one(Path(sys.argv[1]), '-'): print('held', flush=True); time.sleep(60)"
+    for lock in (".lock", ".command.lock"):
+        first = subprocess.Popen([sys.executable, "-c", hold, study.run / lock], stdout=subprocess.PIPE)
+        try:
+            first.stdout.readline()
+            said = f"process {first.pid} on {platform.node()} is running this study; wait for it"
+            if lock == ".lock":
+                with pytest.raises(ValueError, match=said):
+                    study.go()
+            else:
+                assert main(["study", "--profile", "smoke", "--run", str(study.run)]) == 1
+                assert said in capsys.readouterr().err
+        finally:
+            first.kill()
+            first.communicate()
+    assert not (study.root / "ran.txt").exists() and not (study.run / "driver.ipynb").exists()
 
 
 @pytest.mark.slow

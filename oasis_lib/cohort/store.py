@@ -165,10 +165,12 @@ def open_cohort(folder: str | Path, full: bool = False) -> Cohort:
     info, again = read_json(path), f"delete {folder} and prepare it again"
     if lacking := [k for k in ("hash", "size", "slice_indices", "splits", "synthetic", "files") if k not in info]:
         raise ValueError(f"{path}: lacks {', '.join(lacking)}; {again}")
+    written = path.stat().st_mtime  # last of all: what was touched since is read in full
     for name, known in info["files"].items():
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: is missing; {again}")
-        if any(known[key] != found for key, found in digests(folder / name, full).items()):
+        touched = (folder / name).stat().st_mtime > written
+        if any(known[key] != found for key, found in digests(folder / name, full or touched).items()):
             raise ValueError(f"{folder / name}: has other bytes than those prepared; {again}")
     subjects = pd.read_csv(folder / "participants.tsv", sep="\t", dtype={"subject": str}).drop(columns="split")
     table = pd.read_csv(folder / "slices.csv", dtype={"subject": str, "session": str})

@@ -24,7 +24,7 @@ from oasis_lib.training.clock import Clock
 from oasis_lib.training.data import Batch, Batches
 
 SAVE_EVERY = 30  # seconds between saved states, so that short epochs don't spend their time on the disk
-WARNINGS, SNAPSHOTS = "warnings.txt", "snapshots.npz"  # in the model's folder: what `Task.verdicts` said; early pictures
+WARNINGS = "warnings.txt"  # in the model's folder: what `Task.verdicts` said
 LOOK_EVERY = 20  # steps between looks at the loss: each look waits for the GPU
 WARM_UP = 2  # steps before the clock starts: the first ones compile, choose kernels and fetch memory
 

@@ -18,12 +18,25 @@ from torch import Tensor
 
 from oasis_lib.config import MODEL_CONFIGS, TrainingConfig, as_dict, from_dict
 from oasis_lib.paths import library_digest, overwriting
-from oasis_lib.storage import CONFIG, STATE, WEIGHTS, disk_errors, only_one, read_config, read_json, read_weights, write_json
+from oasis_lib.storage import (
+    CONFIG,
+    STATE,
+    WEIGHTS,
+    content_hash,
+    disk_errors,
+    only_one,
+    read_config,
+    read_json,
+    read_weights,
+    write_json,
+)  # fmt: skip
 from oasis_lib.training.data import Batches
-from oasis_lib.training.loop import SNAPSHOTS, WARNINGS, Task, fit, processes
+from oasis_lib.training.loop import WARNINGS, Task, fit, processes
 from oasis_lib.training.progress import watcher
+from oasis_lib.training.snapshots import SNAPSHOTS
 
 LOCK, REQUEST = ".lock", "request.json"  # who trains here; the settings, written before the first step
+HISTORY = "history.csv"
 
 
 def resume_or_fit(
@@ -39,7 +52,7 @@ def resume_or_fit(
     with disk_errors(out), only_one(out / LOCK, "training here") if main else nullcontext():
         finished = [main and begin(out, asked, progress)]
         if broadcast_object_list(finished)[0]:
-            return pd.read_csv(out / "history.csv")
+            return read_history(out)
         try:
             with watcher(out.name, progress) as report:
                 history = fit(make_task, make_batches, training, out, saved | {"training": as_dict(training)}, report)
@@ -47,7 +60,8 @@ def resume_or_fit(
             found = f"{out}: the device's memory is full; lower batch (now {training.batch}) or the width of the network"
             raise ValueError(f"{found}. It goes on from its last saved state ({str(error).splitlines()[0]})") from error
         if main:
-            write_json(out / REQUEST, {"settings": asked, "library": library_digest(), "finished": True})
+            made = {"settings": asked, "library": library_digest(), "finished": True}
+            write_json(out / REQUEST, made | {"history": content_hash(out / HISTORY)})
             (out / STATE).unlink(missing_ok=True)
     return history
 
@@ -64,7 +78,7 @@ def begin(out: Path, asked: dict[str, Any], progress: bool) -> bool:
         raise ValueError(f"{found}. Choose another folder, or replace it by --overwrite")
     stale = there and before.get("library") != library_digest()
     if changed or not there or (stale and overwriting()):
-        for name in (STATE, WEIGHTS, CONFIG, "history.csv"):
+        for name in (STATE, WEIGHTS, CONFIG, HISTORY):
             (out / name).unlink(missing_ok=True)
     elif before.get("finished", not (out / STATE).is_file()):
         if stale and progress:
@@ -89,6 +103,14 @@ def weights_to_begin_with(folder: Path, out: Path, wanted: dict[str, Any], fresh
         return read_weights(folder, config, fresh.state_dict())
     except ValueError as error:
         raise ValueError(f"{folder} can't be begun with: its network is made otherwise, or damaged ({error})") from error
+
+
+def read_history(out: Path) -> pd.DataFrame:
+    """Of a finished training; its hash, where there is one, tells an altered file."""
+    path, request = out / HISTORY, read_json(out / REQUEST) if (out / REQUEST).is_file() else {}
+    if not path.is_file() or request.get("history") not in (None, content_hash(path)):
+        raise ValueError(f"{path} is missing or was altered; restore it, or train again with --overwrite")
+    return pd.read_csv(path)
 
 
 def made_with(out: Path, before: dict[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from oasis_lib.config import TrainingConfig
 from oasis_lib.models import VQVAE
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
-from oasis_lib.storage import atomic, main_process
 from oasis_lib.training.codes import codes_of, encode_images
 from oasis_lib.training.data import Batch, cdr_index, ends, even_slice_indices, flips, in_channels, linspace_rows, seeded, swapped
-from oasis_lib.training.loop import SNAPSHOTS, Task
+from oasis_lib.training.loop import Task
+from oasis_lib.training.snapshots import SHOWN, SNAPSHOTS, keep_snapshot
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
@@ -28,7 +28,6 @@ SHIFTED = 96  # training slices that a model is shown before the first step in f
 VARIED = 0.7  # of the run: from here on slices are as they are, for a prior draws what it was shown last
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 MEANT = 200  # steps before which no bits are judged
-SHOWN = 4  # a few maps of fixed noise, drawn whenever the number of steps has doubled
 
 
 class PriorTask(Task):
@@ -96,9 +95,14 @@ class PriorTask(Task):
     @torch.no_grad()
     def validate(self, model: Prior) -> dict[str, float]:
         measured = self.measure(model)
-        if main_process():
-            keep_snapshot(self.out / SNAPSHOTS, model, self.step)
+        keep_snapshot(self.out / SNAPSHOTS, self.step, "codes", lambda: some_maps(model))
         return measured
+
+
+def some_maps(model: Prior) -> np.ndarray:
+    """(SHOWN, h, w) tokens, spread over the slice indices; the seed is always the same."""
+    slice_index = torch.from_numpy(even_slice_indices(SHOWN, model.slice_indices))
+    return model.sample(SHOWN, slice_index=slice_index, generator=seeded(0)).cpu().numpy().astype(np.int16)
 
 
 class LikelihoodTask(PriorTask):
@@ -129,16 +133,3 @@ class LikelihoodTask(PriorTask):
             return []
         found = f"{bits:.0f} bits an image of validation subjects; counting tokens position by position gives {self.counted:.0f}"
         return [f"{found}: the prior has learned nothing that holds for others; lower its lr, or add subjects"]
-
-
-def keep_snapshot(path: Path, model: Prior, step: int) -> None:
-    """Add maps of this moment's weights to the file, if the steps have doubled since the last: the seed is always the same."""
-    before = dict(np.load(path)) if path.is_file() else {}
-    steps = before.get("steps", np.zeros(0, np.int64))
-    steps, maps = steps[steps < step], before.get("codes", np.zeros((0, SHOWN, *model.grid), np.int16))
-    if len(steps) and step < 2 * steps[-1]:
-        return
-    slice_index = torch.from_numpy(even_slice_indices(SHOWN, model.slice_indices))
-    drawn = model.sample(SHOWN, slice_index=slice_index, generator=seeded(0)).cpu().numpy().astype(np.int16)
-    with atomic(path) as beside, beside.open("wb") as file:
-        np.savez(file, steps=np.append(steps, step), codes=np.concatenate([maps[: len(steps)], drawn[None]]))

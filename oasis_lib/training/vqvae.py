@@ -16,18 +16,18 @@ from oasis_lib.cards import write_cards
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, build, perplexity
-from oasis_lib.storage import WEIGHTS, atomic, content_hash, main_process
+from oasis_lib.storage import WEIGHTS, content_hash, main_process
 from oasis_lib.training.adversarial import train_crisp
 from oasis_lib.training.data import Batch, Batches, in_channels, linspace_rows, seeded, to_images
-from oasis_lib.training.loop import SNAPSHOTS, Task
+from oasis_lib.training.loop import Task
 from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
+from oasis_lib.training.snapshots import SHOWN, SNAPSHOTS, keep_snapshot
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
 AIR = 2 / 255
 HEAD_START = 0.25  # of the run at most, whatever `warm` says: a slow machine's few steps must not end before there is a codebook
 SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
 MEANT, FEW = 200, 0.02  # steps before which no codebook is judged; the share in use below which it has collapsed
-SHOWN = 4  # the same few subjects, drawn before training and whenever the steps have doubled
 
 
 class VQVAETask(Task):
@@ -105,21 +105,14 @@ class VQVAETask(Task):
 
     @torch.no_grad()
     def keep_snapshot(self, model: VQVAE) -> None:
-        if self.out is None or not main_process():
-            return
-        path = self.out / SNAPSHOTS
         shown = linspace_rows(len(self.rows), SHOWN + 2)[1:-1]  # not the very first and last slice
-        before = dict(np.load(path)) if path.is_file() and self.step else {}
-        steps = before.get("steps", np.zeros(0, np.int64))
-        keep = steps < self.step  # what an interrupted run drew beyond its last saved state is drawn again
-        if keep.any() and self.step < 2 * steps[keep][-1]:
-            return
-        drawn = (
-            (model(in_channels(self.images[shown], model)).images.mean(1).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        )
-        images = np.concatenate([before["images"][keep], drawn[None]]) if keep.any() else drawn[None]
-        with atomic(path) as beside, beside.open("wb") as file:
-            np.savez(file, steps=np.append(steps[keep], self.step), images=images, rows=self.rows[shown])
+
+        def draw() -> np.ndarray:
+            images = model(in_channels(self.images[shown], model)).images.mean(1).clamp(0, 1)
+            return (images * 255).round().to(torch.uint8).cpu().numpy()
+
+        if self.out is not None:
+            keep_snapshot(self.out / SNAPSHOTS, self.step, "images", draw, rows=self.rows[shown])
 
 
 def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Tensor, dict[str, Tensor]]:
