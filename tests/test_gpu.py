@@ -1,19 +1,29 @@
 """Ready for a GPU: what a CPU can tell of it, and, where there is one, the correctness section of benchmarks/gpu.py."""
 
+import os
+import subprocess
+import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import PROJECT
 from test_loop import MODEL, made_cohort
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from oasis_lib.config import PROFILES, CodeGANConfig, Part, PixelCNNConfig, TrainingConfig, TransformerConfig
 from oasis_lib.evaluation import reconstruction
 from oasis_lib.models import build, load
-from oasis_lib.training import Batches, loop, train_prior, train_vqvae
+from oasis_lib.storage import read_json
+from oasis_lib.training import Batches, encode_images, loop, train_prior, train_vqvae
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import gpu
+from gpu_bench import Waits
 
 STEPS = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=12, warp=1.0)
 PRIORS = {
@@ -21,27 +31,44 @@ PRIORS = {
     "pixelcnn": PixelCNNConfig(hidden=8, layers=4),
     "codegan": CodeGANConfig(hidden=8, noise=8),
 }
-WAITING = ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "unique", "_unique2")
+ABSENT = ("IPython", "jupyter_client", "ipykernel", "nilearn", "nibabel", "papermill", "matplotlib", "umap")
+BARE = f"""
+import runpy, sys
+sys.modules |= dict.fromkeys({ABSENT})  # None: as if not installed
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-class Waits(TorchDispatchMode):
-    """Counts operations whose result a GPU must hand to the host before the next can be asked for."""
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_script_for_a_gpu_runs_on_a_cpu_without_what_a_bare_machine_lacks(tmp_path):
+    """All kinds in bf16 and float32, stopped and resumed, compiled, sampled, evaluated: what a GPU will be asked."""
+    words = [sys.executable, "-c", BARE, str(PROJECT / "benchmarks/gpu.py"), "--device", "cpu", "--tiny", "--out", "gpu.json"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "gpu.json")
+    assert list(found) == list(gpu.DEADLINES) and "s in all; every number is in gpu.json" in done.stdout
+    for section, numbers in found.items():
+        assert "failed" not in numbers, (section, numbers["failed"])
+        assert all(value.get("ok", True) for value in numbers.values() if isinstance(value, dict)), (section, numbers)
+    assert all(row["weights differ"] == 0 for name, row in found["training"].items() if name != "took_s"), found["training"]
 
-    def __init__(self):
-        super().__init__()
-        self.found = Counter()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.name().split("::")[-1].split(".")[0]
-        by_mask = name.startswith("index") and any(getattr(x, "dtype", None) == torch.bool for x in flattened(args[1:]))
-        if name in WAITING or by_mask:
-            self.found[name] += 1
-        return function(*args, **(kwargs or {}))
+def test_a_section_that_fails_or_takes_too_long_is_told_and_the_others_go_on():
+    assert gpu.run(lambda _: {"a": 1}, None, 5)["a"] == 1
+    assert gpu.run(lambda _: 1 / 0, None, 5)["failed"].startswith("ZeroDivisionError: division by zero (test_gpu.py:")
+    assert "not done after 1 s" in gpu.run(lambda _: time.sleep(5), None, 1)["failed"]
 
 
-def flattened(values):
-    for value in values:
-        yield from flattened(value) if isinstance(value, list | tuple) else [value]
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_what_the_cpu_gives_and_is_never_waited_for(tmp_path):
+    found = gpu.main(["--only", "correctness,training,waits", "--out", str(tmp_path / "gpu.json")])
+    for section, numbers in found.items():
+        assert "failed" not in numbers, (section, numbers["failed"])
+        assert all(value["ok"] for value in numbers.values() if isinstance(value, dict)), (section, numbers)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +97,33 @@ def test_a_training_step_reads_nothing_back(kind, world, tmp_path, monkeypatch):
     steps = [dict(after - before) for before, after in zip(seen[5:], seen[6:])]  # the first ones start the codebook and the clock
     assert len(steps) >= 5 and not any(steps), steps
     assert waits.found, "what is done before the first step and in validation is seen, or the counter is blind"
+
+
+class Doubles(TorchDispatchMode):
+    """In which functions of the library tensors of float64 come about: Apple's GPU has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if getattr(out, "dtype", None) == torch.float64:
+            self.found |= {f.name for f in [f for f in traceback.extract_stack() if "oasis_lib" in f.filename][-1:]}
+        return out
+
+
+@pytest.mark.parametrize("kind", ["vqvae", *PRIORS])
+def test_float64_is_used_on_the_cpu_alone(kind, world, tmp_path):
+    cohort, vqvae = world
+    with Doubles() as doubles:
+        if kind == "vqvae":
+            train_vqvae(cohort, tmp_path / kind, Part(replace(MODEL, adversarial=0.5), STEPS), progress=False)
+        else:
+            train_prior(kind, cohort, vqvae, tmp_path / kind, Part(PRIORS[kind], STEPS), progress=False)
+            load(tmp_path / kind).sample(2, slice_index=0)
+        encode_images(load(vqvae), cohort["test"].images[:2])
+    assert doubles.found <= {"_band", "perplexity", "fit"}, "these three take the CPU"
 
 
 def test_the_clock_starts_after_the_first_steps(tmp_path, monkeypatch):

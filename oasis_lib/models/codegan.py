@@ -68,7 +68,7 @@ class LinearStart(nn.Module):
     def forward(self, noise: Tensor, slice_index: Tensor) -> Tensor:
         low, high, part = self.between(slice_index)
         scores = (noise * self.scales[knot] for knot in (low, high))
-        below, above = (torch.bmm(x[:, None], self.components[k].to(x.dtype)) for x, k in zip(scores, (low, high)))
+        below, above = (torch.bmm(x[:, None], self.components[k].to(x.dtype)).float() for x, k in zip(scores, (low, high)))
         return self.expected(slice_index) + torch.lerp(below, above, part[..., 0]).view(-1, *self.mean.shape[1:])
 
 
