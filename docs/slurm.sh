@@ -15,7 +15,7 @@ cd "$SLURM_SUBMIT_DIR" || exit 1
 
 .venv/bin/python -m oasis_lib check
 # exec: the signal reaches the study itself, not a shell that waits for it
-exec .venv/bin/python -m oasis_lib study --profile full --cohort "${COHORT:-phantom}" --run "runs/$SLURM_JOB_NAME"
+exec .venv/bin/python -m oasis_lib study --profile "${PROFILE:-full}" --cohort "${COHORT:-phantom}" --run "runs/$SLURM_JOB_NAME"
 
 # One model on several GPUs (ask for --gpus=4 above):
 #   .venv/bin/torchrun --standalone --nproc-per-node 4 -m oasis_lib train vqvae --cohort data/mine --out runs/mine/vqvae --minutes 10
