@@ -189,11 +189,14 @@ def test_an_altered_file_is_named_when_the_cohort_is_opened(prepared, tmp_path, 
     assert str(folder / name) in str(error.value) and "again" in str(error.value)
 
 
-def test_one_changed_pixel_is_found_by_a_full_check_and_by_preparing_again(prepared, tmp_path):
+def test_one_changed_pixel_is_found_where_the_file_was_touched_by_a_full_check_and_by_preparing_again(prepared, tmp_path):
     source, folder = prepared[0], shutil.copytree(prepared[1], tmp_path / "copy")
     data = bytearray((folder / "train.npy").read_bytes())
     data[128 + 64 * 64 * 100 + 2000] ^= 1  # between the blocks of the sample
     (folder / "train.npy").write_bytes(data)
+    with pytest.raises(ValueError, match="train.npy: has other bytes"):
+        open_cohort(folder)
+    os.utime(folder / "train.npy", (0, 0))
     open_cohort(folder)
     for check in (partial(open_cohort, folder, full=True), partial(prepare, source, folder, size=64, progress=False)):
         with pytest.raises(ValueError, match="train.npy: has other bytes"):
