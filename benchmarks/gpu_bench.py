@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from oasis_lib.cohort import Cohort, Split, open_cohort
-from oasis_lib.config import PRIORS, Part, profile
+from oasis_lib.config import DEFAULT_PRIOR, Part, profile
 from oasis_lib.device import best_device
 from oasis_lib.training import Batches, train_prior, train_vqvae
 
@@ -116,7 +116,7 @@ class Bench:
 
     @cached_property
     def prior(self) -> Path:
-        self.train(PRIORS[0], "prior", self.part(PRIORS[0], precision="no"))
+        self.train(DEFAULT_PRIOR, "prior", self.part(DEFAULT_PRIOR, precision="no"))
         return self.folder / "prior"
 
     def wait(self) -> None:

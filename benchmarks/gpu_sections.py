@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from oasis_lib.check import environment_line
-from oasis_lib.config import PRIORS, EvaluationConfig
+from oasis_lib.config import DEFAULT_PRIOR, PRIORS, EvaluationConfig
 from oasis_lib.evaluation.features import FeatureNet, extract
 from oasis_lib.evaluation.generation import evaluate_generation
 from oasis_lib.models import load
@@ -146,7 +146,7 @@ def speed(bench: Bench) -> Found:
     """Steps, images and tokens a second over batch sizes, and the share of the bf16 ceiling that they come to."""
     found, ceiling = {}, bench.done.get("environment", {}).get("matmul_bf16_tflops", float("nan"))
     side = bench.cohort.size // load(bench.vqvae).config.factor
-    for kind in ("vqvae", PRIORS[0]):
+    for kind in ("vqvae", DEFAULT_PRIOR):
         counter = FlopCounterMode(display=False)
         with counter, at_each_step(lambda _, counter=counter: counter.get_total_flops()) as flops:
             bench.train(kind, f"flops-{kind}", bench.part(kind, steps=8, batch=8))
@@ -170,8 +170,8 @@ def compiled(bench: Bench) -> Found:
     for name, on in (("plain", False), ("cold", True), ("warm", True)):
         torch._dynamo.reset()
         with at_each_step(lambda _: time.perf_counter()) as times:
-            history = bench.train(PRIORS[0], f"compile-{name}", bench.part(PRIORS[0], compile=on))
-        rate[name] = bench.part(PRIORS[0]).training.batch / float(history["images_per_second"].iloc[-1])
+            history = bench.train(DEFAULT_PRIOR, f"compile-{name}", bench.part(DEFAULT_PRIOR, compile=on))
+        rate[name] = bench.part(DEFAULT_PRIOR).training.batch / float(history["images_per_second"].iloc[-1])
         found[name] = {"seconds before step 3": times[2] - times[0], "ms a step": 1000 * rate[name]}
     torch.nn.Module.compile = compile_
     gain = rate["plain"] - rate["warm"]
@@ -203,9 +203,9 @@ def quality(bench: Bench) -> Found:
         [{"steps": bench.steps}] * 2 if bench.tiny else [{"steps": 0, "minutes": s / 60, "validate_every": 200} for s in (40, 30)]
     )
     first = bench.train("vqvae", "quality/vqvae", bench.part("vqvae", **limits[0])).iloc[-1]
-    part = bench.part(PRIORS[0], **limits[1])
+    part = bench.part(DEFAULT_PRIOR, **limits[1])
     second = train_prior(
-        PRIORS[0], bench.cohort, bench.folder / "quality/vqvae", bench.folder / "quality/prior", part, progress=False
+        DEFAULT_PRIOR, bench.cohort, bench.folder / "quality/vqvae", bench.folder / "quality/prior", part, progress=False
     )
     prior = load(bench.folder / "quality/prior").to(bench.device)
     bits = second["validate_bits"].min() / (prior.grid[0] * prior.grid[1])
