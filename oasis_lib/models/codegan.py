@@ -262,7 +262,8 @@ class CodeGAN(Prior):
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
         how = Sampler(**options)
-        if others := [name for name in ("top_k", "top_p") if getattr(how, name)]:
+        cuts = {"top_k": how.top_k is not None, "top_p": how.top_p is not None and how.top_p < 1}
+        if others := [name for name, cutting in cuts.items() if cutting]:
             raise ValueError(f"{', '.join(others)}: a codegan prior has no logits; it takes a temperature alone")
         (slice_index, cdr), seeds = self.labels(n, slice_index, cdr), image_seeds(n, how.generator, self.device)
         drawn = (uniform(seeds, -1)[:, 0, 0] * max(self.slice_indices, 1)).long()
