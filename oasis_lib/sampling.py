@@ -11,7 +11,7 @@ import torch
 
 from oasis_lib.config import PRIORS
 from oasis_lib.models import load
-from oasis_lib.models.prior import Inpainting
+from oasis_lib.models.prior import Inpainting, Likelihood
 from oasis_lib.run import Run
 from oasis_lib.storage import atomic
 from oasis_lib.training import best_device, decode_codes, even_slice_indices
@@ -52,11 +52,15 @@ def trained_priors(run: Run) -> dict[str, Any]:
 
 
 def draw_all(run: Run, priors: dict[str, Any], vqvae: Any, **options: Any) -> dict[str, Drawn]:
-    """The run's number of samples of every prior, spread over the slice indices, stored as samples/<prior>.npz."""
+    """The run's number of samples of every prior, spread over the slice indices, stored as samples/<prior>.npz.
+
+    `options` are of priors with token probabilities; others sample as they were trained.
+    """
     config, found = run.profile.evaluation, {}
     wanted = even_slice_indices(config.samples, run.cohort.slice_indices)
     for name, prior in priors.items():
-        found[name] = draw(prior, vqvae, wanted, seed=config.seed, **options)
+        own = options if isinstance(prior, Likelihood) else {}
+        found[name] = draw(prior, vqvae, wanted, seed=config.seed, **own)
         save(run.path("samples", f"{name}.npz"), found[name])
     return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -32,6 +34,14 @@ def test_every_prior_has_samples_of_every_slice_index(run):
     for one in drawn.values():
         assert one["images"].dtype == np.uint8 and one["images"].shape[1:] == (64, 64)
         assert one["codes"].dtype == np.int16 and set(one["slice_index"]) == set(range(32))
+
+
+def test_a_cut_that_was_chosen_is_not_asked_of_a_prior_without_probabilities(run, tmp_path):
+    shutil.copytree(run.path("codegan"), tmp_path / "codegan")
+    shutil.copytree(run.path("transformer"), tmp_path / "transformer")
+    other = dataclasses.replace(run, folder=tmp_path)
+    drawn = sampling.draw_all(other, sampling.trained_priors(other), load(run.path("vqvae")), temperature=0.9, top_p=0.9)
+    assert set(drawn) == {"transformer", "codegan"}
 
 
 def test_the_account_has_baseline_controls_and_verdict(run):
