@@ -11,7 +11,7 @@ import pytest
 LIBRARY = Path(__file__).resolve().parent.parent / "oasis_lib"
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 AIM = (7_000, 350_000)  # lines and characters of the library, as issue 21 states it
-REACHED = (11_000, 555_000)  # lower these whenever less is needed; never raise them
+REACHED = (10_200, 510_000)  # lower these whenever less is needed; never raise them
 FILE, FUNCTION, PARAMETERS = 300, 60, 7
 WIDTH = tomllib.loads((LIBRARY.parent / "pyproject.toml").read_text())["tool"]["ruff"]["line-length"]  # aim: 120
 
