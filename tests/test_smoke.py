@@ -114,11 +114,12 @@ def test_the_first_picture_of_readme_is_made_of_a_synthetic_run_alone(smoke: Smo
     assert refused.returncode == 1 and "shows real subjects" in refused.stderr
 
 
-def test_readme_snippet_runs(smoke: Smoke):
+def test_readme_snippet_runs(monkeypatch):
+    monkeypatch.chdir(PROJECT)
     snippet = re.search(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.S).group(1)
     found: dict = {}
-    exec(snippet.replace("runs/latest", str(smoke.folder)), found)
-    assert found["slices"].shape == (4, 1, 64, 64) and found["nats"].shape == (4,) and len(found["tokens"].unique()) > 1
+    exec(snippet, found)
+    assert found["slices"].shape == (4, 1, 128, 128) and found["nats"].shape == (4,) and len(found["tokens"].unique()) > 1
 
 
 def test_a_second_run_computes_nothing(smoke: Smoke):
