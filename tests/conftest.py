@@ -20,6 +20,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of minutes run when they are asked for: all others must end within ten minutes on two cores."""
+    if not os.environ.get("OASIS_LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; OASIS_LONG=1 asks for it"))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers, modules that look at the smoke study go to the one that makes it; others stay whole.
 

@@ -85,6 +85,7 @@ def test_the_reader_prepares_a_cohort(copy: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_prior_runs_through_notebooks_04_to_06_and_the_measure_is_in_their_table(smoke: Smoke, copy: Path, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(smoke.folder, run)

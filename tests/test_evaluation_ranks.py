@@ -30,7 +30,7 @@ EPOCHS = {"transformer": 30, "a tenth of its steps": 3}
 DETECTED = ["real-vs-real", "reconstructions, crisp", *EPOCHS, "positional tokens", "unigram tokens"]
 SETTINGS = ["vqvae.epochs=16", "vqvae.codebook_size=128", "transformer.width=64", "evaluation.feature_steps=150"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
