@@ -51,7 +51,7 @@ def test_codes_and_the_faithful_decoder_stay_bit_for_bit(cohort, faithful, tmp_p
     assert np.array_equal(*drawn[:2]) and not np.array_equal(*drawn[1:]), (
         "samples are drawn by the crisp decoder where there is one"
     )
-    with pytest.raises(ValueError, match=r"no crisp decoder; train it with vqvae\.adversarial"):
+    with pytest.raises(ValueError, match=r"no crisp decoder: train with vqvae\.adversarial > 0"):
         plain.decode(codes, crisp=True)
 
 
