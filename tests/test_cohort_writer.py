@@ -105,6 +105,7 @@ def test_killed_workers_do_not_linger_and_the_lock_of_a_dead_process_is_taken_ov
     process = started(tmp_path / "in", tmp_path / "out", 32)
     items = tmp_path / ".out.part" / "items"
     wait_for(lambda: items.is_dir() and any(items.iterdir()))
+    process.send_signal(signal.SIGSTOP)  # it must not end before the second has been refused
     with pytest.raises(ValueError, match=f"process {process.pid} on .* is preparing .*out"):
         prepare(tmp_path / "in", tmp_path / "out", size=32, progress=False)
     workers = psutil.Process(process.pid).children(recursive=True)
