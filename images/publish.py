@@ -22,7 +22,7 @@ from oasis_lib.paths import PROJECT, project_path
 from oasis_lib.report import export_notebooks
 from oasis_lib.storage import read_json
 
-WIDEST, COLOURS, MOST = 1200, 64, 8_000_000  # pixels, of a figure's palette, bytes in all
+WIDEST, COLOURS, QUALITY, MOST = 850, 32, 62, 8_000_000  # pixels, of a PNG's palette, of a JPEG, bytes in all
 THUMBNAILS = {
     "01_cohort": "01_mean",
     "02_vqvae": "02_decoders",
@@ -31,7 +31,7 @@ THUMBNAILS = {
     "05_generation": "05_samples",
     "06_evaluation": "06_detectability",
 }
-OURS = ("text/plain", "text/html", "text/markdown", "image/png")
+OURS = ("text/plain", "text/html", "text/markdown", "image/png", "image/jpeg")
 # A place on this machine; an import path of the library is none.
 PLACES = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|check)/[\w./-]+")
 
@@ -48,14 +48,20 @@ def refuse(run: Path) -> None:
             sys.exit(f"{run}: {name} is {stage['status']}; finish it first")
 
 
-def smaller(png: bytes) -> bytes:
-    """The picture at most WIDEST pixels wide and with a palette."""
-    image = Image.open(io.BytesIO(png)).convert("RGB")
+def smaller(png: str) -> tuple[str, str]:
+    """The picture at most WIDEST pixels wide: PNG with a palette (charts) or JPEG (slices), whichever is smaller; base64 both."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     if image.width > WIDEST:
         image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
-    kept = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(kept, "png", optimize=True)
-    return kept.getvalue()
+    palette, jpeg = io.BytesIO(), io.BytesIO()
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(palette, "png", optimize=True)
+    image.save(jpeg, "jpeg", quality=QUALITY, optimize=True)
+    kind, kept = min(("image/png", palette), ("image/jpeg", jpeg), key=lambda one: len(one[1].getvalue()))
+    return kind, base64.b64encode(kept.getvalue()).decode()
+
+
+def as_uri(png: str) -> str:
+    return "data:{};base64,{}".format(*smaller(png))
 
 
 def published(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -69,17 +75,27 @@ def published(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
-                data["image/png"] = base64.b64encode(smaller(base64.b64decode(data["image/png"]))).decode()
+                kind, picture = smaller(data.pop("image/png"))
+                data[kind] = picture
                 data.pop("text/plain", None)
             for kind in [kind for kind in data if kind not in OURS]:
                 del data[kind]
             if "text/html" in data:
-                data["text/html"] = re.sub(
-                    r"data:image/png;base64,([\w+/=]+)",
-                    lambda found: "data:image/png;base64," + base64.b64encode(smaller(base64.b64decode(found[1]))).decode(),
-                    "".join(data["text/html"]),
-                )
+                html = "".join(data["text/html"])
+                data["text/html"] = re.sub(r"data:image/png;base64,([\w+/=]+)", lambda found: as_uri(found[1]), html)
     return nbformat.from_dict(json.loads(PLACES.sub(lambda found: Path(found[0]).name, json.dumps(notebook))))
+
+
+def beside(page: str, folder: Path, name: str) -> str:
+    """A page whose pictures lie in files beside it, a third smaller than within."""
+    (folder / "figures").mkdir(exist_ok=True)
+
+    def kept(found: re.Match) -> str:
+        file = f"figures/{name}-{len(list((folder / 'figures').glob(f'{name}-*')))}.{found[1]}"
+        (folder / file).write_bytes(base64.b64decode(found[2]))
+        return file
+
+    return re.sub(r"data:image/(png|jpeg);base64,\s*([\w+/=\s]+)", kept, page)
 
 
 def main(run: str) -> None:
@@ -91,8 +107,9 @@ def main(run: str) -> None:
         nbformat.write(published(nbformat.read(path, as_version=4)), out / path.name)
     export_notebooks(out, out / "html")
     for page in (out / "html").glob("*.html"):
-        text = page.read_text().replace('href="../', 'href="../../')
-        page.write_text(re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text))
+        text = re.sub(r'<a class="anchor-link".*?</a>', "", page.read_text()).replace('href="../', 'href="../../')
+        text = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
+        page.write_text(beside(text, out / "html", page.stem))
     for name, figure in THUMBNAILS.items():
         image = Image.open(folder / "figures" / f"{figure}.png").convert("RGB")
         image.thumbnail((240, 160), Image.Resampling.LANCZOS)

@@ -25,6 +25,7 @@ def prose(page: Path) -> str:
         cells = json.loads(text)["cells"]
         text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     if page.suffix == ".html":
+        text = re.sub(r"<pre>.*?</pre>", "", text, flags=re.S)  # cells as they were written
         return re.sub(r'<a [^>]*href="([^"]+)"', r"[](\1)", text)
     return re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
 
