@@ -14,6 +14,8 @@ from oasis_lib.config import DEFAULT_PRIOR
 from oasis_lib.storage import atomic, read_json, write_json
 
 PAGE = "report.html"
+# What a notebook found, in one figure: the driver shows these alone, the report before its others.
+HEADLINES = ("01_slices", "02_decoders", "03_page", "04_learning", "05_samples", "06_detectability")
 SHOWN = {"status": "status", "seconds": "minutes", "peak_memory_bytes": "peak memory, GB"}  # of a stage
 
 
@@ -89,7 +91,8 @@ def _items(folder: Path, notebook: str) -> dict[str, dict[str, Any]]:
         caption, frame = kept.pop("caption"), pd.DataFrame(**kept)
         found[f"{path.stem}, table"] = {"caption": caption, "table": _html(frame)}  # a figure may have the same name
     captions = folder / "figures" / "captions.json"
-    for name, caption in (read_json(captions) if captions.is_file() else {}).items():
+    shown = read_json(captions) if captions.is_file() else {}
+    for name, caption in sorted(shown.items(), key=lambda one: one[0] not in HEADLINES):  # the others as they were made
         path = folder / "figures" / f"{name}.png"
         if name.startswith(number) and path.is_file():
             found[name] = {"caption": caption, "png": base64.b64encode(path.read_bytes()).decode()}

@@ -15,6 +15,7 @@ import pytest
 from conftest import PROJECT, Smoke, oasis
 from PIL import Image
 
+from oasis_lib import report
 from oasis_lib.config import PRIORS
 
 pytestmark = pytest.mark.slow
@@ -120,6 +121,13 @@ def test_readme_snippet_runs(monkeypatch):
     found: dict = {}
     exec(snippet, found)
     assert found["slices"].shape == (4, 1, 128, 128) and found["nats"].shape == (4,) and len(found["tokens"].unique()) > 1
+
+
+def test_each_notebook_has_a_headline_figure(smoke: Smoke):
+    """The driver shows one figure a notebook: those that say what it found."""
+    assert set(report.HEADLINES) <= set(json.loads((smoke.folder / "figures" / "captions.json").read_text()))
+    shown = report.items(smoke.folder, "png", first=True)
+    assert shown.count("<img") == len(STAGES) and all(f"{name}: " in shown for name in report.HEADLINES)
 
 
 def test_a_second_run_computes_nothing(smoke: Smoke):
