@@ -69,11 +69,7 @@ def test_the_driver_runs_by_its_menu(lab: str, smoke: Smoke, tmp_path: Path):
         page.locator('.jp-NotebookPanel-toolbar :text("Python 3")').first.wait_for(timeout=120_000)
         page.click('.lm-MenuBar-itemLabel:text-is("Run")')
         page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
-        end = page.locator(".jp-OutputArea-output", has_text="executed notebooks").first
-        end.wait_for(state="attached", timeout=300_000)
-        page.click(".jp-Notebook")
-        page.keyboard.press("Control+s")
-        saved = wait_for_outputs(tmp_path / "driver.ipynb")
+        saved = saved_outputs(page, tmp_path / "driver.ipynb")
         page.screenshot(path=tmp_path / "driver.png")
         browser.close()
     assert not [o for o in saved if o["output_type"] == "error"]
@@ -82,12 +78,13 @@ def test_the_driver_runs_by_its_menu(lab: str, smoke: Smoke, tmp_path: Path):
     assert sum("text/html" in o.get("data", {}) for o in saved) == 2, "the table and the pictures"
 
 
-def wait_for_outputs(notebook: Path, seconds: float = 60) -> list[dict]:
-    """The outputs of the last cell are in the file once the notebook was saved."""
+def saved_outputs(page, notebook: Path, seconds: float = 120) -> list[dict]:
+    """Save until the last cell's outputs are in the file. The page itself leaves cells out that are not in view."""
     until = time.time() + seconds
     while time.time() < until:
+        page.keyboard.press("Control+s")
         code = [c for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code"]
         if code[-1]["outputs"]:
             return [output for cell in code for output in cell["outputs"]]
-        time.sleep(0.5)
+        page.wait_for_timeout(1000)
     raise AssertionError(f"{notebook} was not saved with its outputs")

@@ -79,7 +79,7 @@ def test_metrics_are_finite(smoke: Smoke):
     metrics = json.loads((smoke.folder / "metrics.json").read_text(), parse_constant=refuse)
     found = list(numbers(metrics))
     assert len(found) > 100 and len(metrics) >= 5
-    assert found.count(None) < 0.05 * len(found), "what could not be measured is null, and rare"
+    assert found.count(None) < 0.08 * len(found), "what could not be measured is null, and rare"
 
 
 def test_the_manifest_tells_how_it_was_made(smoke: Smoke):
