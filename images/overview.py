@@ -18,7 +18,7 @@ from oasis_lib.storage import read_json
 from oasis_lib.training import decode_codes
 
 
-def main(run: str, out: str = "images/overview.png") -> None:
+def main(run: str, out: str = "images/overview.webp") -> None:
     folder = Path(run)
     manifest = read_json(folder / "run.json")
     if not manifest["cohort_info"]["synthetic"]:

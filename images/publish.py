@@ -1,7 +1,7 @@
 """The gallery, from a finished laptop run on synthetic subjects: `make publish RUN=runs/latest`.
 
 docs/study/ takes the executed notebooks, html/ beside them the same as pages without scripts, and thumbnails. Figures are drawn
-smaller and with fewer colours. images/overview.png is made anew.
+smaller and with fewer colours. images/overview.webp is made anew.
 """
 
 from __future__ import annotations
@@ -87,15 +87,21 @@ def published(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def beside(page: str, folder: Path, name: str) -> str:
-    """A page whose pictures lie in files beside it, a third smaller than within."""
+    """A page whose pictures and styles lie in files beside it: the styles once for all pages."""
     (folder / "figures").mkdir(exist_ok=True)
+    shared = folder / "style.css"
+    known = shared.read_text() if shared.is_file() else ""
+    new = [style for style in dict.fromkeys(re.findall(r"<style[^>]*>(.*?)</style>", page, re.S)) if style not in known]
+    shared.write_text(known + "".join(f"{style}\n" for style in new))
 
     def kept(found: re.Match) -> str:
-        file = f"figures/{name}-{len(list((folder / 'figures').glob(f'{name}-*')))}.{found[1]}"
-        (folder / file).write_bytes(base64.b64decode(found[2]))
+        file = f"figures/{name}-{len(list((folder / 'figures').glob(f'{name}-*')))}.webp"
+        Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB").save(folder / file, quality=QUALITY)
         return file
 
-    return re.sub(r"data:image/(png|jpeg);base64,\s*([\w+/=\s]+)", kept, page)
+    page = re.sub(r"<style[^>]*>.*?</style>", "", page, flags=re.S)
+    page = page.replace("</head>", '<link rel="stylesheet" href="style.css"></head>', 1)
+    return re.sub(r"data:image/(?:png|jpeg);base64,\s*([\w+/=\s]+)", kept, page)
 
 
 def main(run: str) -> None:

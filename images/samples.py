@@ -1,4 +1,4 @@
-"""A sheet of samples, none picked: the first of every third slice index. `python images/samples.py NEW/samples.npz OUT.png`"""
+"""A sheet of samples, none picked: the first of every third slice index. `python images/samples.py NEW/samples.npz OUT.webp`"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(samples: str, out: str) -> None:
     tiles = np.pad(picked[:, :, top:bottom, left:right], ((0, 0), (0, 0), (2, 2), (2, 2)))
     rows, columns, height, width = tiles.shape
     sheet = Image.fromarray(tiles.swapaxes(1, 2).reshape(rows * height, columns * width))
-    sheet.quantize(64).save(out, optimize=True)
+    sheet.save(out, quality=75, method=6)
 
 
 if __name__ == "__main__":

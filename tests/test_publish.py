@@ -57,3 +57,14 @@ def test_outputs_shrink_and_say_nothing_of_this_machine():
     )
     assert made.cells[1].source == "[a](../references.md#ssim), [b](01_cohort.ipynb), [c](02_vqvae.ipynb)"
     assert text["text"] == "kept in x.png; see https://arxiv.org/abs/1711.00937"
+
+
+def test_pages_share_their_styles_and_keep_pictures_in_files(tmp_path: Path):
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "png")
+    picture = f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    pages = [f"<head><style>a{{}}</style></head><style>{own}</style>{picture}" for own in ("b{}", "c{}")]
+    made = [publish.beside(page, tmp_path, name) for name, page in zip(("one", "two"), pages)]
+    assert made[0] == '<head><link rel="stylesheet" href="style.css"></head><img src="figures/one-0.webp">'
+    assert (tmp_path / "style.css").read_text().split() == ["a{}", "b{}", "c{}"]
+    assert Image.open(tmp_path / "figures" / "two-0.webp").size == (8, 8)
