@@ -12,7 +12,7 @@ from oasis_lib.config import PROFILES
 from oasis_lib.models import load
 from oasis_lib.paths import PROJECT
 from oasis_lib.run import Run
-from oasis_lib.storage import WEIGHTS, content_hash, read_json
+from oasis_lib.storage import STATE, WEIGHTS, content_hash, read_json
 from oasis_lib.training import train_prior, train_vqvae
 
 HOME = PROJECT / "data" / "pretrained"
@@ -81,9 +81,13 @@ def _holds(path: Path, hashed: str) -> bool:
 
 def _take(kind: str, folder: Path) -> pd.DataFrame:
     if not taken(folder):
-        if (folder / WEIGHTS).is_file():
+        if any((folder / name).is_file() for name in (WEIGHTS, STATE)):
             raise ValueError(f"{folder} holds a model that was trained here; choose another run, or set scratch")
-        shutil.copytree(HOME / kind, folder, dirs_exist_ok=True)
+        beside = folder.with_name(f".{kind}.part")  # a copy that was cut short is none
+        for left in (beside, folder):
+            shutil.rmtree(left, ignore_errors=True)
+        shutil.copytree(HOME / kind, beside)
+        beside.rename(folder)
     load(folder)  # checks what was copied
     history = pd.read_csv(folder / "history.csv")
     last = history.iloc[-1]

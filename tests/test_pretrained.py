@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,21 @@ def test_a_model_that_was_trained_here_is_never_replaced(run: Run):
     with pytest.raises(ValueError, match="holds a model that was trained here"):
         pretrained.trained(run, "vqvae")
     assert content_hash(run.path("vqvae", WEIGHTS)) == before
+
+
+def test_a_copy_that_was_cut_short_is_made_again(run: Run, monkeypatch):
+    def killed(source: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        shutil.copy(source / WEIGHTS, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrained.trained(run, "vqvae")
+    assert not run.path("vqvae").exists()
+    pretrained.trained(run, "vqvae")
+    assert pretrained.taken(run.path("vqvae")) and run.path("vqvae", "history.csv").is_file()
 
 
 def test_an_altered_or_missing_file_is_named_and_the_model_trained(run: Run, capsys):
