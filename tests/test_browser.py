@@ -126,7 +126,7 @@ def ran(name: str, last_words: str, smoke: Smoke, folder: Path) -> Iterator[Any]
         page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.get_by_title("Python 3")).first.wait_for(timeout=2 * MINUTES)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.locator(".jp-OutputArea-output li").get_by_text(last_words).wait_for(timeout=8 * MINUTES)
+        page.locator(".jp-OutputArea-output li", has_text=last_words).first.wait_for(timeout=4 * MINUTES)
         yield page
         page.screenshot(path=folder / "lab.png")
         assert page.locator(".oasis-trouble").count() == 0
@@ -136,7 +136,7 @@ def ran(name: str, last_words: str, smoke: Smoke, folder: Path) -> Iterator[Any]
 
 
 def test_panels_in_a_browser(smoke, tmp_path):
-    with ran("03_codebook", "entries are in use, worth", smoke, tmp_path) as page:
+    with ran("03_codebook", "tokens are in use; the perplexity is", smoke, tmp_path) as page:
         panels = page.locator(".oasis-panel")
         assert panels.count() == PANELS
         for panel in panels.all():
@@ -150,7 +150,7 @@ def test_panels_in_a_browser(smoke, tmp_path):
 
 
 def test_generator_and_painter_in_a_browser(smoke, tmp_path):
-    with ran("05_generation", "Chosen on validate subjects", smoke, tmp_path) as page:
+    with ran("05_generation", "Best sampling setting on validation subjects", smoke, tmp_path) as page:
         panels = page.locator(".oasis-panel")
         assert panels.count() == 2
         for panel, label in zip(panels.all(), ("Draw", "Fill in")):
