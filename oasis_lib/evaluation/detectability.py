@@ -169,7 +169,7 @@ def detectability(
         progress()
         return theirs, ours
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         done = list(pool.map(work, jobs))
     return {s: _result([d for j, d in zip(jobs, done) if j[0] == s], real, generated, recipe) for s in real.scales}
 
