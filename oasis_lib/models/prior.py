@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -42,7 +43,7 @@ class Inpainting(Protocol):
         """`codes` (B, h, w) drawn anew where `mask` is true. Options are those of `Sampler`."""
 
 
-class Prior(nn.Module):
+class Prior(nn.Module, ABC):
     """A distribution over (h, w) maps of tokens 0 .. K - 1, given slice index and CDR, each of which may be left open.
 
     A child gives `sample`. What else it can do is `Likelihood` and `Inpainting`.
@@ -71,9 +72,9 @@ class Prior(nn.Module):
         """Counting before the first step: training maps (n, h, w), their slice indices, more maps as training shifts
         and mirrors them, and the codebook (K, D)."""
 
+    @abstractmethod
     def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
         """(n, h, w) int64. Options are those of `Sampler`."""
-        raise NotImplementedError
 
     def labels(self, n: int, slice_index: Label = None, cdr: Label = None) -> tuple[Tensor, Tensor]:
         """Both labels as (n,) tensors, -1 where open."""
@@ -99,9 +100,9 @@ class Autoregressive(Prior):
         self.background = Background(self.grid, self.codebook_size)
         self.register_buffer("features", torch.zeros(self.codebook_size, feature_count(config.code_dim)))
 
+    @abstractmethod
     def inner(self, codes: Tensor, slice_index: Tensor | None, cdr: Tensor | None) -> Tensor:
         """(B, h, w) -> logits (B, n, K) of the n foreground positions; each depends on the tokens before it alone."""
-        raise NotImplementedError
 
     def forward(self, codes: Tensor, slice_index: Tensor | None = None, cdr: Tensor | None = None) -> Tensor:
         """(B, h, w) -> logits (B, h, w, K), in training (B, n, K) of the foreground."""
