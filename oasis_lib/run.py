@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,22 +75,12 @@ class Run:
         return frame
 
     def metrics(self, section: str, values: dict[str, Any]) -> None:
-        """Put numbers into metrics.json, under a section of their own."""
-        self._merge("metrics.json", {section: _finite(values)})
+        """Put numbers into metrics.json, under a section of their own; what could not be measured is null."""
+        self._merge("metrics.json", {section: values})
 
     def _merge(self, file: str, new: dict[str, Any]) -> None:
         path = self.path(file)
         write_json(path, (read_json(path) if path.is_file() else {}) | new)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def open_run(

@@ -10,13 +10,14 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,12 @@ if TYPE_CHECKING:  # imported where they are used: `oasis --help` needs neither
     import numpy as np
     import torch
 
-    Arrays = dict[str, np.ndarray]
+    Arrays, Tensors = dict[str, np.ndarray], dict[str, torch.Tensor]
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "training.pt"
 # Of config.json. 1 had no hash of the weights, 3 none of its settings.
 # Whoever adds a setting to a model adds 1: a file of this format has all of them.
 FORMAT = 4
-
-
 PATIENCE = 3.0  # seconds for a lock: the kernels of a study that was killed end within two
 
 
@@ -46,10 +45,11 @@ def content_hash(*parts: str | bytes | Path | np.ndarray) -> str:
     for part in parts:
         if isinstance(part, Path):
             with part.open("rb") as file:
-                while block := file.read(1 << 22):
-                    total.update(block)
+                hashlib.file_digest(file, lambda: total)
+        elif isinstance(part, str):
+            total.update(part.encode())
         else:
-            total.update(part.encode() if isinstance(part, str) else part if isinstance(part, bytes) else part.tobytes())
+            total.update(part if isinstance(part, bytes) else part.tobytes())
     return total.hexdigest()
 
 
@@ -70,7 +70,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def only_one(lock: Path, doing: str) -> Iterator[None]:
-    """Hold the file `lock`, which names this process. A second process is refused; the lock of a dead one is taken over.
+    """Hold the file `lock`, which names this process. A second one is refused; the lock of a dead one is taken over.
 
     A record lock of the system: it ends with its process, however that ends, and forked workers do not hold it.
     """
@@ -110,7 +110,7 @@ def disk_errors(folder: Path, kind: type[ValueError] = ValueError) -> Iterator[N
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise kind(f"{folder}: the disk is full; make room and run the same command, it goes on where it was") from error
+        raise kind(f"{folder}: the disk is full; make room, and the same command goes on where it was") from error
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -119,7 +119,19 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def to_json(value: object) -> str:
-    return json.dumps(value, indent=2, default=_plain) + "\n"
+    return json.dumps(_plain(value), indent=2) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON knows it: arrays as lists, paths as text, and null for what is not finite."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | Path) -> Any:
@@ -128,15 +140,6 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); delete it and make it again") from error
-
-
-def _plain(value: object) -> object:
-    """NumPy scalars and paths, as JSON knows them."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
 def kept_arrays(folder: Path | None, name: str, key: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
@@ -149,33 +152,33 @@ def kept_arrays(folder: Path | None, name: str, key: dict[str, Any], make: Calla
     if folder is None:
         return make()
     index, key = folder / f"{name}.json", json.loads(to_json(key))
+
+    def path(part: str) -> Path:
+        return folder / f"{name}{part and '-'}{part}.npy"
+
     try:
         kept = read_json(index) if index.is_file() else {}
         if kept.get("key") == key:
-            files = {part: folder / f"{name}{part and '-'}{part}.npy" for part in kept["arrays"]}
-            for part, file in files.items():
-                if content_hash(file) != kept["arrays"][part]:
-                    raise ValueError(f"{file} was altered")
-            return {part: np.load(file) for part, file in files.items()}
+            if altered := [path(part) for part, hashed in kept["arrays"].items() if content_hash(path(part)) != hashed]:
+                raise ValueError(f"{altered[0]} was altered")
+            return {part: np.load(path(part)) for part in kept["arrays"]}
     except (ValueError, KeyError, TypeError, OSError) as error:
         warnings.warn(f"{index}: {error}; its arrays are made anew", stacklevel=2)
     found, hashes = make(), {}
     if not main_process():
         return found
-    try:
+    with suppress(OSError):  # another's folder, or a full disk: made each time
         index.unlink(missing_ok=True)
         for part, array in found.items():
-            with atomic(folder / f"{name}{part and '-'}{part}.npy") as beside:
+            with atomic(path(part)) as beside:
                 with beside.open("wb") as file:
                     np.save(file, array)
                 hashes[part] = content_hash(beside)
         write_json(index, {"key": key, "arrays": hashes})
-    except OSError:
-        pass  # another's folder, or a full disk: made each time
     return found
 
 
-def save_model(folder: str | Path, state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+def save_model(folder: str | Path, state: Tensors, config: dict[str, Any]) -> None:
     """`config` holds `kind` and `model` (what rebuilds it), and whatever else is worth knowing of its making.
 
     It also takes the hash of the weights, and of those it replaces: killed between the two files, the folder is whole.
@@ -198,56 +201,53 @@ def config_hash(config: dict[str, Any]) -> str:
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """What `config.json` says, after a look at its format."""
-    folder = Path(folder)
+    path = Path(folder) / CONFIG
     for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+        if not path.with_name(name).is_file():
             raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}; train the model first")
-    config, path = read_json(folder / CONFIG), folder / CONFIG
+    config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a JSON object, not {str(config)[:40]!r}")
     written = config.get("format", 1)
     if type(written) is not int or written < 1:
         raise ValueError(f"{path}: format={str(written)[:40]!r} must be a whole number from 1 to {FORMAT}")
     if written > FORMAT:
-        raise ValueError(f"{path} was made by a later version of oasis_lib (format {written}, known: {FORMAT}); update it")
-    wanted = {"kind": str, "model": dict} | ({"weights": list} if written > 1 else {}) | ({"hash": str} if written > 3 else {})
-    for name, kind in wanted.items():
-        if not isinstance(config.get(name), kind):
+        raise ValueError(f"{path} was made by a later version of oasis_lib (format {written} of {FORMAT}); update it")
+    since = {"kind": (1, str), "model": (1, dict), "weights": (2, list), "hash": (4, str)}
+    for name, (first, kind) in since.items():
+        if written >= first and not isinstance(config.get(name), kind):
             raise ValueError(f"{path}: {name} must be a {kind.__name__}, not {str(config.get(name))[:40]!r}")
     return config
 
 
-def read_weights(folder: str | Path, config: dict[str, Any], wanted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def read_weights(folder: str | Path, config: dict[str, Any], wanted: Tensors) -> Tensors:
     """The tensors of a model folder, if they are those that `config` speaks of.
 
     `wanted` may be on the meta device: names and shapes are compared with the file's header before memory is taken.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(folder) / WEIGHTS
+    path, state = Path(folder) / WEIGHTS, {}
+    differs = f"{path} and {CONFIG} disagree"
     try:
         with safe_open(path, "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
             for name in sorted(shapes.keys() | wanted.keys()):
                 asked = tuple(wanted[name].shape) if name in wanted else "nothing"
                 if shapes.get(name, "nothing") != asked:
-                    raise ValueError(f"{path} and {CONFIG} disagree: {name} is {shapes.get(name, 'nothing')}, not {asked}")
+                    raise ValueError(f"{differs}: {name} is {shapes.get(name, 'nothing')}, not {asked}")
             if config.get("format", 1) > 1 and content_hash(path) not in config["weights"]:
                 raise ValueError(f"{path} is damaged: its hash is not in {CONFIG}; restore it, or train again")
             if config.get("format", 1) > 3 and config["hash"] != config_hash(config):
-                raise ValueError(f"{path.with_name(CONFIG)} was altered: its hash is another than when it was written; restore it")
-            state = {name: _as_wanted(file.get_tensor(name), wanted[name].dtype) for name in shapes}
+                raise ValueError(f"{path.with_name(CONFIG)} was altered: it no longer has its hash; restore it")
+            for name in shapes:
+                value, kind = file.get_tensor(name), wanted[name].dtype
+                if value.dtype != kind and not (value.is_floating_point() and kind.is_floating_point):
+                    raise ValueError(f"{differs}: {name} is {value.dtype}, not {kind}")
+                state[name] = value.to(kind)  # weights may be kept in half precision
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or delete it and train again") from error
-    for name, value in state.items():
-        if value.dtype != wanted[name].dtype:
-            raise ValueError(f"{path} and {CONFIG} disagree: {name} is {value.dtype}, not {wanted[name].dtype}")
     return state
-
-
-def _as_wanted(value: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
-    """Weights may be kept in half precision. Nothing else is turned into another type."""
-    return value.to(kind) if value.is_floating_point() and kind.is_floating_point else value
 
 
 def fingerprint(model: torch.nn.Module) -> str:

@@ -60,7 +60,7 @@ def saved(folder: Path, kind: str = "vqvae") -> Path:
 
 
 def changed(folder: Path, **values) -> None:
-    write_json(folder / CONFIG, read_json(folder / CONFIG) | values)
+    (folder / CONFIG).write_text(json.dumps(read_json(folder / CONFIG) | values))  # NaN included
 
 
 def flip(path: Path, place: int) -> None:
@@ -200,6 +200,11 @@ def test_a_damaged_training_state_is_named(tmp_path):
         (tmp_path / STATE).write_bytes(data)
         with pytest.raises(ValueError, match=f"{tmp_path / STATE} is damaged .*delete it"):
             read_state(tmp_path)
+
+
+def test_json_holds_null_for_what_could_not_be_measured(tmp_path):
+    write_json(tmp_path / "a.json", {"a": np.float32("nan"), 2: (np.arange(2), Path("b")), "c": [float("inf"), 1.5, True]})
+    assert read_json(tmp_path / "a.json") == {"a": None, "2": [[0, 1], "b"], "c": [None, 1.5, True]}
 
 
 def test_an_altered_cache_is_made_anew_and_says_so(tmp_path):
