@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import click
 
 from oasis_lib.check import choose_device
-from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConfig, from_dict
+from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConfig, from_dict, literal
 from oasis_lib.config import profile as profile_of
 from oasis_lib.kernel import StageFailed, execute
 from oasis_lib.paths import user_path
@@ -49,15 +48,12 @@ def command(example: str) -> Callable:
     return register
 
 
-def literal(text: str) -> tuple[str, object]:
+def parameter(text: str) -> tuple[str, object]:
     """NAME=VALUE, the value as JSON where it is that."""
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--param {text!r} must look like name=value")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+    return name, literal(value)
 
 
 overwrite = click.option("--overwrite", is_flag=True, help="replace finished models of other settings or versions")
@@ -117,7 +113,7 @@ def study(given: Given) -> None:
 
     cohort = given.cohort if given.cohort in ("", "phantom") else str(user_path(given.cohort))
     values = {"profile": given.profile, "cohort": cohort, "settings": [*given.settings, *short_forms(given)]}
-    values["parameters"] = dict(map(literal, given.parameters))
+    values["parameters"] = dict(map(parameter, given.parameters))
     if given.repeat:
         values = repeated(given.repeat, values)
     values |= {"run": str(given.run), "runs": given.runs}
@@ -263,7 +259,8 @@ def evaluate(given: Given) -> None:
         made = evaluate_generation(drawn["images"], drawn["slice_index"], cohort, **options)
         print(f"\n{len(drawn['images'])} samples. ROC area of detectors, 0.5 is chance, by size of a pixel:")
         print(pd.DataFrame(made["summary"]).T.astype(float).round(2).to_string() + "\n")
-        print(pd.DataFrame(made["targets"]).T[["value", "real", "target", "verdict"]].to_string(float_format="{:.4g}".format))
+        targets = pd.DataFrame(made["targets"]).T[["value", "real", "target", "verdict"]]
+        print(targets.to_string(float_format="{:.4g}".format))
         found["generation"] = made
     write_json(given.out, found)
     print(f"\nall of it in {given.out}")

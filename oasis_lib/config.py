@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import json
 import re
 import typing
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -249,11 +252,13 @@ def profile(name: str, settings: Iterable[str] = (), **parts: Part) -> Profile:
             raise unknown("section", section, sections)
         part = getattr(chosen, section)
         configs = [part.model, part.training] if isinstance(part, Part) else [part]
-        kinds = {key: kind for config in configs for key, kind in _kinds(type(config)).items()}
-        if key not in kinds:
-            raise unknown(f"{section} setting", key, kinds)
-        value = {key: _parse(f"{section}.{key}", kinds[key], text)}
-        configs = [dataclasses.replace(config, **value) if hasattr(config, key) else config for config in configs]
+        if key not in (known := [name for config in configs for name in as_dict(config)]):
+            raise unknown(f"{section} setting", key, known)
+        at = next(at for at, config in enumerate(configs) if hasattr(config, key))
+        try:
+            configs[at] = dataclasses.replace(configs[at], **{key: literal(text)})
+        except ValueError as error:
+            raise ValueError(f"{section}.{error}") from None
         part = Part(*configs) if isinstance(part, Part) else configs[0]
         chosen = dataclasses.replace(chosen, **{section: part})
     return chosen
@@ -277,11 +282,9 @@ def from_dict(cls: type, values: dict[str, Any], *, whole: bool = False) -> Any:
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def _parse(name: str, kind: Any, text: str) -> Any:
-    choices = {"true": True, "false": False} if kind is bool else {choice: choice for choice in typing.get_args(kind)}
-    if choices and (text := text.lower() if kind is bool else text) not in choices:
-        raise ValueError(f"{name}={text!r} must be one of {', '.join(choices)}")
-    try:
-        return choices[text] if choices else kind(text)
-    except ValueError:
-        raise ValueError(f"{name}={text!r} must be {WORDS[kind]}") from None
+def literal(text: str) -> Any:
+    """What a word of the command line stands for, as JSON or Python writes it; else the word itself."""
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, TypeError):
+            return read(text)
+    return text

@@ -12,7 +12,7 @@ import pytest
 from conftest import PROJECT, Smoke, oasis
 
 from oasis_lib.__main__ import main
-from oasis_lib.commands import CONTEXT, Given, literal, short_forms
+from oasis_lib.commands import CONTEXT, Given, parameter, short_forms
 from oasis_lib.commands import oasis as top
 from oasis_lib.config import PRIORS, profile
 from oasis_lib.storage import write_json
@@ -72,9 +72,10 @@ def test_a_run_is_repeated_from_its_manifest(tmp_path: Path):
 
 
 def test_parameters_are_read_as_json_where_they_are_that():
-    assert literal("n=3") == ("n", 3) and literal("name=a b") == ("name", "a b") and literal("x=[1, 2]") == ("x", [1, 2])
+    assert dict(map(parameter, ["n=3", "name=a b", "x=[1, 2]"])) == {"n": 3, "name": "a b", "x": [1, 2]}
+    assert dict(map(parameter, ["a=true", "b=True", "c=.5", "d=1e-4"])) == {"a": True, "b": True, "c": 0.5, "d": 1e-4}
     with pytest.raises(ValueError, match="must look like name=value"):
-        literal("n")
+        parameter("n")
 
 
 REFUSED = [
