@@ -10,7 +10,7 @@ from oasis_lib.storage import content_hash
 
 PROJECT = Path(__file__).resolve().parent.parent
 # These run and show stages; nothing that a notebook computes depends on them.
-ABOVE = {"__main__.py", "commands.py", "study.py", "manifest.py", "kernel.py", "report.py", "check.py"}
+ABOVE = {"__main__.py", "commands.py", "study.py", "kernel.py", "report.py", "check.py"}
 
 
 def project_path(path: str | Path) -> Path:

@@ -1,7 +1,13 @@
-"""The study: its notebooks in order, each in its own kernel, in a run folder that knows what is done already."""
+"""The study: its notebooks in order, each in its own kernel, in a run folder that knows what is done already.
+
+A stage runs again when its notebook's text, a setting or parameter that it or an earlier stage reads, or its cohort
+changed, or when one of its files is gone. An edit of the library is only reported; `--overwrite` then reruns the stage.
+`training/once.py` treats trained models alike, but replaces one of other settings with `--overwrite` alone.
+"""
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 import resource
@@ -15,10 +21,9 @@ from oasis_lib import config, report
 from oasis_lib.check import device_name, environment_line, git_state, versions
 from oasis_lib.config import as_dict, unknown
 from oasis_lib.kernel import StageFailed, execute
-from oasis_lib.manifest import Manifest, digest
-from oasis_lib.paths import PROJECT, data_home, overwriting, project_path, short, user_path
+from oasis_lib.paths import PROJECT, data_home, library_digest, overwriting, project_path, short, user_path
 from oasis_lib.run import Run, open_run
-from oasis_lib.storage import only_one, read_json, write_json
+from oasis_lib.storage import content_hash, only_one, read_json, write_json
 
 NOTEBOOKS, DRIVER = PROJECT / "notebooks", PROJECT / "driver.ipynb"
 PEAK = ".peak.json"  # what a notebook's kernel leaves: its peak memory in bytes
@@ -30,7 +35,8 @@ SECTIONS = {
     "05_generation": ("evaluation",),
     "06_evaluation": ("evaluation",),
 }
-KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": (list, tuple), "dict": dict}
+MANIFEST = "run.json"
+SHARED = {MANIFEST, "metrics.json", "captions.json", "seeds.json"}  # several stages write these
 
 
 def begin(name: str, namespace: dict[str, Any]) -> Run:
@@ -62,20 +68,14 @@ def prepare_default(run: Run) -> None:
     prepare("phantom", run.cohort_folder, progress=False, **as_dict(run.profile.cohort))
 
 
-def declared(notebook: Path) -> dict[str, str]:
-    """The parameters of a notebook and the names of their types."""
-    from papermill import inspect_notebook
-
-    return {name: parameter["inferred_type_name"] for name, parameter in inspect_notebook(notebook).items()}
-
-
 def check_parameters(stage: str, given: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
     """Refuse unknown names, of which papermill only warns, and values of another type."""
     for name, value in given.items():
         if name not in kinds:
             raise unknown(f"{stage} parameter", name, kinds)
-        kind = KINDS.get(kinds[name].split("[")[0], object)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kinds[name] in ("int", "float")):
+        kind = getattr(builtins, kinds[name].split("[")[0], object)
+        fits = isinstance(value, int | float if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind in (int, float)):
             raise ValueError(f"{stage}: parameter {name}={value!r} must be {kinds[name]}")
 
 
@@ -122,17 +122,18 @@ def _run_once(run: Run, cohort: str, settings: list[str], parameters=None, noteb
     common = {"profile": run.profile.name, "run": short(run.folder), "cohort": folder if cohort else ""}
     common |= {"settings": settings}
     plan = _plan(stages(notebooks), common, parameters := dict(parameters or {}))
-    manifest = Manifest(run.folder)
-    manifest.describe(**common, parameters=parameters, cohort_folder=folder)
+    manifest = Manifest(run)
     made = {"device": device_name(), "versions": versions(), "git": git_state()}
-    manifest.describe(seed=run.profile.vqvae.training.seed, **made)
+    made |= {"parameters": parameters, "cohort_folder": folder, "seed": run.profile.vqvae.training.seed}
+    manifest.describe(**common, **made)
     key, ran = "", False
     for source, values in plan.items():
         name, sections = source.stem, {s: as_dict(getattr(run.profile, s)) for s in SECTIONS.get(source.stem, ())}
+        text = json.dumps([[cell["cell_type"], "".join(cell["source"])] for cell in read_json(source)["cells"]])
         own = {n: v for n, v in values.items() if n not in common}
-        key = digest([key, _text(source), own, sections, str(run.cohort_folder)])
-        stale = manifest.is_stale(name)
-        ran = ran or not manifest.stands(name, key, _cohort_info(run).get("hash", "")) or (stale and overwriting())
+        key = content_hash(json.dumps([key, text, own, sections, str(run.cohort_folder)], sort_keys=True))[:24]
+        stale = manifest.stage(name).get("library") != library_digest()
+        ran = ran or not manifest.stands(name, key) or (stale and overwriting())
         if ran:
             _run_stage(run, manifest, source, values, key, quiet)
             stage = manifest.stage(name)
@@ -141,14 +142,16 @@ def _run_once(run: Run, cohort: str, settings: list[str], parameters=None, noteb
             said = f"done already ({manifest.stage(name)['seconds'] / 60:.1f} min when it ran)"
             said += ", by another version of the library; --overwrite reruns it" if stale else ""
         _say(f"{name:<14} {said}", quiet)
-    manifest.describe(cohort_info=_cohort_info(run))
+    manifest.describe(cohort_info=manifest.cohort())
     report.write(run.folder)
     return run
 
 
 def _plan(sources: list[Path], common: dict[str, Any], extra: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     """Every notebook's parameters, all checked before the first one starts."""
-    kinds = {source: declared(source) for source in sources}
+    from papermill import inspect_notebook
+
+    kinds = {s: {n: told["inferred_type_name"] for n, told in inspect_notebook(s).items()} for s in sources}
     known = {name for of_one in kinds.values() for name in of_one} - common.keys()
     for name in extra.keys() - known:
         raise unknown("parameter", name, sorted(known))
@@ -172,7 +175,44 @@ def _run_stage(run: Run, manifest: Manifest, source: Path, values: dict[str, Any
         raise StageFailed(f"{name} stopped in {failure}\n{shown}") from None
     peak = int(read_json(run.path(PEAK))) if run.path(PEAK).is_file() else 0
     run.path(PEAK).unlink(missing_ok=True)
-    manifest.finish(name, key, begun, cohort=_cohort_info(run).get("hash", ""), peak_memory_bytes=peak)
+    manifest.finish(name, key, begun, peak_memory_bytes=peak)
+
+
+class Manifest:
+    """run.json: how a run was made. Written whole after each change: a kill at any moment leaves a good file."""
+
+    def __init__(self, run: Run):
+        self.run, file = run, run.path(MANIFEST)
+        self.values: dict[str, Any] = {"stages": {}} | (read_json(file) if file.is_file() else {})
+
+    def cohort(self) -> dict[str, Any]:
+        path = self.run.cohort_folder / "cohort.json"
+        return read_json(path) if path.is_file() else {}
+
+    def describe(self, **values: Any) -> None:
+        self.values |= values
+        write_json(self.run.path(MANIFEST), self.values)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        return self.values["stages"].get(name, {})
+
+    def note(self, name: str, status: str, **values: Any) -> None:
+        self.values["stages"][name] = self.stage(name) | {"status": status} | values
+        self.describe()
+
+    def finish(self, name: str, key: str, begun: float, **values: Any) -> None:
+        """Note the stage's files: those that are new, and those of an earlier time that are still there."""
+        there = (path for path in self.run.folder.rglob("[!.]*") if path.is_file() and path.suffix != ".html")
+        new = {path for path in there if path.name not in SHARED and path.stat().st_mtime >= begun - 1}
+        files = {str(path.relative_to(self.run.folder)) for path in new}
+        files |= {file for file in self.stage(name).get("files", []) if self.run.path(file).is_file()}
+        values |= {"key": key, "seconds": round(time.time() - begun, 1), "library": library_digest()}
+        self.note(name, "finished", files=sorted(files), cohort=self.cohort().get("hash", ""), **values)
+
+    def stands(self, name: str, key: str) -> bool:
+        stage, cohort = self.stage(name), self.cohort().get("hash")
+        same = stage.get("status") == "finished" and cohort and (stage["key"], stage["cohort"]) == (key, cohort)
+        return bool(same) and all(self.run.path(file).is_file() for file in stage["files"])
 
 
 def repeated(path: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -203,16 +243,6 @@ def resolve_cohort(cohort: str, size: int) -> str:
     folder = data_home() / f"{source.stem}-{size}"
     prepare(source, folder, size=size)
     return str(folder)
-
-
-def _text(notebook: Path) -> str:
-    """A notebook's cells without ids and outputs."""
-    return json.dumps([[cell["cell_type"], "".join(cell["source"])] for cell in read_json(notebook)["cells"]])
-
-
-def _cohort_info(run: Run) -> dict[str, Any]:
-    path = run.cohort_folder / "cohort.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def _say(line: str, quiet: bool | None) -> None:

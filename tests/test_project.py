@@ -32,7 +32,7 @@ LAYERS = [
     {"training"},
     {"sampling", "pretrained"},
     {"evaluation"},
-    {"explore", "report", "check", "kernel", "manifest"},
+    {"explore", "report", "check", "kernel"},
     {"study"},
     {"commands"},
     {"__main__"},

@@ -21,9 +21,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from oasis_lib import report
 from oasis_lib.__main__ import main
 from oasis_lib.config import profile
-from oasis_lib.manifest import Manifest
+from oasis_lib.run import open_run
 from oasis_lib.storage import read_json, write_json
-from oasis_lib.study import StageFailed, begin, check_parameters, run_study
+from oasis_lib.study import Manifest, StageFailed, begin, check_parameters, run_study
 
 PARAMETERS = 'profile: str = "smoke"\nrun: str = ""\ncohort: str = ""\nsettings: list = []\nepochs: int = 3'
 OPEN = "from oasis_lib.run import open_run\nthis = open_run(run, profile, cohort, settings)"
@@ -82,7 +82,7 @@ def test_what_is_done_is_not_done_again_unless_something_changed(study: Study):
 @pytest.mark.slow
 def test_an_edit_of_the_library_is_told_and_reruns_only_on_demand(study: Study, monkeypatch, capsys):
     study.go()
-    monkeypatch.setattr("oasis_lib.manifest.library_digest", lambda: "another")
+    monkeypatch.setattr("oasis_lib.study.library_digest", lambda: "another")
     cohort = study.root / "cohort"
     run_study("smoke", study.run, cohort, notebooks=study.notebooks)
     assert capsys.readouterr().out.count("by another version of the library; --overwrite reruns it") == 3
@@ -230,8 +230,8 @@ def test_settings_change_the_field_that_they_name_and_mistakes_name_the_nearest(
         "vqvae.epcohs=5": "did you mean 'epochs'",
         "vqvea.epochs=5": "did you mean 'vqvae'",
         "vqvae.epochs=five": "vqvae.epochs='five' must be a whole number",
-        "vqvae.codebook=em": "must be one of ema, gradient",
-        "vqvae.flip=2": "must be one of true, false",
+        "vqvae.codebook=em": "vqvae.codebook='em' must be one of 'ema', 'gradient'",
+        "vqvae.flip=2": "vqvae.flip=2 must be true or false, not int",
         "vqvae=5": "must look like vqvae.epochs=20",
     }.items():
         with pytest.raises(ValueError, match=said):
@@ -258,10 +258,13 @@ def test_begin_refuses_what_papermill_only_warns_of():
 
 
 def test_a_manifest_is_whole_after_every_step(tmp_path: Path):
-    manifest = Manifest(tmp_path)
+    write_json(tmp_path / "cohort" / "cohort.json", {"hash": "one"})
+    run = open_run(tmp_path / "run", "smoke", tmp_path / "cohort")
+    manifest = Manifest(run)
     manifest.note("01_cohort", "running")
-    assert not Manifest(tmp_path).stands("01_cohort", "key", "hash"), "killed while it ran"
-    manifest.finish("01_cohort", "key", 0.0, cohort="hash")
-    again = Manifest(tmp_path)
-    assert again.stands("01_cohort", "key", "hash")
-    assert not again.stands("01_cohort", "key", "another cohort") and not again.stands("01_cohort", "other", "hash")
+    assert not Manifest(run).stands("01_cohort", "key"), "killed while it ran"
+    manifest.finish("01_cohort", "key", 0.0)
+    again = Manifest(run)
+    assert again.stands("01_cohort", "key") and not again.stands("01_cohort", "other")
+    write_json(tmp_path / "cohort" / "cohort.json", {"hash": "another"})
+    assert not again.stands("01_cohort", "key"), "another cohort"

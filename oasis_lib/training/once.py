@@ -1,6 +1,6 @@
 """Train once: what is finished is not trained again, what was stopped goes on, and other settings are refused.
 
-The rule is that of `manifest.py`: settings and inputs decide, an edit of the library is reported, `--overwrite` starts anew.
+The rule is that of `study.py`: settings and inputs decide, an edit of the library is reported, `--overwrite` starts anew.
 """
 
 from __future__ import annotations
