@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
@@ -115,15 +116,18 @@ def layers(folder: str | Path) -> tuple[list[tuple[str, str, str, int]], dict[st
 
     model, rows = load(folder), []
 
-    def noted(module: Any, _inputs: Any, output: Any) -> None:
+    def note(name: str, module: Any, _inputs: Any, output: Any) -> None:
         size = "x".join(map(str, output.shape[1:])) if isinstance(output, torch.Tensor) else ""
-        kind = type(module).__name__.removeprefix("Parametrized")
-        rows.append((names[module], kind, size, sum(p.numel() for p in module.parameters())))
+        rows.append((name, type(module).__name__.removeprefix("Parametrized"), size, parameters(module)))
 
-    # A layer under spectral norm is one layer, though torch keeps what computes the norm beneath it.
-    inner = {module: name for name, module in model.named_modules() if name and ".parametrizations" not in name}
-    names = {m: name for m, name in inner.items() if hasattr(m, "parametrizations") or not any(m.children())}
-    hooks = [module.register_forward_hook(noted) for module in names]
+    def parameters(module: Any) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    for name, module in model.named_modules():
+        # A layer under spectral norm is one layer, though torch keeps what computes the norm beneath it.
+        whole = hasattr(module, "parametrizations") or not any(module.children())
+        if name and whole and ".parametrizations" not in name:
+            module.register_forward_hook(partial(note, name))
     with torch.no_grad():
         if model.kind == "vqvae":
             size = read_config(folder).get("size", 64)
@@ -132,6 +136,4 @@ def layers(folder: str | Path) -> tuple[list[tuple[str, str, str, int]], dict[st
             model.nll(torch.zeros(1, *model.grid, dtype=torch.int64))
         elif hasattr(model, "discriminator"):
             model(torch.zeros(1, dtype=torch.int64))
-    for hook in hooks:
-        hook.remove()
-    return rows, {"config": model.config, "parameters": sum(p.numel() for p in model.parameters())}
+    return rows, {"config": model.config, "parameters": parameters(model)}

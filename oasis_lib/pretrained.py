@@ -1,14 +1,15 @@
-"""Weights that come with the repository, of the laptop profile's synthetic cohort: taken where they fit, else trained."""
+"""Weights that come with the repository, of the laptop's synthetic cohort: taken where they fit, else trained."""
 
 from __future__ import annotations
 
-import dataclasses
+import filecmp
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from oasis_lib.config import PROFILES
+from oasis_lib.config import PROFILES, Part
 from oasis_lib.models import load
 from oasis_lib.paths import PROJECT
 from oasis_lib.run import Run
@@ -21,7 +22,7 @@ MANIFEST = "manifest.json"  # how they were made: command, commit, cohort; every
 
 
 def trained(run: Run, kind: str, *, scratch: bool = False) -> pd.DataFrame:
-    """The history of the run's model: copied from the repository if it fits this run, else trained. `scratch` always trains."""
+    """The history of the run's model: copied from the repository if it fits this run and not `scratch`, else trained."""
     folder = run.path(kind)
     reason = "scratch" if scratch else misfit(run, kind)
     if not reason:
@@ -36,26 +37,21 @@ def trained(run: Run, kind: str, *, scratch: bool = False) -> pd.DataFrame:
 
 
 def live(run: Run) -> pd.DataFrame | None:
-    """The history of the same VQ-VAE trained here for as long as the profile says, where the run's own came with the repository.
+    """The history of the same VQ-VAE trained here for as long as the profile says, where the run's own is a copy.
 
     Its decoder stays the faithful one. It is there to be watched: nothing else uses it.
     """
     if not taken(run.path("vqvae")):
         return None
     part = run.part("vqvae")
-    often = dataclasses.replace(part.training, validate_every=LOOKS)
-    part = dataclasses.replace(part, model=dataclasses.replace(part.model, adversarial=0.0), training=often)
-    return train_vqvae(run.cohort, run.path("live"), part)
+    often = replace(part.training, validate_every=LOOKS)
+    return train_vqvae(run.cohort, run.path("live"), Part(replace(part.model, adversarial=0.0), often))
 
 
 def taken(folder: Path) -> bool:
     """Whether a run's model is a copy of one that came with the repository."""
     own, shipped = folder / WEIGHTS, HOME / folder.name / WEIGHTS
-    return own.is_file() and shipped.is_file() and own.stat().st_size == shipped.stat().st_size and same(own, shipped)
-
-
-def same(one: Path, other: Path) -> bool:
-    return content_hash(one) == content_hash(other)
+    return own.is_file() and shipped.is_file() and filecmp.cmp(own, shipped, shallow=False)
 
 
 def misfit(run: Run, kind: str) -> str:
@@ -66,17 +62,14 @@ def misfit(run: Run, kind: str) -> str:
         about = read_json(HOME / MANIFEST)
         if run.cohort.info.get("request") != about["cohort"]:
             return "other subjects"
-        if altered := [name for name, hashed in about["files"].items() if not _holds(HOME / name, hashed)]:
-            return f"{HOME / altered[0]} is missing or was altered"
-        if kind != "vqvae" and not same(run.path("vqvae", WEIGHTS), HOME / "vqvae" / WEIGHTS):
+        for path, hashed in ((HOME / name, hashed) for name, hashed in about["files"].items()):
+            if not path.is_file() or content_hash(path) != hashed:
+                return f"{path} is missing or was altered"
+        if kind != "vqvae" and not taken(run.path("vqvae")):
             return "other tokens"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{HOME}: {error}"
     return ""
-
-
-def _holds(path: Path, hashed: str) -> bool:
-    return path.is_file() and content_hash(path) == hashed
 
 
 def _take(kind: str, folder: Path) -> pd.DataFrame:
@@ -90,7 +83,6 @@ def _take(kind: str, folder: Path) -> pd.DataFrame:
         beside.rename(folder)
     load(folder)  # checks what was copied
     history = pd.read_csv(folder / "history.csv")
-    last = history.iloc[-1]
-    steps, minutes = int(last["step"]), last["seconds"] / 60
-    print(f"{kind}: weights of the repository, trained for {minutes:.0f} minutes ({steps:,} steps); scratch=true trains anew")
+    steps, minutes = int(history["step"].iloc[-1]), history["seconds"].iloc[-1] / 60
+    print(f"{kind}: weights of the repository ({steps:,} steps in {minutes:.0f} minutes); scratch=true trains anew")
     return history
