@@ -118,10 +118,8 @@ def layers(folder: str | Path) -> tuple[list[tuple[str, str, str, int]], dict[st
 
     def note(name: str, module: Any, _inputs: Any, output: Any) -> None:
         size = "x".join(map(str, output.shape[1:])) if isinstance(output, torch.Tensor) else ""
-        rows.append((name, type(module).__name__.removeprefix("Parametrized"), size, parameters(module)))
-
-    def parameters(module: Any) -> int:
-        return sum(p.numel() for p in module.parameters())
+        kind = type(module).__name__.removeprefix("Parametrized")
+        rows.append((name, kind, size, sum(p.numel() for p in module.parameters())))
 
     for name, module in model.named_modules():
         # A layer under spectral norm is one layer, though torch keeps what computes the norm beneath it.
@@ -136,4 +134,4 @@ def layers(folder: str | Path) -> tuple[list[tuple[str, str, str, int]], dict[st
             model.nll(torch.zeros(1, *model.grid, dtype=torch.int64))
         elif hasattr(model, "discriminator"):
             model(torch.zeros(1, dtype=torch.int64))
-    return rows, {"config": model.config, "parameters": parameters(model)}
+    return rows, {"config": model.config, "parameters": sum(p.numel() for p in model.parameters())}

@@ -29,7 +29,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], *, quiet: bo
     options |= {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
     options |= {"stdout_file": None if quiet else sys.stdout}
     asked: list[int] = []  # stop signals
-    error = ""
+    why = "it did not complete (the kernel was told to exit)"
     # OASIS_BATCH: no viewer, so trainings print lines in place of a live plot.
     with patch.dict(os.environ, OASIS_BATCH="1"), stop.handled(lambda number, _: _end_kernels(asked, number)):
         try:
@@ -38,18 +38,17 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], *, quiet: bo
             if asked or found.ename == "KeyboardInterrupt":
                 raise KeyboardInterrupt(found.evalue) from None
             line = next((x.strip() for x in found.source.splitlines() if x.strip() and x[0] != "#"), "")
-            error = f"cell {found.cell_index + 1} (`{line[:80]}`): {found.ename}: {found.evalue}"
+            where = f"cell {found.cell_index + 1} (`{line[:80]}`)"
+            raise StageFailed(f"{where}: {found.ename}: {found.evalue}") from None
         except DeadKernelError:
-            error = f"{_unfinished(target)}: its kernel died; most often the machine ran out of memory"
+            why = "its kernel died; most often the machine ran out of memory"
         except RuntimeError:
             if not asked:
                 raise
     if asked:
         raise KeyboardInterrupt(f"stopped in {source.stem}; the same command goes on from this notebook")
-    if not error and (where := _unfinished(target)):
-        error = f"{where}: it did not complete (the kernel was told to exit)"
-    if error:
-        raise StageFailed(error)
+    if where := _unfinished(target):
+        raise StageFailed(f"{where}: {why}")
 
 
 def _unfinished(executed: Path) -> str:

@@ -1,4 +1,4 @@
-"""SSIM (score, map and loss), MS-SSIM, PSNR, MAE: batched, on the device, one number an image, full frame or inside a mask.
+"""SSIM (score, map and loss), MS-SSIM, PSNR, MAE: batched, on the device, one number an image, in full or in a mask.
 
 Everywhere: images (B, C, H, W) in [0, 1], data range 1, Gaussian window of 11 pixels with sigma 1.5;
 equal to scikit-image to 1e-4.
@@ -21,15 +21,13 @@ MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 
 
 def batch_size_for(pixels: int, device: torch.device | str = "cpu") -> int:
-    """How many images of so many pixels to work on together. On a CPU few: what a layer gives beyond 32 MB is handed back to the
-    system and fetched again, page by page, and that took as long as the work itself.
-    """
+    """How many images to work on together; on a CPU few: memory beyond 32 MB is given back and fetched each time."""
     return max(1, 2**19 // pixels) if torch.device(device).type == "cpu" else 256
 
 
 @lru_cache(maxsize=32)
 def _band(size: int, device: torch.device) -> Tensor:
-    """The Gaussian window as a banded matrix (size - 10, size): two small products beat a convolution, on CPU by five times."""
+    """The Gaussian window as a banded matrix (size - 10, size): on a CPU its products are five times a convolution."""
     offsets = torch.arange(WINDOW, dtype=torch.float64) - BORDER
     window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     rows = size - WINDOW + 1
@@ -60,7 +58,7 @@ def _strips(size: int, strip: int) -> list[slice]:
 def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Luminance, and contrast with structure: (B, C, H - 10, W - 10) each. Their product is the SSIM map."""
     if x.shape != y.shape or x.dim() != 4:
-        raise ValueError(f"two image batches (B, C, H, W) of one shape are needed, not {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(f"two batches (B, C, H, W) of one shape are needed, not {tuple(x.shape)} and {tuple(y.shape)}")
     if min(x.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs at least {WINDOW} x {WINDOW} pixels, not {tuple(x.shape[-2:])}")
     with torch.autocast(x.device.type, enabled=False):  # variances as differences of squares: no half precision here
@@ -84,7 +82,7 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def ssim_map(x: Tensor, y: Tensor) -> Tensor:
-    """The map at the images' own size; within 5 pixels of the edge, where no whole window fits, it repeats its border."""
+    """The map at the images' own size; within 5 pixels of the edge, where no window fits, it repeats its border."""
     luminance, structure = _terms(x, y)
     return F.pad(luminance * structure, (BORDER,) * 4, mode="replicate")
 
@@ -95,7 +93,7 @@ def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def ms_ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Over five scales, or as many as the size allows (weights then rescaled): 64 pixels take three, 256 take five."""
+    """Over five scales, or as many as the size allows (weights rescaled): 64 pixels take three, 256 take five."""
     scales = 1
     while scales < len(MS_WEIGHTS) and min(x.shape[-2:]) >> scales >= WINDOW:
         scales += 1
@@ -180,8 +178,8 @@ def apart(real: Tensor, drawn: Tensor, count: int) -> float:
 def in_regions(codes: Tensor, codebook_size: int) -> Tensor:
     """A code together with which of 4 x 4 regions of the map it lies in."""
     h, w = codes.shape[1:]
-    region = (torch.arange(h, device=codes.device)[:, None] * 4 // h) * 4 + torch.arange(w, device=codes.device) * 4 // w
-    return codes + region * codebook_size
+    down, across = (torch.arange(side, device=codes.device) * 4 // side for side in (h, w))
+    return codes + (down[:, None] * 4 + across) * codebook_size
 
 
 def pairs(codes: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"  # how they were made: command, commit, cohort; every
 
 
 def trained(run: Run, kind: str, *, scratch: bool = False) -> pd.DataFrame:
-    """The history of the run's model: copied from the repository if it fits this run and not `scratch`, else trained."""
+    """The history of the run's model: copied from the repository if it fits and not `scratch`, else trained."""
     folder = run.path(kind)
     reason = "scratch" if scratch else misfit(run, kind)
     if not reason:
@@ -55,7 +55,7 @@ def taken(folder: Path) -> bool:
 
 
 def misfit(run: Run, kind: str) -> str:
-    """Why the repository's model is not this run's, or nothing: other settings, subjects or tokens, or an altered file."""
+    """Why the repository's model is not the run's, or nothing: other settings, subjects, tokens, or an altered file."""
     if run.part(kind) != getattr(PROFILES["laptop"], kind) or not (HOME / kind).is_dir():
         return "other settings"
     try:

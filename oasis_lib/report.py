@@ -146,7 +146,12 @@ def over_seeds(folder: Path, runs: list[Path]) -> tuple[str, int]:
     """Mean and standard deviation of every number over runs, and which of them validation (not test) prefers."""
     numbers = [pd.json_normalize(read_json(run / "metrics.json"), sep=" ").select_dtypes("number") for run in runs]
     table = pd.concat(numbers).agg(["mean", "std"]).T.set_axis(["mean", "sd"], axis=1).fillna(0.0)
-    scores = validation_scores(runs)
+    found = {}  # of each run's VQ-VAE, and minus the bits of its default prior if it has one: higher is better
+    for run in runs:
+        found[run.name] = {"vqvae score": pd.read_csv(run / "vqvae" / "history.csv")["score"].max()}
+        if (prior := run / DEFAULT_PRIOR / "history.csv").is_file():
+            found[run.name][f"minus {DEFAULT_PRIOR} bits"] = -pd.read_csv(prior)["validate_bits"].min()
+    scores = pd.DataFrame(found).T
     best = int(scores.rank(ascending=False).mean(axis=1).argmin())
     criterion = f"mean rank by {' and '.join(scores.columns)}"
     written = {"metrics": table.to_dict("index"), "validation_scores": scores.to_dict("index")}
@@ -154,13 +159,3 @@ def over_seeds(folder: Path, runs: list[Path]) -> tuple[str, int]:
     chosen = ", ".join(f"{name} {value:.4f}" for name, value in scores.iloc[best].items())
     chosen = f"best by validation: {runs[best].name} ({chosen}; {criterion}); all in {folder / 'seeds.json'}"
     return f"{len(runs)} seeds\n{table.to_string(float_format='{:.4g}'.format)}\n\n{chosen}", best
-
-
-def validation_scores(runs: list[Path]) -> pd.DataFrame:
-    """One row per run, higher is better: of its VQ-VAE, and minus the bits of its default prior if it has one."""
-    found = {}
-    for run in runs:
-        found[run.name] = {"vqvae score": pd.read_csv(run / "vqvae" / "history.csv")["score"].max()}
-        if (prior := run / DEFAULT_PRIOR / "history.csv").is_file():
-            found[run.name][f"minus {DEFAULT_PRIOR} bits"] = -pd.read_csv(prior)["validate_bits"].min()
-    return pd.DataFrame(found).T

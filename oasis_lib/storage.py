@@ -115,20 +115,16 @@ def disk_errors(folder: Path, kind: type[ValueError] = ValueError) -> Iterator[N
 
 def write_json(path: str | Path, value: object) -> None:
     with atomic(path) as beside:
-        beside.write_text(to_json(value))
+        beside.write_text(json.dumps(plain(value), indent=2) + "\n")
 
 
-def to_json(value: object) -> str:
-    return json.dumps(_plain(value), indent=2) + "\n"
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON knows it: arrays as lists, paths as text, and null for what is not finite."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -151,7 +147,7 @@ def kept_arrays(folder: Path | None, name: str, key: dict[str, Any], make: Calla
 
     if folder is None:
         return make()
-    index, key = folder / f"{name}.json", json.loads(to_json(key))
+    index, key = folder / f"{name}.json", plain(key)
 
     def path(part: str) -> Path:
         return folder / f"{name}{part and '-'}{part}.npy"
@@ -185,7 +181,7 @@ def save_model(folder: str | Path, state: Tensors, config: dict[str, Any]) -> No
     """
     from safetensors.torch import save
 
-    folder, config = Path(folder), json.loads(to_json(config))
+    folder, config = Path(folder), plain(config)
     data = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     before = [content_hash(folder / WEIGHTS)] if (folder / WEIGHTS).is_file() else []
     config |= {"format": FORMAT, "weights": [content_hash(data), *before]}
