@@ -29,7 +29,6 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], *, quiet: bo
     options |= {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
     options |= {"stdout_file": None if quiet else sys.stdout}
     asked: list[int] = []  # stop signals
-    why = "it did not complete (the kernel was told to exit)"
     # OASIS_BATCH: no viewer, so trainings print lines in place of a live plot.
     with patch.dict(os.environ, OASIS_BATCH="1"), stop.handled(lambda number, _: _end_kernels(asked, number)):
         try:
@@ -41,23 +40,23 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], *, quiet: bo
             where = f"cell {found.cell_index + 1} (`{line[:80]}`)"
             raise StageFailed(f"{where}: {found.ename}: {found.evalue}") from None
         except DeadKernelError:
-            why = "its kernel died; most often the machine ran out of memory"
+            if not asked:
+                why = "its kernel died; most often the machine ran out of memory"
+                raise StageFailed(f"cell {_last_cell(target)[0]}: {why}") from None
         except RuntimeError:
             if not asked:
                 raise
     if asked:
         raise KeyboardInterrupt(f"stopped in {source.stem}; the same command goes on from this notebook")
-    if where := _unfinished(target):
-        raise StageFailed(f"{where}: {why}")
+    number, status = _last_cell(target)
+    if status != "completed":
+        raise StageFailed(f"cell {number}: it did not complete (the kernel was told to exit)")
 
 
-def _unfinished(executed: Path) -> str:
-    """The first code cell that did not complete, as papermill notes after every cell."""
-    for index, cell in enumerate(read_json(executed)["cells"]):
-        code = cell["cell_type"] == "code" and "".join(cell["source"]).strip()
-        if code and cell["metadata"]["papermill"]["status"] != "completed":
-            return f"cell {index + 1}"
-    return ""
+def _last_cell(executed: Path) -> tuple[int, str]:
+    """Number and status of the cell that was the last to start, as papermill notes them."""
+    cells = [cell["metadata"]["papermill"] for cell in read_json(executed)["cells"]]
+    return [(number, one["status"]) for number, one in enumerate(cells, start=1) if one["start_time"]][-1]
 
 
 def _end_kernels(asked: list[int], number: int) -> None:

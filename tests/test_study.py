@@ -101,8 +101,8 @@ def test_a_failure_names_notebook_cell_and_cause_and_the_next_call_goes_on(study
     study.write("02_vqvae", "import sys\nsys.exit(0)")
     with pytest.raises(StageFailed, match="did not complete"):
         study.go()
-    study.write("02_vqvae", "import os\nos._exit(1)")
-    with pytest.raises(StageFailed, match="kernel died"):
+    study.write("02_vqvae", "import os\nos._exit(1)", "1 + 1")
+    with pytest.raises(StageFailed, match="02_vqvae stopped in cell 6: its kernel died"):
         study.go()
     study.write("02_vqvae")
     assert study.go() == ["02_vqvae", "03_codebook"]
