@@ -88,8 +88,7 @@ def _items(folder: Path, notebook: str) -> dict[str, dict[str, Any]]:
         kept = read_json(path)
         caption, frame = kept.pop("caption"), pd.DataFrame(**kept)
         found[f"{path.stem}, table"] = {"caption": caption, "table": _html(frame)}  # a figure may have the same name
-    captions = folder / "figures" / "captions.json"
-    shown = read_json(captions) if captions.is_file() else {}
+    shown = read_json(folder / "figures" / "captions.json", {})
     for name, caption in sorted(shown.items(), key=lambda one: one[0] not in HEADLINES):  # the others as they were made
         path = folder / "figures" / f"{name}.png"
         if name.startswith(number) and path.is_file():
@@ -99,8 +98,8 @@ def _items(folder: Path, notebook: str) -> dict[str, dict[str, Any]]:
 
 def _sentences(executed: Path) -> str:
     """The Markdown that the last code cell of an executed notebook shows."""
-    cells = read_json(executed)["cells"] if executed.is_file() else []
-    outputs = next((cell["outputs"] for cell in reversed(cells) if cell["cell_type"] == "code"), [])
+    cells = reversed(read_json(executed, {"cells": []})["cells"])
+    outputs = next((cell["outputs"] for cell in cells if cell["cell_type"] == "code"), [])
     return "".join("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs).strip()
 
 

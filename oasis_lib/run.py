@@ -79,8 +79,7 @@ class Run:
         self._merge("metrics.json", {section: values})
 
     def _merge(self, file: str, new: dict[str, Any]) -> None:
-        path = self.path(file)
-        write_json(path, (read_json(path) if path.is_file() else {}) | new)
+        write_json(self.path(file), read_json(self.path(file), {}) | new)
 
 
 def open_run(

@@ -130,8 +130,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, missing: Any = None) -> Any:
+    """What a file holds; `missing`, where one is given, if there is no file."""
     path = Path(path)
+    if missing is not None and not path.is_file():
+        return missing
     try:
         return json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -153,7 +156,7 @@ def kept_arrays(folder: Path | None, name: str, key: dict[str, Any], make: Calla
         return folder / f"{name}{part and '-'}{part}.npy"
 
     try:
-        kept = read_json(index) if index.is_file() else {}
+        kept = read_json(index, {})
         if kept.get("key") == key:
             if altered := [path(part) for part, hashed in kept["arrays"].items() if content_hash(path(part)) != hashed]:
                 raise ValueError(f"{altered[0]} was altered")

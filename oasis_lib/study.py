@@ -173,21 +173,19 @@ def _run_stage(run: Run, manifest: Manifest, source: Path, values: dict[str, Any
         manifest.note(name, "failed", cause=str(failure))
         shown = f"See {short(run.path(source.name))}; once it is mended, the same command goes on from here."
         raise StageFailed(f"{name} stopped in {failure}\n{shown}") from None
-    peak = int(read_json(run.path(PEAK))) if run.path(PEAK).is_file() else 0
+    manifest.finish(name, key, begun, peak_memory_bytes=int(read_json(run.path(PEAK), 0)))
     run.path(PEAK).unlink(missing_ok=True)
-    manifest.finish(name, key, begun, peak_memory_bytes=peak)
 
 
 class Manifest:
     """run.json: how a run was made. Written whole after each change: a kill at any moment leaves a good file."""
 
     def __init__(self, run: Run):
-        self.run, file = run, run.path(MANIFEST)
-        self.values: dict[str, Any] = {"stages": {}} | (read_json(file) if file.is_file() else {})
+        self.run = run
+        self.values: dict[str, Any] = {"stages": {}} | read_json(run.path(MANIFEST), {})
 
     def cohort(self) -> dict[str, Any]:
-        path = self.run.cohort_folder / "cohort.json"
-        return read_json(path) if path.is_file() else {}
+        return read_json(self.run.cohort_folder / "cohort.json", {})
 
     def describe(self, **values: Any) -> None:
         self.values |= values

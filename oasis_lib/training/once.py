@@ -70,7 +70,7 @@ def begin(out: Path, asked: dict[str, Any], progress: bool) -> bool:
     """Whether the folder's training is finished. If not, other settings are refused, and all is ready for the next step."""
     for left in out.glob(".*.part"):  # of a killed process
         left.unlink()
-    before = read_json(out / REQUEST) if (out / REQUEST).is_file() else {}
+    before = read_json(out / REQUEST, {})
     there = (out / WEIGHTS).is_file() or (out / STATE).is_file()
     changed = differences(made_with(out, before), asked) if there else []
     if changed and not overwriting():
@@ -107,7 +107,7 @@ def weights_to_begin_with(folder: Path, out: Path, wanted: dict[str, Any], fresh
 
 def read_history(out: Path) -> pd.DataFrame:
     """Of a finished training; its hash, where there is one, tells an altered file."""
-    path, request = out / HISTORY, read_json(out / REQUEST) if (out / REQUEST).is_file() else {}
+    path, request = out / HISTORY, read_json(out / REQUEST, {})
     if not path.is_file() or request.get("history") not in (None, content_hash(path)):
         raise ValueError(f"{path} is missing or was altered; restore it, or train again with --overwrite")
     return pd.read_csv(path)
@@ -115,7 +115,7 @@ def read_history(out: Path) -> pd.DataFrame:
 
 def made_with(out: Path, before: dict[str, Any]) -> dict[str, Any]:
     """The settings of the model in a folder, as far as they are written down."""
-    known = before.get("settings") or (read_json(out / CONFIG) if (out / CONFIG).is_file() else {})
+    known = before.get("settings") or read_json(out / CONFIG, {})
     try:
         return complete(known)
     except (KeyError, ValueError, TypeError):  # of another version of the library
