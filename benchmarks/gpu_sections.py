@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import warnings
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from oasis_lib.check import environment_line
 from oasis_lib.config import DEFAULT_PRIOR, PRIORS, EvaluationConfig
 from oasis_lib.evaluation.features import FeatureNet, extract
 from oasis_lib.evaluation.generation import evaluate_generation
-from oasis_lib.models import load
+from oasis_lib.models import load, transformer
 from oasis_lib.training import decode_codes, encode_images, even_slice_indices, to_images, train_prior
 from oasis_lib.training.data import seeded
 
@@ -72,10 +75,13 @@ def correctness(bench: Bench) -> Found:
     checks["logits, cached against plain"] = float((cached - plain[:, inside]).abs().max()), 1e-3
     bits = [load(bench.prior).to(where).nll(maps, level) for where in ("cpu", device)]
     checks["nats a map, share"] = float((bits[0] - bits[1].cpu()).abs().max() / bits[0].max()), 1e-4
-    drawn = [load(bench.prior).to(where).sample(4, slice_index=0, generator=seeded(0)).cpu() for where in ("cpu", device)]
-    checks["samples, CPU against device"] = float((drawn[0] != drawn[1]).float().mean()), 0.05  # one other token leads on to others
-    alone = prior.sample(4, slice_index=0, generator=seeded(0), batch=1).cpu()
-    checks["samples, one by one against together"] = float((alone != drawn[1]).float().mean()), 0.05
+    draw = lambda where, **options: load(bench.prior).to(where).sample(4, 0, generator=seeded(0), **options).cpu()  # noqa: E731
+    with patch.dict(os.environ, OASIS_PRECISION="no"):
+        single, others = draw("cpu"), {"CPU against device": draw(device), "one by one": draw(device, batch=1)}
+    for name, drawn in others.items():
+        checks[f"samples, {name}"] = float((drawn != single).float().mean()), 0.05  # one other token leads on to others
+    with patch.dict(os.environ, OASIS_PRECISION="bf16"):
+        checks["samples, bf16 (for comparison)"] = float((draw(device) != single).float().mean()), 1.0
     torch.manual_seed(0)
     net = FeatureNet(bench.cohort.size, 4, 4).eval()
     features = [extract(net, pixels, where) for where in ("cpu", str(device))]
@@ -180,16 +186,15 @@ def compiled(bench: Bench) -> Found:
 
 
 def sampling(bench: Bench) -> Found:
-    """Seconds for maps drawn together: a token's and a thousand maps'."""
-    found, prior = {}, load(bench.prior).to(bench.device)
-    for count in (2, 8) if bench.tiny else (64, 512):
-        begun = time.perf_counter()
-        prior.sample(
-            count, slice_index=torch.from_numpy(even_slice_indices(count, prior.slice_indices)), generator=seeded(0), batch=count
-        )
+    """Seconds for maps drawn together, a token's and a thousand maps': each step one CUDA graph, and launch by launch."""
+    found, prior, graphs = {}, load(bench.prior).to(bench.device), transformer.GRAPHS
+    for count, recorded in product((2, 8) if bench.tiny else (64, 512), (True, False)):
+        begun, transformer.GRAPHS = time.perf_counter(), graphs if recorded else ()
+        slice_index = torch.from_numpy(even_slice_indices(count, prior.slice_indices))
+        prior.sample(count, slice_index=slice_index, generator=seeded(0), batch=count)
         bench.wait()
-        seconds = time.perf_counter() - begun
-        found[f"{count} at once"] = {
+        seconds, transformer.GRAPHS = time.perf_counter() - begun, graphs
+        found[f"{count} at once{'' if recorded else ', launch by launch'}"] = {
             "seconds": seconds,
             "ms a token": 1000 * seconds / prior.passes,
             "s per 1,000": 1000 * seconds / count,

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from oasis_lib.device import together
+
 WINDOW, SIGMA = 11, 1.5
 STRIP = 64
 BORDER = WINDOW // 2
@@ -22,7 +24,8 @@ MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 
 def batch_size_for(pixels: int, device: torch.device | str = "cpu") -> int:
     """How many images to work on together; on a CPU few: memory beyond 32 MB is given back and fetched each time."""
-    return max(1, 2**19 // pixels) if torch.device(device).type == "cpu" else 256
+    on_cpu = torch.device(device).type == "cpu"
+    return max(1, 2**19 // pixels) if on_cpu else min(256, together(device, 256, 512 * pixels))
 
 
 @lru_cache(maxsize=32)

@@ -1,5 +1,6 @@
 """Ready for a GPU: what a CPU can tell of it, and, where there is one, the correctness section of benchmarks/gpu.py."""
 
+import math
 import os
 import subprocess
 import sys
@@ -7,17 +8,23 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
+from safetensors.torch import load_file
 from test_loop import MODEL, made_cohort
+from test_priors import background_around, seed, tiny
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from oasis_lib import device
 from oasis_lib.config import PROFILES, CodeGANConfig, Part, PixelCNNConfig, TrainingConfig, TransformerConfig
 from oasis_lib.evaluation import reconstruction
-from oasis_lib.models import build, load
+from oasis_lib.models import build, load, transformer
+from oasis_lib.models.prior import Autoregressive
 from oasis_lib.storage import read_json
 from oasis_lib.training import Batches, encode_images, loop, train_prior, train_vqvae
 
@@ -25,7 +32,7 @@ sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu
 from gpu_bench import Waits
 
-STEPS = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=12, warp=1.0)
+STEPS = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=12)
 PRIORS = {
     "transformer": TransformerConfig(width=16, layers=1, heads=2),
     "pixelcnn": PixelCNNConfig(hidden=8, layers=4),
@@ -75,7 +82,7 @@ def test_a_gpu_gives_what_the_cpu_gives_and_is_never_waited_for(tmp_path):
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     cohort = made_cohort(folder)
-    train_vqvae(cohort, folder / "vqvae", Part(MODEL, replace(STEPS, warp=0.0)), progress=False)
+    train_vqvae(cohort, folder / "vqvae", Part(MODEL, replace(STEPS)), progress=False)
     return cohort, folder / "vqvae"
 
 
@@ -126,6 +133,92 @@ def test_float64_is_used_on_the_cpu_alone(kind, world, tmp_path):
     assert doubles.found <= {"_band", "perplexity", "fit"}, "these three take the CPU"
 
 
+@torch.no_grad()
+def test_a_cached_step_is_one_graph_whose_memory_stays_where_it_is():
+    """As a CUDA graph wants it: no break, nothing compiled again from place to place, nothing read back."""
+    prior, codes = tiny("transformer", framed=True), background_around((6, 5), 7)[:3].flatten(1)
+    labels, inside = prior.labels(3, torch.tensor([0, 2, -1]), 1), prior.background.positions()
+    work, growing, plain = prior.cached(*labels), prior.cached(*labels), Autoregressive.stepper(prior, *labels)
+    counter, at, where, waits = CompileCounter(), inside[:1] * 0, set(), Waits()
+    torch._dynamo.reset()
+    compiled = torch.compile(prior.cached(*labels), fullgraph=True, backend=counter)
+    for block in prior.trunk.blocks:
+        note = lambda block, given: where.update((id(block), kept.data_ptr(), kept.shape) for cache in given[1:2] for kept in cache)  # noqa: E731
+        block.register_forward_pre_hook(note)
+    for place in range(len(inside)):
+        at.fill_(place)
+        with waits:
+            logits = work(codes, at)
+        torch.testing.assert_close(logits, plain(codes, int(inside[place])), atol=1e-4, rtol=0)
+        torch.testing.assert_close(growing(codes, at, place + 1), logits, atol=1e-5, rtol=0)
+    assert not waits.found and len(where) == 2 * 2 * 2, "keys and values of two blocks, of the two that are called here"
+    prior.trunk.blocks.apply(lambda block: block._forward_pre_hooks.clear())
+    for place in range(len(inside)):
+        at.fill_(place)
+        torch.testing.assert_close(compiled(codes, at), plain(codes, int(inside[place])), atol=1e-4, rtol=0)
+    assert counter.frame_count == 1, "compiled again"
+
+
+def test_a_recorded_step_draws_what_the_plain_one_does(monkeypatch):
+    """What CUDA does, with a recording that calls: codes and place lie where they lay when it was made."""
+    prior, made = tiny("transformer", framed=True), []
+    asked = {"slice_index": torch.tensor([0, 1, 2, -1, 1]), "cdr": 1, "batch": 2}
+    plain = prior.sample(5, generator=seed(), **asked)
+    monkeypatch.setattr(transformer, "GRAPHS", ("cpu",))
+    monkeypatch.setattr(transformer, "recorded", lambda work: made.append(work) or work)
+    assert torch.equal(prior.sample(5, generator=seed(), **asked), plain) and len(made) == 3
+
+
+@pytest.mark.parametrize("kind", ["transformer", "pixelcnn"])
+def test_one_switch_puts_sampling_and_training_into_half_precision(kind, monkeypatch):
+    prior, kinds, linear = tiny(kind, framed=True), set(), torch.nn.functional.linear
+    single = prior.sample(64, generator=seed())
+    monkeypatch.setenv("OASIS_PRECISION", "bf16")
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: kinds.add((out := linear(*given)).dtype) or out)
+    half = prior.sample(64, generator=seed())
+    assert kinds == {torch.bfloat16} and 0.7 < float((single == half).float().mean())
+    assert loop.accelerator_for(replace(STEPS, precision="auto")).mixed_precision == "bf16"
+    assert loop.accelerator_for(STEPS).mixed_precision == "no", "who asks for a precision gets it"
+    monkeypatch.setenv("OASIS_PRECISION", "half")
+    with pytest.raises(ValueError, match="OASIS_PRECISION='half' must be auto, bf16 or no"):
+        prior.sample(1)
+
+
+class Card(NamedTuple):
+    type: str = "cuda"
+
+
+def test_a_card_takes_as_many_maps_and_keeps_as_much_of_a_step_as_fits(monkeypatch):
+    full = PROFILES["full"].transformer.model
+    monkeypatch.setattr(device, "card_memory", lambda _: (7e9, 8e9))
+    monkeypatch.setattr(torch, "device", lambda given: given)
+    size = 4 * 32 * 32 * 2 * full.layers * full.width
+    assert 50 < (few := device.together(Card(), 64, size)) < 512 and few * size < 7e9
+    assert device.together(Card("cpu"), 64, size) == 64 and device.step_room(Card("cpu")) == math.inf
+    assert device.step_room(Card()) == 0.4 * 7e9
+    monkeypatch.setattr(device, "card_memory", lambda _: (130e9, 139e9))
+    assert device.together(Card(), 64, size) == 512 and device.step_room(Card()) == math.inf
+
+
+@pytest.mark.parametrize("kind", ["vqvae", *PRIORS])
+def test_what_does_not_fit_a_card_waits_in_memory_and_changes_no_weight(kind, world, tmp_path, monkeypatch):
+    """A card of 8 GB, pretended: a step of the CPU may keep 200 kB of what its backward pass needs."""
+    cohort, vqvae = world
+
+    def trained(name):
+        if kind == "vqvae":
+            train_vqvae(cohort, tmp_path / name, Part(MODEL, STEPS), progress=False)
+        else:
+            train_prior(kind, cohort, vqvae, tmp_path / name, Part(PRIORS[kind], STEPS), progress=False)
+        return load_file(tmp_path / name / "model.safetensors")
+
+    plain, copied, copy = trained("plain"), [], torch.Tensor.to
+    monkeypatch.setattr(loop, "step_room", lambda _: 2e5)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *given, **how: (how and copied.append(x.nbytes), copy(x, *given, **how))[1])
+    spilled = trained("spilled")
+    assert sum(copied) > 1e6 and all(torch.equal(plain[name], spilled[name]) for name in plain)
+
+
 def test_the_clock_starts_after_the_first_steps(tmp_path, monkeypatch):
     batch = Batches.batch
 
@@ -134,7 +227,7 @@ def test_the_clock_starts_after_the_first_steps(tmp_path, monkeypatch):
         return batch(self, step)
 
     monkeypatch.setattr(Batches, "batch", slow)
-    training = replace(STEPS, steps=6, validate_every=1, warp=0.0)
+    training = replace(STEPS, steps=6, validate_every=1)
     history = train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, training), progress=False)
     assert history["seconds"].iloc[-1] < 0.9 and (history["seconds"].iloc[: loop.WARM_UP] < 0.05).all()
     assert history["images_per_second"].isna().sum() == loop.WARM_UP
@@ -143,7 +236,7 @@ def test_the_clock_starts_after_the_first_steps(tmp_path, monkeypatch):
 def test_validation_and_writing_are_off_the_clock(tmp_path, monkeypatch):
     save = loop.save_model
     monkeypatch.setattr(loop, "save_model", lambda *given: (time.sleep(0.5), save(*given)))
-    training = replace(STEPS, steps=6, validate_every=1, warp=0.0)
+    training = replace(STEPS, steps=6, validate_every=1)
     history = train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, training), progress=False)
     assert history["seconds"].iloc[-1] < 0.5
 

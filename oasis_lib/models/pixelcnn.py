@@ -67,6 +67,7 @@ class GatedPixelCNN(Autoregressive):
     def __init__(self, config: PixelCNNConfig, **shape: Any):
         super().__init__(config, **shape)
         hidden, self.reaches = config.hidden, plan(config.layers, self.grid)
+        self.kept = 2 * config.layers * hidden
         self.codes = TokenEmbedding(self.codebook_size, 0, config.code_dim, hidden)
         self.places = nn.Parameter(torch.zeros(2 * hidden, *self.grid))  # position, for the first layer
         self.label_table = Labels(self.slice_indices, self.cdrs, 2 * hidden * len(self.reaches))

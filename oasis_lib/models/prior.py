@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from oasis_lib.config import TokenMaps
-from oasis_lib.device import full_precision, together
+from oasis_lib.device import full_precision, sampling_precision, together
 from oasis_lib.models.position_prior import Background, PositionPrior
 from oasis_lib.models.sampler import Sampler, gumbel, image_seeds
 from oasis_lib.models.tokens import check_tokens, feature_count, features_of
@@ -94,6 +94,8 @@ class Autoregressive(Prior):
     Background is not modelled by the network; elsewhere its logits are added to those of counting.
     """
 
+    kept = 0  # numbers a position that are kept of a map while it is drawn
+
     def __init__(self, config: Any, **shape: Any):
         super().__init__(config, **shape)
         self.position_prior = PositionPrior(self.grid, self.codebook_size, self.slice_indices, config.knots)
@@ -151,9 +153,10 @@ class Autoregressive(Prior):
         labels, seeds = self.labels(len(codes), slice_index, cdr), image_seeds(len(codes), how.generator, self.device)
         end = int(wanted.any(0).nonzero().max()) + 1 if bool(wanted.any()) else 0
         order = [t for t in self.background.positions().tolist() if t < end]
-        parts = torch.arange(len(codes), device=self.device).split(how.batch or together(self.device, 64))
+        size = 4 * wanted.shape[1] * max(self.kept, self.codebook_size)
+        parts = torch.arange(len(codes), device=self.device).split(how.batch or together(self.device, 64, size))
         done = []
-        with drawing(self, len(parts) * len(order), "token", how.progress) as bar:
+        with drawing(self, len(parts) * len(order), "token", how.progress) as bar, sampling_precision(self.device):
             for part in parts:
                 flat, step = codes[part].flatten(1), self.stepper(*(label[part] for label in labels))
                 self.background.draw(flat, wanted[part], seeds[part], how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import TransformerConfig
+from oasis_lib.device import recorded
 from oasis_lib.models.prior import Autoregressive, Labels, Step
 from oasis_lib.models.tokens import TokenEmbedding, TokenLogits
 
 # What a position reads directly, as (rows up, columns right). Attention reaches all tokens before it.
 NEIGHBOURS = ((0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-1, 2), (-2, -1), (-2, 0), (-2, 1))
-Cache = tuple[Tensor, Tensor]  # keys and values, (B, heads, N, width / heads) each
+GRAPHS = ("cuda",)  # devices that can record a step and launch it as one
+Cache = tuple[Tensor, Tensor]  # keys and values, (B, heads, N, width / heads) each: memory that is taken once
 
 
 class Block(nn.Module):
@@ -29,14 +32,18 @@ class Block(nn.Module):
         self.qkv, self.mix = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, t: int = 0) -> Tensor:
-        """(B, T, width) -> the same. With a cache, x is position t alone and sees the cached ones before it."""
+    def forward(self, x: Tensor, cache: Cache | None = None, at: Tensor | None = None, end: int | None = None) -> Tensor:
+        """(B, T, width) -> the same. With a cache, x is position `at` (1,) alone and sees the cached ones before it.
+
+        These are the first `end`; without it, a mask says which, and all shapes are fixed.
+        """
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, d)
+        mask = None
         if cache is not None:
-            cache[0][:, :, t : t + 1], cache[1][:, :, t : t + 1] = k, v
-            k, v = cache[0][:, :, : t + 1], cache[1][:, :, : t + 1]
+            k, v = (kept.index_copy_(2, at, new)[:, :, :end] for kept, new in zip(cache, (k, v)))
+            mask = (torch.arange(k.shape[2], device=k.device) <= at)[None] if end is None else None
         # No dropout of attention weights: it would rule out the fused kernel.
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=cache is None)
         x = x + F.dropout(self.mix(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + F.dropout(self.narrow(F.gelu(self.wide(self.norm2(x)))), self.dropout, self.training)
 
@@ -77,6 +84,7 @@ class CodeTransformer(Autoregressive):
     def __init__(self, config: TransformerConfig, **shape: Any):
         super().__init__(config, **shape)
         size, dim = self.codebook_size, max(16, config.width // 4)
+        self.kept = 2 * config.layers * config.width
         self.codes = TokenEmbedding(size, 2, config.code_dim, dim)  # two more: outside the map, and dropped
         self.gather = nn.Linear(dim * (len(NEIGHBOURS) + 1), config.width)
         self.trunk = Trunk(config, self.grid, self.slice_indices, self.cdrs)
@@ -104,22 +112,42 @@ class CodeTransformer(Autoregressive):
         return self.head(self.trunk(self._read(flat, table), slice_index, cdr, where), self.features)
 
     def stepper(self, slice_index: Tensor, cdr: Tensor) -> Step:
-        """Keys and values of the positions before are kept, so that a token costs one position's work."""
-        n, trunk, (where, table) = len(slice_index), self.trunk, self._places()
-        order = {t: i for i, t in enumerate(where.tolist())}
-        room = (n, self.config.heads, len(where), self.config.width // self.config.heads)
-        caches = [(self.gather.weight.new_empty(room), self.gather.weight.new_empty(room)) for _ in trunk.blocks]
-        places = trunk.places() + trunk.labels(slice_index, cdr, n)[:, None]  # (n, h * w, width)
+        """A token costs one position's work. On CUDA that is a graph: one launch instead of a hundred."""
+        work, where = self.cached(slice_index, cdr), self.background.positions()
+        order, everywhere = {t: i for i, t in enumerate(where.tolist())}, torch.arange(len(where), device=self.device)
+        if self.device.type not in GRAPHS:
+            return lambda flat, t: work(flat, everywhere[order[t] : order[t] + 1], order[t] + 1)
+        known, at = where.new_zeros(len(slice_index), self.grid[0] * self.grid[1]), where.new_zeros(1)
+        replay = recorded(lambda: work(known, at))
 
         def step(flat: Tensor, t: int) -> Tensor:
-            i = order[t]
-            x = self._read(flat, table[i : i + 1]) + places[:, t : t + 1]
-            for block, cache in zip(trunk.blocks, caches):
-                x = block(x, cache, i)
-            counted = self.position_prior(slice(t, t + 1), slice_index)[..., 0, :]
-            return self.head(trunk.norm(x), self.features)[:, 0] + counted
+            known.copy_(flat)
+            at.fill_(order[t])
+            return replay()
 
         return step
+
+    def cached(self, slice_index: Tensor, cdr: Tensor) -> Callable[..., Tensor]:
+        """A function (codes (B, h * w), place (1,) among those inside) -> logits (B, K), called for each place in turn.
+
+        Keys and values of the places before are kept. Told that these are the first `end`, it looks at no more; otherwise
+        its shapes are fixed, and it never waits for the device.
+        """
+        n, trunk, (where, table) = len(slice_index), self.trunk, self._places()
+        room = (n, self.config.heads, len(where), self.config.width // self.config.heads)
+        half = torch.is_autocast_enabled(self.device.type)
+        empty = {"dtype": torch.get_autocast_dtype(self.device.type) if half else torch.float32, "device": self.device}
+        caches = [(torch.zeros(room, **empty), torch.zeros(room, **empty)) for _ in trunk.blocks]
+        places = (trunk.places() + trunk.labels(slice_index, cdr, n)[:, None])[:, where]  # (n, N, width)
+
+        def work(flat: Tensor, at: Tensor, end: int | None = None) -> Tensor:
+            x = self._read(flat, table[at]) + places[:, at]
+            for block, cache in zip(trunk.blocks, caches):
+                x = block(x, cache, at, end)
+            counted = self.position_prior(where[at], slice_index)[..., 0, :]
+            return self.head(trunk.norm(x), self.features)[:, 0] + counted
+
+        return work
 
 
 def neighbour_table(h: int, w: int) -> Tensor:

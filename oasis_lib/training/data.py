@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
-from oasis_lib.device import upload
+from oasis_lib.device import SHARE, card_memory, upload
 
 BLACK = 10  # grey values up to this are noise, not head
 KNOTS = (7, 7)  # of a smooth warp, evenly over the frame
-SHARE = 0.4  # of the device's free memory that images may take
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ class Batches:
         self.steps_an_epoch = self.count // self.size
         self.box = content_box(part.images, training.shift) if crop else (slice(None), slice(None))
         cropped = part.images[:, *self.box]
-        self.images = torch.from_numpy(np.array(cropped)).to(device) if fits(cropped.nbytes, device) else cropped
+        fits = cropped.nbytes < SHARE * card_memory(device)[0]
+        self.images = torch.from_numpy(np.array(cropped)).to(device) if fits else cropped
         self.slice_index = torch.from_numpy(part.slice_indices.astype(np.int64)).to(device)
         self.cdr = torch.from_numpy(cdr_index(cohort, split)).to(device)
         self.flip, self.ends = flips(cohort, training), ends(cropped[linspace_rows(len(part), 256)])
@@ -174,11 +173,6 @@ def linspace_rows(count: int, most: int) -> np.ndarray:
 def even_slice_indices(count: int, slice_indices: int) -> np.ndarray:
     """`count` slice indices in order, each as often as any other to within one; -1 (open) where a cohort has none."""
     return (np.arange(count) * 2 + 1) * slice_indices // (2 * count) if slice_indices > 0 else np.full(count, -1)
-
-
-def fits(size: int, device: torch.device) -> bool:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return size < SHARE * free
 
 
 def seeded(*numbers: int) -> torch.Generator:

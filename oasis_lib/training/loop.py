@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from oasis_lib import stop
 from oasis_lib.config import TrainingConfig
-from oasis_lib.device import best_device, full_precision
+from oasis_lib.device import best_device, full_precision, in_half, spilled, step_room
 from oasis_lib.storage import STATE, WEIGHTS, atomic, read_state, save_model, save_state
 from oasis_lib.training.clock import Clock
 from oasis_lib.training.data import Batch, Batches
@@ -76,16 +76,9 @@ def processes() -> PartialState:
 
 def accelerator_for(training: TrainingConfig) -> Accelerator:
     """The device asked for, and processes as they are found; bf16 wherever the hardware has it."""
-    device = processes().device.type
-    half = {"cuda": torch.cuda.is_available() and torch.cuda.is_bf16_supported(), "cpu": cpu_has_bf16(), "mps": False}
-    bf16 = training.precision == "bf16" or (training.precision == "auto" and half.get(device, False))
+    device = processes().device
     AcceleratorState._reset_state()  # a kernel may train several models, each at its own precision
-    return Accelerator(mixed_precision="bf16" if bf16 else "no")
-
-
-def cpu_has_bf16() -> bool:
-    """Matrix units (AMX) only: by AVX-512 alone bf16 takes 1.5 times as long as float32 (transformer and VQ-VAE, one core)."""
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    return Accelerator(mixed_precision="bf16" if in_half(device, training.precision) else "no")
 
 
 class Loop:
@@ -111,6 +104,7 @@ class Loop:
         task.parts = {name: accelerator.prepare_model(part) for name, part in task.parts.items()}
         self.optimizers = {name: accelerator.prepare_optimizer(one) for name, one in self.optimizers.items()}
         self.first, self.kept = self.step, time.perf_counter()  # of this process
+        self.room = step_room(accelerator.device)
         self.counted = self.clock.seconds
         self.fraction = self.done()
 
@@ -154,7 +148,7 @@ class Loop:
             optimizer = self.optimizers[name]
             for group in optimizer.param_groups:
                 group["lr"] = group["full_lr"] * _schedule(self.fraction, training.warmup)
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), spilled(self.room):
                 self.loss, logs = task.loss(name, batch, step)
             self.accelerator.backward(self.loss)
             if training.clip:
