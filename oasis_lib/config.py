@@ -150,7 +150,6 @@ class TrainingConfig(Checked):
     shift: int = 4  # pixels, either way
     flip: bool = True  # left-right
     intensity: float = 0.05  # relative scale, either way
-    warp: float = 0.0  # standard deviation, in pixels, of a smooth random warp
     seed: int = 0
 
 

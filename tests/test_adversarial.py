@@ -15,7 +15,6 @@ from oasis_lib.metrics import sharpness
 from oasis_lib.models import load
 from oasis_lib.training import adversarial, decode_codes, loop, to_images, train_vqvae
 from oasis_lib.training.adversarial import train_crisp
-from oasis_lib.training.data import KNOTS, warped
 
 PART = Part(replace(MODEL, adversarial=0.5), TRAINING)
 
@@ -109,15 +108,3 @@ def test_blur_lowers_sharpness():
     masks = torch.ones_like(images, dtype=torch.bool)
     blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1)
     assert sharpness(blurred, masks) < 0.5 * sharpness(images, masks)
-
-
-def test_a_warp_is_smooth_and_bends_each_slice_its_own_way(cohort):
-    images = to_images(cohort["train"].images[:2])
-    bends = 2 * torch.randn(2, 2, *KNOTS, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(warped(images, 0 * bends), images, atol=1e-4)
-    moved = warped(images, bends)
-    assert 0 <= moved.min() and moved.max() <= 1
-    differences = (moved - images).abs().mean((1, 2, 3))
-    assert (differences > 0.005).all() and not np.isclose(*differences.tolist())
-    shifted = warped(images, torch.ones_like(bends) * torch.tensor([3.0, 0.0])[:, None, None])
-    assert torch.allclose(shifted[..., :-3], images[..., 3:], atol=1e-3)

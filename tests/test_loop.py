@@ -19,7 +19,8 @@ from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
 from oasis_lib.metrics import ssim
 from oasis_lib.models import load
 from oasis_lib.training import Batches, encode_cohort, loop, to_images, train_vqvae
-from oasis_lib.training.data import content_box, ends, swapped, vary
+from oasis_lib.training.data import content_box, ends, vary
+from oasis_lib.training.data import mirrored as mirror
 
 MODEL = VQVAEConfig(codebook_size=32, code_dim=4, hidden=16, blocks=1, autoencoder_steps=5)
 TRAINING = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=4)
@@ -296,5 +297,5 @@ def test_a_mirror_leaves_heads_in_place():
     )
     assert ends(head) == 8
     np.testing.assert_allclose(mirrored[0, 0, 3].numpy() * 255, np.r_[0, 0, 30, 60, 60, 60, 90, np.zeros(5)], atol=1e-3)
-    np.testing.assert_array_equal(swapped(head, ends(head)), (mirrored[:, 0].numpy() * 255).round())
+    np.testing.assert_array_equal(mirror(head, head), (mirrored[:, 0].numpy() * 255).round())
     assert ends(np.zeros_like(head)) == 11, "nothing to be seen: amid the frame"

@@ -18,7 +18,7 @@ from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Likelihood
 from oasis_lib.run import Run
 from oasis_lib.training.data import cdr_index, even_slice_indices, linspace_rows
-from oasis_lib.training.snapshots import SHOWN, SNAPSHOTS
+from oasis_lib.training.progress import SHOWN, SNAPSHOTS
 
 
 def tensor(codes: np.ndarray) -> torch.Tensor:

@@ -12,7 +12,8 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.device import best_device
 from oasis_lib.models import VQVAE, load
 from oasis_lib.storage import fingerprint, kept_arrays
-from oasis_lib.training.data import ends, in_channels, linspace_rows, swapped, to_images
+from oasis_lib.training import data
+from oasis_lib.training.data import in_channels, to_images
 
 
 def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
@@ -46,8 +47,7 @@ def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | st
     key = {"cohort": cohort.hash, "vqvae": fingerprint(vqvae), "slices": len(images)}
 
     def encode() -> dict[str, np.ndarray]:
-        seen = swapped(images, ends(images[linspace_rows(len(images), 256)])) if mirrored else images
-        return {"": encode_images(vqvae, seen, device)}
+        return {"": encode_images(vqvae, data.mirrored(images, images) if mirrored else images, device)}
 
     return kept_arrays(folder, name, key, encode)[""]
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import TrainingConfig
 from oasis_lib.device import SHARE, card_memory, upload
 
 BLACK = 10  # grey values up to this are noise, not head
-KNOTS = (7, 7)  # of a smooth warp, evenly over the frame
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,6 @@ class Batches:
         rows, draws = upload(rows, self.device), upload(draws, self.device)
         mirrored = (draws[:, 2] >= 0.5) & self.flip
         images = vary(pixels, draws, self.training, mirrored, self.ends)
-        if self.training.warp:
-            bends = torch.randn(self.size, 2, *KNOTS, generator=seeded(self.training.seed, 8, step))[mine]
-            images = warped(images, self.training.warp * upload(bends, self.device))
         chance = upload(torch.rand(2, self.size, generator=seeded(self.training.seed, 5, step))[:, mine], self.device)
         return Batch(images, rows, self.slice_index[rows], self.cdr[rows], mirrored, chance)
 
@@ -110,25 +105,15 @@ def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tens
     return images
 
 
-def warped(images: Tensor, bends: Tensor) -> Tensor:
-    """(B, 1, H, W) bent smoothly: (B, 2, *KNOTS) displacements in pixels, across and down, at knots over the frame."""
-    height, width = images.shape[2:]
-    moves = F.interpolate(bends, size=(height, width), mode="bicubic", align_corners=True)
-    moves = torch.stack([moves[:, 0] * (2 / width), moves[:, 1] * (2 / height)], -1)
-    still = torch.eye(2, 3, device=images.device).expand(len(images), 2, 3)
-    grid = F.affine_grid(still, list(images.shape), align_corners=False) + moves
-    return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
-
-
 def flips(cohort: Cohort, training: TrainingConfig) -> bool:
     """Whether brains are mirrored: only where that gives another plausible head."""
     return training.flip and cohort.info.get("left_right") == "columns"
 
 
-def swapped(images: np.ndarray, ends: int) -> np.ndarray:
-    """All of these (..., W) mirrored, as `vary` does it."""
-    width = images.shape[-1]
-    return np.take(images, np.clip(ends - np.arange(width), 0, width - 1), axis=-1)
+def mirrored(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """All of these (..., W) mirrored as `vary` does it, about the middle of the brains in `like`."""
+    columns = ends(like[linspace_rows(len(like), 256)]) - np.arange(width := images.shape[-1])
+    return images[..., np.clip(columns, 0, width - 1)]
 
 
 def ends(images: np.ndarray) -> int:

@@ -91,19 +91,15 @@ class GANTask(PriorTask):
 
 def verdicts(found: dict[str, float], real_within_one: float) -> list[str]:
     """What the numbers say of the balance of the two networks, and of the samples."""
-    words = []
-    if found["accuracy"] > 0.95:
-        words.append("the discriminator wins: 95 % of its answers are right; lower codegan.discriminator_lr_scale")
-    if found["accuracy"] < 0.52:
-        words.append("the generator wins: the discriminator guesses; raise codegan.discriminator_lr_scale")
-    if found["diversity"] < 0.5:
-        words.append(f"samples collapse: they differ {found['diversity']:.2f} times as much as validation subjects do")
-    if found["slice_index_within_one"] < real_within_one / 2:
-        words.append(
-            f"samples ignore their slice index: {found['slice_index_within_one']:.2f} are nearest to the mean of a slice within "
-            f"one of it; validation slices: {real_within_one:.2f}"
-        )
-    return words
+    accuracy, diversity, within = (found[name] for name in ("accuracy", "diversity", "slice_index_within_one"))
+    near = f"{within:.2f} are nearest to the mean of a slice within one of it; validation slices: {real_within_one:.2f}"
+    words = {
+        "the discriminator wins: 95 % of its answers are right; lower codegan.discriminator_lr_scale": accuracy > 0.95,
+        "the generator wins: the discriminator guesses; raise codegan.discriminator_lr_scale": accuracy < 0.52,
+        f"samples collapse: they differ {diversity:.2f} times as much as validation subjects do": diversity < 0.5,
+        f"samples ignore their slice index: {near}": within < real_within_one / 2,
+    }
+    return [said for said, so in words.items() if so]
 
 
 def coarse(model: CodeGAN, codes: Tensor, slice_index: Tensor) -> Tensor:

@@ -20,11 +20,10 @@ from oasis_lib import stop
 from oasis_lib.config import TrainingConfig
 from oasis_lib.device import best_device, full_precision, in_half, spilled, step_room
 from oasis_lib.storage import STATE, WEIGHTS, atomic, read_state, save_model, save_state
-from oasis_lib.training.clock import Clock
 from oasis_lib.training.data import Batch, Batches
 
 SAVE_EVERY = 30  # seconds between saved states, so that short epochs don't spend their time on the disk
-WARNINGS = "warnings.txt"  # in the model's folder: what `Task.verdicts` said
+HISTORY, WARNINGS = "history.csv", "warnings.txt"  # in the model's folder; the second is what `Task.verdicts` said
 LOOK_EVERY = 20  # steps between looks at the loss: each look waits for the GPU
 WARM_UP = 2  # steps before the clock starts: the first ones compile, choose kernels and fetch memory
 
@@ -69,6 +68,10 @@ class Task:
             part.compile()
 
 
+MakeTask = Callable[[torch.device], Task]
+MakeBatches = Callable[[torch.device, int, int], Batches]  # also told which process of how many
+
+
 def processes() -> PartialState:
     """The CPU is said outright, or several CPU processes would not find each other."""
     return PartialState(cpu=best_device().type == "cpu")
@@ -88,7 +91,7 @@ class Loop:
         self.task, self.batches, self.training, self.out, self.accelerator = task, batches, training, out, accelerator
         self.limits = {name: getattr(training, name) for name in ("epochs", "steps", "minutes") if getattr(training, name)}
         self.every = training.validate_every or batches.steps_an_epoch
-        self.step, self.best, self.rows, self.clock = 0, -math.inf, [], Clock(0.0)
+        self.step, self.best, self.rows, self.seconds = 0, -math.inf, [], 0.0
         self.sums: dict[str, Tensor] = {}  # of the losses since the last row
         task.model.to(accelerator.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(task.model).requires_grad_(False)
@@ -103,14 +106,14 @@ class Loop:
             task.compile()
         task.parts = {name: accelerator.prepare_model(part) for name, part in task.parts.items()}
         self.optimizers = {name: accelerator.prepare_optimizer(one) for name, one in self.optimizers.items()}
-        self.first, self.kept = self.step, time.perf_counter()  # of this process
+        self.first, self.kept, self.since = self.step, time.perf_counter(), math.nan  # of this process
         self.room = step_room(accelerator.device)
-        self.counted = self.clock.seconds
+        self.counted = self.seconds
         self.fraction = self.done()
 
     def restore(self, state: dict[str, Any]) -> None:
         try:
-            self.step, self.best, self.rows, self.clock = state["step"], state["best"], state["rows"], Clock(state["seconds"])
+            self.step, self.best, self.rows, self.seconds = (state[name] for name in ("step", "best", "rows", "seconds"))
             self.sums = {key: value.to(self.accelerator.device) for key, value in state["sums"].items()}
             self.task.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
@@ -122,7 +125,7 @@ class Loop:
 
     def save(self) -> None:
         self.copy_buffers()
-        state = {name: getattr(self, name) for name in ("step", "best", "rows", "sums")} | {"seconds": self.clock.seconds}
+        state = {name: getattr(self, name) for name in ("step", "best", "rows", "sums", "seconds")}
         state |= {"model": self.task.model.state_dict(), "average": self.average.state_dict()}
         state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         self.kept = time.perf_counter()
@@ -131,12 +134,11 @@ class Loop:
 
     def copy_buffers(self) -> None:
         """What has no gradient is not averaged: it is copied when the average is looked at."""
-        for old, new in zip(self.average.buffers(), self.task.model.buffers(), strict=True):
-            old.copy_(new)
+        torch._foreach_copy_(list(self.average.buffers()), list(self.task.model.buffers()))
 
     def done(self) -> float:
         """How much of the run is done: by whichever limit comes first."""
-        now = {"epochs": self.step / self.batches.steps_an_epoch, "steps": self.step, "minutes": self.clock.seconds / 60}
+        now = {"epochs": self.step / self.batches.steps_an_epoch, "steps": self.step, "minutes": self.seconds / 60}
         return min(1.0, max(now[name] / limit for name, limit in self.limits.items()))
 
     def advance(self) -> None:
@@ -166,9 +168,14 @@ class Loop:
         self.step += 1
         if self.step - self.first == WARM_UP:
             self.loss.item()  # waits for the GPU
-            self.clock.start()
-        self.clock.read()
+        self.tick()
         self.fraction = self.done()
+
+    def tick(self) -> None:
+        """The time training has taken: without compilation and warm-up, and `fit` leaves out validation and writing."""
+        now = time.perf_counter()
+        self.seconds += now - self.since if self.step - self.first > WARM_UP else 0.0
+        self.since = now
 
     def refuse_nan(self) -> None:
         if torch.isfinite(self.loss):
@@ -185,14 +192,14 @@ class Loop:
             torch.distributed.all_reduce(means)
             means /= self.accelerator.num_processes
         losses = {f"train_{key}": value for key, value in zip(self.sums, means.tolist())}  # waits for the GPU
-        seconds, timed = self.clock.read(), self.step - max(shown, self.first + WARM_UP)
-        speed = timed * self.batches.size / (seconds - self.counted) if timed > 0 else math.nan
-        row = {"step": self.step, "epoch": self.step / self.batches.steps_an_epoch, "seconds": seconds, "lr": self.rate}
+        timed = self.step - max(shown, self.first + WARM_UP)
+        speed = timed * self.batches.size / (self.seconds - self.counted) if timed > 0 else math.nan
+        row = {"step": self.step, "epoch": self.step / self.batches.steps_an_epoch, "seconds": self.seconds, "lr": self.rate}
         self.copy_buffers()
         with torch.random.fork_rng(devices=[]), full_precision(self.accelerator.device):
             row |= {"images_per_second": speed} | losses | self.task.validate(self.average.eval())
         self.rows.append(row)
-        self.sums, self.counted = {}, seconds
+        self.sums, self.counted = {}, self.seconds
         return row
 
     def keep(self, row: dict[str, float], saved: dict[str, Any]) -> None:
@@ -203,7 +210,7 @@ class Loop:
                 save_model(self.out, self.task.weights(self.average), saved | {"step": self.step, "score": self.best})
         if not self.accelerator.is_main_process:
             return
-        with atomic(self.out / "history.csv") as beside:
+        with atomic(self.out / HISTORY) as beside:
             pd.DataFrame(self.rows).to_csv(beside, index=False)
         for words in self.task.verdicts(row):
             warnings.warn(f"{self.out.name}, step {self.step}: {words}", stacklevel=2)
@@ -213,8 +220,8 @@ class Loop:
 
 @stop.after_the_step()
 def fit(
-    make_task: Callable[[torch.device], Task],
-    make_batches: Callable[[torch.device, int, int], Batches],
+    make_task: MakeTask,
+    make_batches: MakeBatches,
     training: TrainingConfig,
     out: str | Path,
     saved: dict[str, Any],
@@ -243,13 +250,14 @@ def fit(
         validating = ending or loop.step % loop.every == 0
         if validating or loop.step % LOOK_EVERY == 0:
             loop.refuse_nan()
-            with loop.clock.paused():
-                if validating:
-                    loop.keep(loop.validate(), saved)
-                    history = pd.DataFrame(loop.rows)
-                if ending or time.perf_counter() - loop.kept > SAVE_EVERY:
-                    loop.save()
-                report(history, loop.fraction)
+            loop.tick()
+            if validating:
+                loop.keep(loop.validate(), saved)
+                history = pd.DataFrame(loop.rows)
+            if ending or time.perf_counter() - loop.kept > SAVE_EVERY:
+                loop.save()
+            report(history, loop.fraction)
+            loop.since = time.perf_counter()
         if stopping and not ending:
             loop.save()
             raise KeyboardInterrupt(f"stopped after step {loop.step}; the same command goes on from there ({out})")
@@ -259,12 +267,11 @@ def fit(
 
 def _optimizer(part: nn.Module, training: TrainingConfig, rate: float) -> torch.optim.Optimizer:
     """Weights decay; biases, gains and the like don't."""
-    weights = [p for p in part.parameters() if p.requires_grad and p.dim() > 1]
-    others = [p for p in part.parameters() if p.requires_grad and p.dim() <= 1]
-    groups = [{"params": weights, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    for group in groups:
-        group["full_lr"] = training.lr * rate
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=training.lr, betas=(training.beta1, training.beta2), fused=True)
+    groups = []
+    for decay, small in ((training.weight_decay, False), (0.0, True)):
+        chosen = [p for p in part.parameters() if p.requires_grad and (p.dim() <= 1) == small]
+        groups += [{"params": chosen, "weight_decay": decay, "full_lr": training.lr * rate}] if chosen else []
+    return torch.optim.AdamW(groups, lr=training.lr, betas=(training.beta1, training.beta2), fused=True)
 
 
 def _schedule(fraction: float, warmup: float) -> float:

@@ -1,12 +1,11 @@
 """Train once: what is finished is not trained again, what was stopped goes on, and other settings are refused.
 
-The rule is that of `study.py`: settings and inputs decide, an edit of the library is reported, `--overwrite` starts anew.
+As in `study.py`, settings and inputs decide, an edit of the library is reported, `--overwrite` starts anew.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
+from torch import Tensor, nn
 
 from oasis_lib.config import MODEL_CONFIGS, TrainingConfig, as_dict, from_dict
 from oasis_lib.paths import library_digest, overwriting
@@ -29,33 +28,31 @@ from oasis_lib.storage import (
     read_json,
     read_weights,
     write_json,
-)  # fmt: skip
-from oasis_lib.training.data import Batches
-from oasis_lib.training.loop import WARNINGS, Task, fit, processes
-from oasis_lib.training.progress import watcher
-from oasis_lib.training.snapshots import SNAPSHOTS
+)
+from oasis_lib.training.loop import HISTORY, WARNINGS, MakeBatches, MakeTask, fit, processes
+from oasis_lib.training.progress import SNAPSHOTS, watcher
 
 LOCK, REQUEST = ".lock", "request.json"  # who trains here; the settings, written before the first step
-HISTORY = "history.csv"
 
 
 def resume_or_fit(
-    make_task: Callable[[torch.device], Task],
-    make_batches: Callable[..., Batches],
+    make_task: MakeTask,
+    make_batches: MakeBatches,
     training: TrainingConfig,
     out: str | Path,
     saved: dict[str, Any],
     progress: bool = True,
 ) -> pd.DataFrame:
-    out, asked = Path(out), complete(saved | {"training": as_dict(training)})
-    main = processes().is_main_process
+    """`fit`, unless it is finished. `saved` is what config.json will say, beside the settings of training."""
+    out, saved = Path(out), saved | {"training": as_dict(training)}
+    asked, main = complete(saved), processes().is_main_process
     with disk_errors(out), only_one(out / LOCK, "training here") if main else nullcontext():
         finished = [main and begin(out, asked, progress)]
         if broadcast_object_list(finished)[0]:
             return read_history(out)
         try:
             with watcher(out.name, progress) as report:
-                history = fit(make_task, make_batches, training, out, saved | {"training": as_dict(training)}, report)
+                history = fit(make_task, make_batches, training, out, saved, report)
         except torch.OutOfMemoryError as error:
             found = f"{out}: the device's memory is full; lower batch (now {training.batch}) or the width of the network"
             raise ValueError(f"{found}. It goes on from its last saved state ({str(error).splitlines()[0]})") from error
@@ -72,7 +69,7 @@ def begin(out: Path, asked: dict[str, Any], progress: bool) -> bool:
         left.unlink()
     before = read_json(out / REQUEST, {})
     there = (out / WEIGHTS).is_file() or (out / STATE).is_file()
-    changed = differences(made_with(out, before), asked) if there else []
+    changed = differences(complete(before.get("settings") or read_json(out / CONFIG, {})), asked) if there else []
     if changed and not overwriting():
         found = f"{out} holds a model that was trained otherwise: {'; '.join(changed)}"
         raise ValueError(f"{found}. Choose another folder, or replace it by --overwrite")
@@ -91,7 +88,7 @@ def begin(out: Path, asked: dict[str, Any], progress: bool) -> bool:
     return False
 
 
-def weights_to_begin_with(folder: Path, out: Path, wanted: dict[str, Any], fresh: torch.nn.Module) -> dict[str, Tensor]:
+def weights_to_begin_with(folder: Path, out: Path, wanted: dict[str, Any], fresh: nn.Module) -> dict[str, Tensor]:
     """An earlier model's, if its config.json says what is `wanted` and its network is made as the `fresh` one."""
     if folder.absolute() == out.absolute():
         raise ValueError(f"{out} can't be begun with and written to; give another folder")
@@ -107,25 +104,19 @@ def weights_to_begin_with(folder: Path, out: Path, wanted: dict[str, Any], fresh
 
 def read_history(out: Path) -> pd.DataFrame:
     """Of a finished training; its hash, where there is one, tells an altered file."""
-    path, request = out / HISTORY, read_json(out / REQUEST, {})
-    if not path.is_file() or request.get("history") not in (None, content_hash(path)):
+    path = out / HISTORY
+    if not path.is_file() or read_json(out / REQUEST, {}).get("history") not in (None, content_hash(path)):
         raise ValueError(f"{path} is missing or was altered; restore it, or train again with --overwrite")
     return pd.read_csv(path)
 
 
-def made_with(out: Path, before: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the model in a folder, as far as they are written down."""
-    known = before.get("settings") or read_json(out / CONFIG, {})
-    try:
-        return complete(known)
-    except (KeyError, ValueError, TypeError):  # of another version of the library
-        return known
-
-
 def complete(saved: dict[str, Any]) -> dict[str, Any]:
-    """All settings as JSON holds them, those that were not yet known at their defaults."""
-    model = from_dict(MODEL_CONFIGS.get(saved["kind"], MODEL_CONFIGS["vqvae"]), saved["model"])
-    parts = {"model": as_dict(model), "training": as_dict(from_dict(TrainingConfig, saved["training"]))}
+    """All settings as JSON holds them; those that an earlier version did not know are at their defaults."""
+    kinds = {"model": MODEL_CONFIGS.get(saved.get("kind"), MODEL_CONFIGS["vqvae"]), "training": TrainingConfig}
+    try:
+        parts = {name: as_dict(from_dict(kind, saved[name])) for name, kind in kinds.items()}
+    except (KeyError, ValueError, TypeError):  # of another version
+        parts = {}
     return json.loads(json.dumps(saved | parts))
 
 

@@ -17,9 +17,9 @@ from oasis_lib.models import VQVAE
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
 from oasis_lib.training.codes import codes_of, encode_images
-from oasis_lib.training.data import Batch, cdr_index, ends, even_slice_indices, flips, in_channels, linspace_rows, seeded, swapped
+from oasis_lib.training.data import Batch, cdr_index, even_slice_indices, flips, in_channels, linspace_rows, mirrored, seeded
 from oasis_lib.training.loop import Task
-from oasis_lib.training.snapshots import SHOWN, SNAPSHOTS, keep_snapshot
+from oasis_lib.training.progress import SHOWN, SNAPSHOTS, keep_snapshot
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
@@ -45,7 +45,7 @@ class PriorTask(Task):
         self.slice_index = torch.from_numpy(cohort["validate"].slice_indices[rows].astype(np.int64)).to(device)
         self.cdr = torch.from_numpy(cdr_index(cohort, "validate")[rows]).to(device)
         # Without these, each slice is encoded once, as it is and mirrored.
-        self.still = not (training.shift or training.intensity or training.warp)
+        self.still = not (training.shift or training.intensity)
         sides = [False, True] if self.still and self.flips else [False]
         self.maps = torch.stack([self._all("train", side) for side in sides])  # (1 or 2, N, h, w)
 
@@ -80,7 +80,7 @@ class PriorTask(Task):
         train = self.cohort["train"].images
         images = train[linspace_rows(len(train), SHIFTED)] if self.shift else train[:0]
         if self.flips:
-            images = np.concatenate([images, swapped(images, ends(train[linspace_rows(len(train), 256)]))])
+            images = np.concatenate([images, mirrored(images, train)])
         corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
         moved = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
         codes = encode_images(self.vqvae, moved, self.device) if len(moved) else np.zeros((0, *self.codes.shape[1:]))

@@ -17,14 +17,13 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, build, perplexity
 from oasis_lib.storage import WEIGHTS, content_hash, main_process
-from oasis_lib.training.adversarial import train_crisp
+from oasis_lib.training.adversarial import train_crisp, without_dark_errors
 from oasis_lib.training.data import Batch, Batches, in_channels, linspace_rows, seeded, to_images
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
-from oasis_lib.training.snapshots import SHOWN, SNAPSHOTS, keep_snapshot
+from oasis_lib.training.progress import SHOWN, SNAPSHOTS, keep_snapshot
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
-AIR = 2 / 255
 HEAD_START = 0.25  # of the run at most, whatever `warm` says: a slow machine's few steps must not end before there is a codebook
 SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
 MEANT, FEW = 200, 0.02  # steps before which no codebook is judged; the share in use below which it has collapsed
@@ -72,18 +71,15 @@ class VQVAETask(Task):
 
     @torch.no_grad()
     def validate(self, model: VQVAE) -> dict[str, float]:
-        scores = {"full": [], "brain": [], "psnr": []}
-        counts = torch.zeros(model.config.codebook_size, device=self.device)
+        scores, counts = [], torch.zeros(model.config.codebook_size, device=self.device)
         few = metrics.batch_size_for(self.images[0].numel(), self.device)
         for images, masks in zip(self.images.split(few), self.masks.split(few)):
             out = model(in_channels(images, model))
-            shown = out.images.mean(dim=1, keepdim=True)
-            scores["full"].append(metrics.ssim(images, shown))
-            scores["brain"].append(metrics.ssim(images, shown, masks))
-            scores["psnr"].append(metrics.psnr(images, shown))
+            pair = images, out.images.mean(dim=1, keepdim=True)
+            scores.append(torch.stack([metrics.ssim(*pair), metrics.ssim(*pair, masks), metrics.psnr(*pair)]))
             counts += torch.bincount(out.codes.flatten(), minlength=len(counts))
         self.keep_snapshot(model)
-        full, brain, psnr = (torch.cat(values) for values in scores.values())
+        full, brain, psnr = torch.cat(scores, 1)
         brain = brain[torch.isfinite(brain)]
         return {
             "validate_ssim": float(full.mean()),
@@ -116,8 +112,7 @@ class VQVAETask(Task):
 
 
 def reconstruction_loss(shown: Tensor, target: Tensor, model: VQVAE) -> tuple[Tensor, dict[str, Tensor]]:
-    """What `decode` clamps to black where black is wanted is no error: the air may then be as dark as the network likes."""
-    shown = torch.where((shown < 0) & (target <= AIR), torch.zeros_like(shown), shown)
+    shown = without_dark_errors(shown, target)
     if model.config.loss == "l2":
         loss = F.mse_loss(shown, target) / model.variance
         return loss, {"l2": loss}
