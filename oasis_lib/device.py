@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import psutil
 import torch
@@ -29,12 +29,11 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def card_memory(device: torch.device) -> tuple[float, float]:
-    """Bytes that are free, those that torch holds and does not use included, and bytes in all: of a card, or of the host."""
+    """Bytes that are free (what torch holds and does not use included) and bytes in all: of a card, or of the host."""
     if device.type != "cuda":
         return psutil.virtual_memory().available, psutil.virtual_memory().total
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free, total = torch.cuda.mem_get_info(device)
-    return free + unused, total
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
 
 
 def together(device: torch.device | str, few: int, size: int = 1) -> int:
@@ -49,28 +48,21 @@ def step_room(device: torch.device) -> float:
     return SHARE * free if device.type == "cuda" and total < ENOUGH else math.inf
 
 
-@contextmanager
-def spilled(room: float) -> Iterator[None]:
-    """What the backward pass needs beyond `room` bytes waits in the host's memory: slower, the same numbers, whatever the batch."""
-    if room == math.inf:
-        yield
-        return
+def spilled(room: float) -> AbstractContextManager:
+    """What the backward pass needs beyond `room` bytes waits in the host's memory: slower, for the same numbers."""
     held = 0
 
-    def pack(tensor: Tensor) -> Tensor | tuple[torch.device, Tensor]:
+    def pack(tensor: Tensor) -> tuple[Tensor, torch.device]:
         nonlocal held
         held += tensor.nbytes
-        return tensor if held <= room else (tensor.device, tensor.to("cpu", copy=True))
+        return tensor if held <= room else tensor.cpu(), tensor.device
 
-    def unpack(kept: Tensor | tuple[torch.device, Tensor]) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept[1].to(kept[0])
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    return hooks(pack, lambda kept: kept[0].to(kept[1])) if room < math.inf else nullcontext()
 
 
 def in_half(device: torch.device, precision: str = "auto") -> bool:
-    """Whether to compute in bf16. "auto" is what OASIS_PRECISION says (bf16 or no); without it, wherever that is quicker.
+    """Whether to compute in bf16. "auto": as OASIS_PRECISION says (bf16 or no); without it, wherever that is quicker.
 
     On a CPU that is with matrix units (AMX) only: by AVX-512 alone bf16 takes 1.5 times as long as float32.
     """
@@ -82,25 +74,16 @@ def in_half(device: torch.device, precision: str = "auto") -> bool:
     return precision == "bf16" or (precision == "auto" and quick.get(device.type, False))
 
 
-@contextmanager
-def sampling_precision(device: torch.device) -> Iterator[None]:
-    """bf16 on CUDA, and where OASIS_PRECISION asks for it. Elsewhere true float32: samples do not depend on the batch there."""
-    half = in_half(device) and (device.type == "cuda" or "OASIS_PRECISION" in os.environ)
-    with torch.autocast(device.type, torch.bfloat16) if half else full_precision(device):
-        yield
+def sampling_precision(device: torch.device) -> AbstractContextManager:
+    """bf16 on CUDA, or where OASIS_PRECISION asks for it; elsewhere true float32, where a batch changes no sample."""
+    if in_half(device) and (device.type == "cuda" or "OASIS_PRECISION" in os.environ):
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cuda")  # a graph has no such cache
+    return full_precision(device)
 
 
-def recorded(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """`work`, whose shapes and addresses are fixed, as one CUDA graph: one launch. Each call writes over the last one's result."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # what only a first call does is not recorded
-        work()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
-    return lambda: (graph.replay(), result)[1]
+def computed_in(device: torch.device) -> torch.dtype:
+    """What a linear layer gives here and now."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
 
 
 @contextmanager

@@ -160,12 +160,12 @@ def test_a_cached_step_is_one_graph_whose_memory_stays_where_it_is():
 
 
 def test_a_recorded_step_draws_what_the_plain_one_does(monkeypatch):
-    """What CUDA does, with a recording that calls: codes and place lie where they lay when it was made."""
+    """What CUDA does, with a recording that calls."""
     prior, made = tiny("transformer", framed=True), []
     asked = {"slice_index": torch.tensor([0, 1, 2, -1, 1]), "cdr": 1, "batch": 2}
     plain = prior.sample(5, generator=seed(), **asked)
     monkeypatch.setattr(transformer, "GRAPHS", ("cpu",))
-    monkeypatch.setattr(transformer, "recorded", lambda work: made.append(work) or work)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda work, given: made.append(work(*given)) or work)
     assert torch.equal(prior.sample(5, generator=seed(), **asked), plain) and len(made) == 3
 
 
@@ -212,9 +212,9 @@ def test_what_does_not_fit_a_card_waits_in_memory_and_changes_no_weight(kind, wo
             train_prior(kind, cohort, vqvae, tmp_path / name, Part(PRIORS[kind], STEPS), progress=False)
         return load_file(tmp_path / name / "model.safetensors")
 
-    plain, copied, copy = trained("plain"), [], torch.Tensor.to
+    plain, copied = trained("plain"), []
     monkeypatch.setattr(loop, "step_room", lambda _: 2e5)
-    monkeypatch.setattr(torch.Tensor, "to", lambda x, *given, **how: (how and copied.append(x.nbytes), copy(x, *given, **how))[1])
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: copied.append(x.nbytes) or x.to("cpu", copy=True))
     spilled = trained("spilled")
     assert sum(copied) > 1e6 and all(torch.equal(plain[name], spilled[name]) for name in plain)
 

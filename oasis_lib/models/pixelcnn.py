@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import PixelCNNConfig
+from oasis_lib.device import computed_in
 from oasis_lib.models.prior import Autoregressive, Labels, Step
 from oasis_lib.models.tokens import TokenEmbedding, TokenLogits
 
@@ -164,4 +165,4 @@ class Cache:
 
 def _as_matrix(conv: nn.Conv2d | None) -> tuple[Tensor, Tensor] | None:
     """Weights as (outputs, rows * columns * inputs), and the bias."""
-    return None if conv is None else (conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+    return None if conv is None else (conv.weight.permute(0, 2, 3, 1).flatten(1).to(computed_in(conv.weight.device)), conv.bias)

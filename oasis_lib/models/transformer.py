@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oasis_lib.config import TransformerConfig
-from oasis_lib.device import recorded
+from oasis_lib.device import computed_in
 from oasis_lib.models.prior import Autoregressive, Labels, Step
 from oasis_lib.models.tokens import TokenEmbedding, TokenLogits
 
@@ -117,27 +117,18 @@ class CodeTransformer(Autoregressive):
         order, everywhere = {t: i for i, t in enumerate(where.tolist())}, torch.arange(len(where), device=self.device)
         if self.device.type not in GRAPHS:
             return lambda flat, t: work(flat, everywhere[order[t] : order[t] + 1], order[t] + 1)
-        known, at = where.new_zeros(len(slice_index), self.grid[0] * self.grid[1]), where.new_zeros(1)
-        replay = recorded(lambda: work(known, at))
-
-        def step(flat: Tensor, t: int) -> Tensor:
-            known.copy_(flat)
-            at.fill_(order[t])
-            return replay()
-
-        return step
+        empty = where.new_zeros(len(slice_index), self.grid[0] * self.grid[1]), where.new_zeros(1)
+        graph = torch.cuda.make_graphed_callables(work, empty)
+        return lambda flat, t: graph(flat, everywhere[order[t] : order[t] + 1])
 
     def cached(self, slice_index: Tensor, cdr: Tensor) -> Callable[..., Tensor]:
         """A function (codes (B, h * w), place (1,) among those inside) -> logits (B, K), called for each place in turn.
 
-        Keys and values of the places before are kept. Told that these are the first `end`, it looks at no more; otherwise
-        its shapes are fixed, and it never waits for the device.
+        Keys and values are kept. Told that it sees the first `end`, it looks at no more; otherwise its shapes are fixed.
         """
         n, trunk, (where, table) = len(slice_index), self.trunk, self._places()
         room = (n, self.config.heads, len(where), self.config.width // self.config.heads)
-        half = torch.is_autocast_enabled(self.device.type)
-        empty = {"dtype": torch.get_autocast_dtype(self.device.type) if half else torch.float32, "device": self.device}
-        caches = [(torch.zeros(room, **empty), torch.zeros(room, **empty)) for _ in trunk.blocks]
+        caches = [[torch.zeros(room, dtype=computed_in(self.device), device=self.device) for _ in "kv"] for _ in trunk.blocks]
         places = (trunk.places() + trunk.labels(slice_index, cdr, n)[:, None])[:, where]  # (n, N, width)
 
         def work(flat: Tensor, at: Tensor, end: int | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -155,14 +156,13 @@ def train_crisp(cohort: Cohort, folder: str | Path, part: Part, *, progress: boo
     training = stage(part.training, share)
     vqvae = load(folder, crisp=False)
     saved = {"kind": "decoder", "model": as_dict(part.model), "vqvae": fingerprint(vqvae), "cohort": cohort.hash}
-    return resume_or_fit(
-        lambda device: AdversarialTask(load(folder, crisp=False), cohort, device, training),
-        lambda *where: Batches(cohort, "train", training, *where),
-        training,
-        folder / CRISP,
-        saved | {"size": cohort.size, "synthetic": cohort.synthetic},
-        progress,
-    )
+    saved |= {"size": cohort.size, "synthetic": cohort.synthetic}
+    batches = functools.partial(Batches, cohort, "train", training)
+
+    def make_task(device: torch.device) -> AdversarialTask:
+        return AdversarialTask(load(folder, crisp=False), cohort, device, training)
+
+    return resume_or_fit(make_task, batches, training, folder / CRISP, saved, progress)
 
 
 def stage(training: TrainingConfig, share: float) -> TrainingConfig:

@@ -31,11 +31,10 @@ def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "
     if not len(codes):
         raise ValueError("no tokens to decode: the batch is empty")
     vqvae, crisp = vqvae.to(device), vqvae.crisp is not None if crisp is None else crisp
-    parts, few = [], metrics.batch_size_for(codes[0].size * vqvae.config.factor**2, device)
-    for start in range(0, len(codes), few):
-        part = torch.from_numpy(codes[start : start + few].astype(np.int64)).to(device)
-        parts.append((vqvae.decode(part, crisp=crisp).mean(1) * 255).round().to(torch.uint8).cpu())
-    return torch.cat(parts).numpy()
+    few = metrics.batch_size_for(codes[0].size * vqvae.config.factor**2, device)
+    parts = torch.from_numpy(codes.astype(np.int64)).split(few)
+    shown = (vqvae.decode(part.to(device), crisp=crisp).mean(1) for part in parts)
+    return torch.cat([(part * 255).round().to(torch.uint8).cpu() for part in shown]).numpy()
 
 
 def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | str = "cpu", *, mirrored: bool = False) -> np.ndarray:
@@ -43,18 +42,14 @@ def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | st
 
     Those of a model from a folder are kept beside it, not in it: a model may be given away, and tokens give back scans.
     """
-    images, name, folder = cohort[split].images, f"{split}-mirrored" if mirrored else split, codes_folder(vqvae.folder)
+    images, own = cohort[split].images, vqvae.folder
+    beside = own and own.with_name("codes" if own.name == "vqvae" else f"{own.name}-codes")
     key = {"cohort": cohort.hash, "vqvae": fingerprint(vqvae), "slices": len(images)}
 
     def encode() -> dict[str, np.ndarray]:
         return {"": encode_images(vqvae, data.mirrored(images, images) if mirrored else images, device)}
 
-    return kept_arrays(folder, name, key, encode)[""]
-
-
-def codes_folder(vqvae: Path | None) -> Path | None:
-    """Where the tokens of the VQ-VAE in a folder lie: `codes` beside a folder named `vqvae`, else `NAME-codes`."""
-    return vqvae and vqvae.with_name("codes" if vqvae.name == "vqvae" else f"{vqvae.name}-codes")
+    return kept_arrays(beside, f"{split}-mirrored" if mirrored else split, key, encode)[""]
 
 
 def encode_cohort(vqvae_folder: str | Path, cohort: Cohort) -> dict[str, np.ndarray]:

@@ -56,8 +56,7 @@ class Batches:
         cropped = part.images[:, *self.box]
         fits = cropped.nbytes < SHARE * card_memory(device)[0]
         self.images = torch.from_numpy(np.array(cropped)).to(device) if fits else cropped
-        self.slice_index = torch.from_numpy(part.slice_indices.astype(np.int64)).to(device)
-        self.cdr = torch.from_numpy(cdr_index(cohort, split)).to(device)
+        self.slice_index, self.cdr = labels_of(cohort, split, device)
         self.flip, self.ends = flips(cohort, training), ends(cropped[linspace_rows(len(part), 256)])
         self._epoch, self._order = -1, torch.empty(0)
 
@@ -124,8 +123,7 @@ def ends(images: np.ndarray) -> int:
 
 def content_box(images: np.ndarray, margin: int, multiple: int = 16) -> tuple[slice, slice]:
     """Rows and columns outside which every slice is black, grown by a margin to sizes that any code grid divides."""
-    brightest = np.max([images[start : start + 256].max(axis=0) for start in range(0, len(images), 256)], axis=0)
-    box = []
+    brightest, box = images.max(axis=0), []
     for axis in (1, 0):
         lit = np.flatnonzero(brightest.max(axis=axis) > BLACK)
         size = brightest.shape[1 - axis]
@@ -148,6 +146,11 @@ def cdr_index(cohort: Cohort, split: str) -> np.ndarray:
     table = cohort[split].table
     known = {cdr: place for place, cdr in enumerate(cohort.cdrs)}
     return np.array([known.get(cdr, -1) for cdr in table["cdr"]] if "cdr" in table and known else [-1] * len(table), np.int64)
+
+
+def labels_of(cohort: Cohort, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(N,) slice index and CDR of each slice, as whole numbers."""
+    return tuple(torch.from_numpy(x.astype(np.int64)).to(device) for x in (cohort[split].slice_indices, cdr_index(cohort, split)))
 
 
 def linspace_rows(count: int, most: int) -> np.ndarray:

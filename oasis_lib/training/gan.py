@@ -15,7 +15,7 @@ from oasis_lib.device import upload
 from oasis_lib.metrics import apart, in_regions
 from oasis_lib.models import VQVAE
 from oasis_lib.models.codegan import FRESH, CodeGAN
-from oasis_lib.training.data import Batch, seeded
+from oasis_lib.training.data import Batch, labels_of, seeded
 from oasis_lib.training.tasks import PriorTask
 
 COMMITMENT = 1.0  # weight of the distance between the generator's latents and the codebook; at 0.01 latents grow without end
@@ -36,12 +36,11 @@ class GANTask(PriorTask):
         super().begin(batch)
         if self.learnt:
             return
-        train, sides = self.cohort["train"], len(self.maps)
+        train, sides, slice_index = self.cohort["train"], len(self.maps), labels_of(self.cohort, "train", self.device)[0]
         subject = np.unique(train.subjects if self.model.slice_indices else np.arange(len(train)), return_inverse=True)[1]
-        subject, slice_index = (torch.from_numpy(x.astype(np.int64)).to(self.device) for x in (subject, train.slice_indices))
-        mirrored = torch.arange(sides, device=self.device).repeat_interleave(len(train)) * (int(subject.max()) + 1)
-        vectors = self.vqvae.quantizer.codebook.detach()
-        self.model.fit_start(vectors, self.maps.flatten(0, 1).long(), slice_index.repeat(sides), subject.repeat(sides) + mirrored)
+        subject = np.concatenate([subject + side * (subject.max() + 1) for side in range(sides)])  # mirrored, another one
+        vectors, subject = self.vqvae.quantizer.codebook.detach(), torch.from_numpy(subject).to(self.device)
+        self.model.fit_start(vectors, self.maps.flatten(0, 1).long(), slice_index.repeat(sides), subject)
 
     def split(self) -> dict[str, nn.Module]:
         return {"discriminator": self.model.discriminator, "generator": self.model.generator}
@@ -60,9 +59,8 @@ class GANTask(PriorTask):
         noise, fresh = (upload(torch.randn(len(real), *shape), self.device) for shape in shapes)
         self.raw = self.model.draw(noise, fresh, *self.now, through=self.parts["generator"]).float()
         expected = self.model.expected(self.now[0])
-        on_real, on_fake = (
-            self.parts["discriminator"](x, expected, *self.now) for x in (real, self.model.snapped(self.raw.detach()))
-        )
+        both = real, self.model.snapped(self.raw.detach())
+        on_real, on_fake = (self.parts["discriminator"](maps, expected, *self.now) for maps in both)
         loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
         right = ((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2
         self.model.accuracy.lerp_(right.detach(), 0.02)
@@ -70,13 +68,11 @@ class GANTask(PriorTask):
         return loss, {"discriminator": loss} | scores
 
     def measure(self, model: CodeGAN) -> dict[str, float]:
-        drawn, slice_index = (
-            model.sample(len(self.codes), self.slice_index, self.cdr, generator=seeded(0)),
-            self.slice_index.clamp(min=0),
-        )
-        real, fake = ((coarse(model, codes, slice_index)) for codes in (self.codes, drawn))
+        slice_index, size = self.slice_index.clamp(min=0), model.codebook_size
+        drawn = model.sample(len(self.codes), self.slice_index, self.cdr, generator=seeded(0))
+        real, fake = (coarse(model, codes, slice_index) for codes in (self.codes, drawn))
         found = {
-            "validate_regions": apart(*(in_regions(x, model.codebook_size) for x in (self.codes, drawn)), 16 * model.codebook_size),
+            "validate_regions": apart(*(in_regions(codes, size) for codes in (self.codes, drawn)), 16 * size),
             "codes_used": len(drawn.unique()),
             "diversity": float(spread(fake) / spread(real).clamp(min=1e-6)),
             "slice_index_within_one": within_one(model, drawn, slice_index),

@@ -46,14 +46,14 @@ class Task:
         """Once, before the first step of a fresh run."""
 
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        raise TypeError(f"{type(self).__name__} has no loss")
+        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """What moves without a gradient."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Of the averaged weights. `score` is what the best is chosen by: higher is better."""
-        raise TypeError(f"{type(self).__name__} has no validation")
+        raise NotImplementedError
 
     def verdicts(self, row: dict[str, float]) -> list[str]:
         """What the numbers of a validation say in words: collapse, a balance lost."""
@@ -97,11 +97,10 @@ class Loop:
         self.average = copy.deepcopy(task.model).requires_grad_(False)
         self.weights = list(self.average.parameters()), list(task.model.parameters())
         self.optimizers = {name: _optimizer(part, training, task.rates.get(name, 1.0)) for name, part in task.parts.items()}
-        state = read_state(out)
-        if state is None:
-            task.begin(batches.batch(0))
-        else:
+        if state := read_state(out):
             self.restore(state)
+        else:
+            task.begin(batches.batch(0))
         if training.compile:
             task.compile()
         task.parts = {name: accelerator.prepare_model(part) for name, part in task.parts.items()}

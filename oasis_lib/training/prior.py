@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pandas as pd
@@ -21,12 +22,6 @@ from oasis_lib.training.tasks import LikelihoodTask, PriorTask
 TASKS: dict[str, type[PriorTask]] = {"codegan": GANTask}  # how others than autoregressive priors are trained
 
 
-def task_of(kind: str) -> type[PriorTask]:
-    if kind == "vqvae" or kind not in KINDS:
-        raise unknown("prior", kind, PRIORS)
-    return TASKS.get(kind, LikelihoodTask)
-
-
 def train_prior(
     kind: str, cohort: Cohort, vqvae: str | Path, out: str | Path, part: Part, *, begin: str | Path = "", progress: bool = True
 ) -> pd.DataFrame:
@@ -35,8 +30,9 @@ def train_prior(
     `begin` is the folder of a prior whose weights it begins with: over the same tokens, or those that this VQ-VAE began with.
     Over another cohort, what is counted position by position is counted anew.
     """
-    task = task_of(kind)
-    vqvae, out, training = Path(vqvae), Path(out), part.training
+    if kind == "vqvae" or kind not in KINDS:
+        raise unknown("prior", kind, PRIORS)
+    task, vqvae, out, training = TASKS.get(kind, LikelihoodTask), Path(vqvae), Path(out), part.training
     encoder = load(vqvae)
     config, codebook_size, side = part.model, encoder.config.codebook_size, cohort.size // encoder.config.factor
     if hasattr(config, "code_dim"):
@@ -62,10 +58,8 @@ def train_prior(
             ready.learnt = earlier.get("cohort") == cohort.hash
         return ready
 
-    def make_batches(*where) -> Batches:
-        return Batches(cohort, "train", training, *where)
-
-    history = resume_or_fit(make_task, make_batches, training, out, saved, progress)
+    batches = functools.partial(Batches, cohort, "train", training)
+    history = resume_or_fit(make_task, batches, training, out, saved, progress)
     if main_process():
         write_cards(out, cohort.info)
     return history

@@ -17,7 +17,7 @@ from oasis_lib.models import VQVAE
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
 from oasis_lib.training.codes import codes_of, encode_images
-from oasis_lib.training.data import Batch, cdr_index, even_slice_indices, flips, in_channels, linspace_rows, mirrored, seeded
+from oasis_lib.training.data import Batch, even_slice_indices, flips, in_channels, labels_of, linspace_rows, mirrored, seeded
 from oasis_lib.training.loop import Task
 from oasis_lib.training.progress import SHOWN, SNAPSHOTS, keep_snapshot
 
@@ -37,15 +37,12 @@ class PriorTask(Task):
 
     def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
         super().__init__(model)
-        seed, self.shift, self.cohort, self.flips = training.seed, training.shift, cohort, flips(cohort, training)
-        self.out, self.step = out, 0
-        self.vqvae, self.device, self.seed = vqvae.to(device).eval().requires_grad_(False), device, seed
+        self.shift, self.cohort, self.flips = training.shift, cohort, flips(cohort, training)
+        self.vqvae, self.device, self.out, self.step = vqvae.to(device).eval().requires_grad_(False), device, out, 0
         rows = linspace_rows(len(cohort["validate"]), VALIDATED)
         self.codes = self._all("validate")[rows].long()
-        self.slice_index = torch.from_numpy(cohort["validate"].slice_indices[rows].astype(np.int64)).to(device)
-        self.cdr = torch.from_numpy(cdr_index(cohort, "validate")[rows]).to(device)
-        # Without these, each slice is encoded once, as it is and mirrored.
-        self.still = not (training.shift or training.intensity)
+        self.slice_index, self.cdr = (label[rows] for label in labels_of(cohort, "validate", device))
+        self.still = not (training.shift or training.intensity)  # each slice is encoded once, as it is and mirrored
         sides = [False, True] if self.still and self.flips else [False]
         self.maps = torch.stack([self._all("train", side) for side in sides])  # (1 or 2, N, h, w)
 
@@ -69,9 +66,8 @@ class PriorTask(Task):
         """Show the model some training maps, also as training varies them."""
         if self.learnt:
             return
-        train = self.cohort["train"]
-        rows = linspace_rows(len(train), COUNTED)
-        slice_index = torch.from_numpy(train.slice_indices[rows].astype(np.int64)).to(self.device)
+        rows = linspace_rows(self.maps.shape[1], COUNTED)
+        slice_index = labels_of(self.cohort, "train", self.device)[0][rows]
         varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
         self.model.start(self.maps[0, rows].long(), slice_index, varied, self.vqvae.quantizer.codebook.detach())
 
@@ -89,20 +85,16 @@ class PriorTask(Task):
     def after_step(self, step: int) -> None:
         self.step = step + 1
 
-    def measure(self, model: Prior) -> dict[str, float]:
-        raise TypeError(f"{type(self).__name__} has no validation")
-
     @torch.no_grad()
     def validate(self, model: Prior) -> dict[str, float]:
-        measured = self.measure(model)
-        keep_snapshot(self.out / SNAPSHOTS, self.step, "codes", lambda: some_maps(model))
+        """A child's `measure`, and now and then some samples, always of the same seed."""
+        measured, spread = self.measure(model), torch.from_numpy(even_slice_indices(SHOWN, model.slice_indices))
+
+        def draw() -> np.ndarray:
+            return model.sample(SHOWN, spread, generator=seeded(0)).cpu().numpy().astype(np.int16)
+
+        keep_snapshot(self.out / SNAPSHOTS, self.step, "codes", draw)
         return measured
-
-
-def some_maps(model: Prior) -> np.ndarray:
-    """(SHOWN, h, w) tokens, spread over the slice indices; the seed is always the same."""
-    slice_index = torch.from_numpy(even_slice_indices(SHOWN, model.slice_indices))
-    return model.sample(SHOWN, slice_index=slice_index, generator=seeded(0)).cpu().numpy().astype(np.int16)
 
 
 class LikelihoodTask(PriorTask):

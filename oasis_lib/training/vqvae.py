@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -145,9 +146,8 @@ def train_vqvae(
     first = dataclasses.replace(model, adversarial=0.0)  # the second stage, whatever its length, leaves the first as it is
     saved = {"kind": kind, "model": as_dict(first), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
     saved |= {"begin": content_hash(Path(begin) / WEIGHTS)} if begin else {}
-    history = resume_or_fit(
-        make_task, lambda *where: Batches(cohort, "train", training, *where, crop=True), training, out, saved, progress
-    )
+    batches = functools.partial(Batches, cohort, "train", training, crop=True)
+    history = resume_or_fit(make_task, batches, training, out, saved, progress)
     if model.adversarial:
         train_crisp(cohort, out, part, progress=progress)
     if main_process():
