@@ -25,7 +25,8 @@ def best_device() -> torch.device:
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     """To the device without waiting for it: a GPU copies from pinned memory while the host goes on."""
-    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor.to(device)
+    cuda = torch.device(device).type == "cuda"
+    return tensor.pin_memory().to(device, non_blocking=True) if cuda else tensor.to(device)
 
 
 def card_memory(device: torch.device) -> tuple[float, float]:
@@ -77,7 +78,7 @@ def in_half(device: torch.device, precision: str = "auto") -> bool:
 def sampling_precision(device: torch.device) -> AbstractContextManager:
     """bf16 on CUDA, or where OASIS_PRECISION asks for it; elsewhere true float32, where a batch changes no sample."""
     if in_half(device) and (device.type == "cuda" or "OASIS_PRECISION" in os.environ):
-        return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cuda")  # a graph has no such cache
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cuda")  # a graph can't
     return full_precision(device)
 
 

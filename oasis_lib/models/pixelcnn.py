@@ -165,4 +165,6 @@ class Cache:
 
 def _as_matrix(conv: nn.Conv2d | None) -> tuple[Tensor, Tensor] | None:
     """Weights as (outputs, rows * columns * inputs), and the bias."""
-    return None if conv is None else (conv.weight.permute(0, 2, 3, 1).flatten(1).to(computed_in(conv.weight.device)), conv.bias)
+    if conv is None:
+        return None
+    return conv.weight.permute(0, 2, 3, 1).flatten(1).to(computed_in(conv.weight.device)), conv.bias

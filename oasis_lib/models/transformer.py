@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from oasis_lib.models.tokens import TokenEmbedding, TokenLogits
 # What a position reads directly, as (rows up, columns right). Attention reaches all tokens before it.
 NEIGHBOURS = ((0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-1, 2), (-2, -1), (-2, 0), (-2, 1))
 GRAPHS = ("cuda",)  # devices that can record a step and launch it as one
-Cache = tuple[Tensor, Tensor]  # keys and values, (B, heads, N, width / heads) each: memory that is taken once
+Cache = Sequence[Tensor]  # keys and values, (B, heads, N, width / heads) each, in memory that is taken once
 
 
 class Block(nn.Module):
@@ -32,18 +32,18 @@ class Block(nn.Module):
         self.qkv, self.mix = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, at: Tensor | None = None, end: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache = (), at: Tensor | None = None, end: int | None = None) -> Tensor:
         """(B, T, width) -> the same. With a cache, x is position `at` (1,) alone and sees the cached ones before it.
 
         These are the first `end`; without it, a mask says which, and all shapes are fixed.
         """
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, d)
         mask = None
-        if cache is not None:
+        if cache:
             k, v = (kept.index_copy_(2, at, new)[:, :, :end] for kept, new in zip(cache, (k, v)))
             mask = (torch.arange(k.shape[2], device=k.device) <= at)[None] if end is None else None
         # No dropout of attention weights: it would rule out the fused kernel.
-        seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=cache is None)
+        seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not cache)
         x = x + F.dropout(self.mix(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + F.dropout(self.narrow(F.gelu(self.wide(self.norm2(x)))), self.dropout, self.training)
 
@@ -124,11 +124,12 @@ class CodeTransformer(Autoregressive):
     def cached(self, slice_index: Tensor, cdr: Tensor) -> Callable[..., Tensor]:
         """A function (codes (B, h * w), place (1,) among those inside) -> logits (B, K), called for each place in turn.
 
-        Keys and values are kept. Told that it sees the first `end`, it looks at no more; otherwise its shapes are fixed.
+        Keys and values are kept. Told that it sees the first `end`, it reads no more; otherwise its shapes are fixed.
         """
         n, trunk, (where, table) = len(slice_index), self.trunk, self._places()
         room = (n, self.config.heads, len(where), self.config.width // self.config.heads)
-        caches = [[torch.zeros(room, dtype=computed_in(self.device), device=self.device) for _ in "kv"] for _ in trunk.blocks]
+        empty = torch.zeros(room, dtype=computed_in(self.device), device=self.device)
+        caches = [(empty.clone(), empty.clone()) for _ in trunk.blocks]
         places = (trunk.places() + trunk.labels(slice_index, cdr, n)[:, None])[:, where]  # (n, N, width)
 
         def work(flat: Tensor, at: Tensor, end: int | None = None) -> Tensor:

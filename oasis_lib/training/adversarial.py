@@ -1,7 +1,7 @@
 """The adversarial stage of VQ-VAE training: a second decoder that draws sharp texture from the same tokens.
 
 A copy of the trained decoder goes on against a PatchGAN discriminator (Isola 2017, arXiv:1611.07004; Esser 2021,
-arXiv:2012.09841). Encoder, codebook and the first decoder stay as they are, bit for bit: tokens and priors remain valid.
+arXiv:2012.09841). Encoder, codebook and first decoder stay as they are, bit for bit: tokens and priors remain valid.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DISCRIMINATOR = 32  # channels of its first layer
 VALIDATED = 128  # validation slices measured while training
 FOREGROUND, AROUND = 10 / 255, 4  # what the discriminator sees: brighter pixels, and so many around them
 WINDOW, EDGE = 112, 8  # pixels a side that a step looks at (texture is local), and of them the border that no loss sees
-MEANT, WON = 200, 0.98  # steps before which no balance is judged; the share of right answers of a discriminator that has won
+MEANT, WON = 200, 0.98  # steps before which no balance is judged; share of right answers of a discriminator that wins
 LOST = 0.1  # of SSIM inside the brain, below the faithful decoder's: the stage has diverged
 
 
@@ -62,9 +62,9 @@ class AdversarialTask(Task):
         rows = linspace_rows(len(split), VALIDATED)
         pixels = split.images[rows]
         self.codes = torch.from_numpy(codes_of(self.vqvae, cohort, "validate", device)[rows]).long().to(device)
-        self.images, self.masks = to_images(pixels, device), torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
+        self.images = to_images(pixels, device)
+        self.masks = torch.from_numpy(metrics.brain_mask(pixels)).to(device)[:, None]
         self.faithful = float(self.similarity(self.reconstructed(self.vqvae.decoder)).mean())
-        self.accuracy = 0.5
 
     def split(self) -> dict[str, nn.Module]:
         return {"discriminator": self.model.discriminator, "decoder": self.model.decoder}
@@ -88,11 +88,9 @@ class AdversarialTask(Task):
             fake = self.vqvae.scaled(self.parts["decoder"](latents)).float()
             self.real, self.fake = real[inner], fake[inner]
             lit = (self.real > FOREGROUND).float().amax(1, keepdim=True)
-            self.seen = F.max_pool2d(lit, 2 * AROUND + 1, 1, AROUND)  # the background is no anatomy: neither side shows it
-            real, fake = critic(self.real * self.seen)[-1], critic(self.fake.detach() * self.seen)[-1]
-            loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-            right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
-            return loss, {"discriminator": loss, "accuracy": right}
+            self.seen = F.max_pool2d(lit, 2 * AROUND + 1, 1, AROUND)  # neither side shows background
+            logs = judged(critic(self.real * self.seen)[-1], critic(self.fake.detach() * self.seen)[-1])
+            return logs["discriminator"], logs
         with torch.no_grad():
             wanted = critic(self.real * self.seen)
         found = critic(self.fake * self.seen)
@@ -123,22 +121,29 @@ class AdversarialTask(Task):
         shown = self.reconstructed(model.decoder)
         brain = float(self.similarity(shown).nanmean())
         sharp = metrics.sharpness(shown, self.masks) / metrics.sharpness(self.images, self.masks)
-        score = self.fraction if brain >= self.faithful - LOST else -1.0
+        score = -1.0 if brain < self.faithful - LOST else self.fraction
         return {"validate_ssim_brain": brain, "validate_sharpness": float(sharp), "score": score}
 
     def verdicts(self, row: dict[str, float]) -> list[str]:
-        words, brain = [], row["validate_ssim_brain"]
+        words = []
         if row["score"] < 0:
-            found = f"SSIM in the brain is {brain:.3f}, the faithful decoder's {self.faithful:.3f}; its last weights before that"
-            words.append(f"the adversarial decoder diverges: {found} are kept. Lower vqvae.lr or vqvae.adversarial")
+            found = f"SSIM in the brain is {row['validate_ssim_brain']:.3f}, the faithful decoder's {self.faithful:.3f}"
+            kept = "its last weights before that are kept. Lower vqvae.lr or vqvae.adversarial"
+            words.append(f"the adversarial decoder diverges: {found}; {kept}")
         if row["train_accuracy"] >= WON and row["step"] >= MEANT:
             right = f"{row['train_accuracy']:.0%} of its answers are right"
-            words.append(f"the discriminator wins: {right}, and the crisp decoder learns little from it; lower vqvae.lr")
+            words.append(f"the discriminator wins: {right}, and the decoder learns little from it; lower vqvae.lr")
         return words
 
 
+def judged(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """Of a discriminator's answers: the hinge loss, and the share that is right."""
+    right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+    return {"discriminator": F.relu(1 - real).mean() + F.relu(1 + fake).mean(), "accuracy": right}
+
+
 def without_dark_errors(shown: Tensor, target: Tensor) -> Tensor:
-    """What `decode` clamps to black where black is wanted is no error: the background may be as dark as the network likes."""
+    """What `decode` clamps to black where black is wanted is no error."""
     return shown.masked_fill((shown < 0) & (target <= 2 / 255), 0)
 
 
@@ -167,8 +172,9 @@ def train_crisp(cohort: Cohort, folder: str | Path, part: Part, *, progress: boo
 
 def stage(training: TrainingConfig, share: float) -> TrainingConfig:
     """The stage's own settings: `share` of the first stage's length, gently, with the short memory adversaries need."""
-    limits = {"epochs": max(1, round(training.epochs * share)) if training.epochs else 0}
-    limits |= {"steps": max(1, round(training.steps * share)) if training.steps else 0, "minutes": training.minutes * share}
+    counts = {"epochs": training.epochs, "steps": training.steps}
+    limits = {name: count and max(1, round(count * share)) for name, count in counts.items()}
+    limits["minutes"] = training.minutes * share
     still = {"shift": 0, "intensity": 0.0}  # the tokens of the slices as they are, and mirrored, are known
     gentle = {"lr": training.lr / 5, "beta1": 0.5, "weight_decay": 0.0, "ema": min(training.ema, 0.995), "warmup": 0.05}
     return dataclasses.replace(training, **limits, **still, **gentle)

@@ -15,8 +15,10 @@ from oasis_lib.storage import fingerprint, kept_arrays
 from oasis_lib.training import data
 from oasis_lib.training.data import in_channels, to_images
 
+Device = torch.device | str
 
-def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+
+def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: Device = "cpu") -> np.ndarray:
     """(N, H, W) uint8 -> (N, h, w) int16."""
     if not len(pixels):
         raise ValueError("no images to encode: the batch is empty")
@@ -26,8 +28,8 @@ def encode_images(vqvae: VQVAE, pixels: np.ndarray, device: torch.device | str =
     return torch.cat([vqvae.encode(in_channels(part, vqvae)).cpu() for part in slices]).numpy().astype(np.int16)
 
 
-def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "cpu", *, crisp: bool | None = None) -> np.ndarray:
-    """(N, h, w) -> (N, H, W) uint8, by the faithful decoder or the crisp one; None is the crisp one where it was trained."""
+def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: Device = "cpu", *, crisp: bool | None = None) -> np.ndarray:
+    """(N, h, w) -> (N, H, W) uint8, by the faithful or the crisp decoder; None is the crisp one where there is one."""
     if not len(codes):
         raise ValueError("no tokens to decode: the batch is empty")
     vqvae, crisp = vqvae.to(device), vqvae.crisp is not None if crisp is None else crisp
@@ -37,7 +39,7 @@ def decode_codes(vqvae: VQVAE, codes: np.ndarray, device: torch.device | str = "
     return torch.cat([(part * 255).round().to(torch.uint8).cpu() for part in shown]).numpy()
 
 
-def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: torch.device | str = "cpu", *, mirrored: bool = False) -> np.ndarray:
+def codes_of(vqvae: VQVAE, cohort: Cohort, split: str, device: Device = "cpu", *, mirrored: bool = False) -> np.ndarray:
     """A whole split's tokens (N, h, w) int16, of its mirrored slices if so asked.
 
     Those of a model from a folder are kept beside it, not in it: a model may be given away, and tokens give back scans.

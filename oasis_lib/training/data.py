@@ -28,7 +28,7 @@ class Batch:
 class Batches:
     """`batch(step)` depends on nothing but the seed and the step, so a resumed run needs no state of its own.
 
-    Of `world` processes each takes its share of one and the same global batch, variation included. `crop` leaves out the frame
+    Of `world` processes each takes its share of the same global batch, variation included. `crop` leaves out the frame
     that is black in every training slice: half of a 256 x 256 head, and a convolution learns nothing there.
     """
 
@@ -49,7 +49,7 @@ class Batches:
         self.training, self.device, self.rank, self.world = training, device, rank, world
         self.size = min(training.batch, len(part))
         if self.size % world:
-            raise ValueError(f"a batch of {self.size} can't be shared by {world} processes; set the batch to a multiple of {world}")
+            raise ValueError(f"{world} processes can't share a batch of {self.size}; set it to a multiple of {world}")
         self.count = len(part)
         self.steps_an_epoch = self.count // self.size
         self.box = content_box(part.images, training.shift) if crop else (slice(None), slice(None))
@@ -85,10 +85,10 @@ class Batches:
 
 
 def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor, ends: int | None = None) -> Tensor:
-    """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W) floats: each image its own shift and brightness, some mirrored.
+    """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W): each image its own shift and brightness, some mirrored.
 
-    A mirror puts column x at `ends` - x; without it, the first becomes the last. One gather does shift and flip for the whole
-    batch; torchvision's transforms draw once a batch or go image by image.
+    A mirror puts column x at `ends` - x; without it, the first becomes the last. One gather shifts and mirrors all;
+    torchvision's transforms draw once a batch or go image by image.
     """
     count, height, width = pixels.shape
     span = 2 * training.shift + 1
@@ -116,7 +116,7 @@ def mirrored(images: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def ends(images: np.ndarray) -> int:
-    """Twice the column that brains have their middle at: a mirror there leaves them in place, one amid the frame moves them."""
+    """Twice the column of the brains' middle: a mirror there leaves them in place, one amid the frame moves them."""
     lit = (np.asarray(images) > BLACK).sum((0, 1))
     return round(2 * float((lit * np.arange(len(lit))).sum() / lit.sum())) if lit.any() else len(lit) - 1
 
@@ -143,14 +143,14 @@ def to_images(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
 
 def cdr_index(cohort: Cohort, split: str) -> np.ndarray:
     """Each slice's place in `cohort.cdrs`; -1 without one."""
-    table = cohort[split].table
-    known = {cdr: place for place, cdr in enumerate(cohort.cdrs)}
-    return np.array([known.get(cdr, -1) for cdr in table["cdr"]] if "cdr" in table and known else [-1] * len(table), np.int64)
+    table, known = cohort[split].table, {cdr: place for place, cdr in enumerate(cohort.cdrs)}
+    return np.array([known.get(cdr, -1) for cdr in table.get("cdr", [None] * len(table))], np.int64)
 
 
 def labels_of(cohort: Cohort, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """(N,) slice index and CDR of each slice, as whole numbers."""
-    return tuple(torch.from_numpy(x.astype(np.int64)).to(device) for x in (cohort[split].slice_indices, cdr_index(cohort, split)))
+    found = cohort[split].slice_indices, cdr_index(cohort, split)
+    return tuple(torch.from_numpy(label.astype(np.int64)).to(device) for label in found)
 
 
 def linspace_rows(count: int, most: int) -> np.ndarray:

@@ -1,24 +1,22 @@
-"""Training the CodeGAN: hinge loss, the discriminator at a rate of its own, and words when the two are out of balance."""
+"""Training the CodeGAN: hinge loss, a learning rate for each network, and words when the two are out of balance."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oasis_lib.cohort import Cohort
-from oasis_lib.config import TrainingConfig
 from oasis_lib.device import upload
 from oasis_lib.metrics import apart, in_regions
-from oasis_lib.models import VQVAE
 from oasis_lib.models.codegan import FRESH, CodeGAN
+from oasis_lib.training.adversarial import judged
 from oasis_lib.training.data import Batch, labels_of, seeded
 from oasis_lib.training.tasks import PriorTask
 
-COMMITMENT = 1.0  # weight of the distance between the generator's latents and the codebook; at 0.01 latents grow without end
+COMMITMENT = 1.0  # weight of the generated latents' distance to the codebook; at 0.01 latents grow without end
 SETTLED = 200  # steps before which nothing is said of the balance
 
 
@@ -27,20 +25,20 @@ class GANTask(PriorTask):
 
     model: CodeGAN
 
-    def __init__(self, model: CodeGAN, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
-        super().__init__(model, vqvae, cohort, device, training, out)
+    def __init__(self, model: CodeGAN, *given: Any):
+        super().__init__(model, *given)
         self.rates = {"discriminator": model.config.discriminator_lr_scale}
         self.raw, self.now = self.codes[:0].float(), (self.slice_index, self.cdr)
 
     def begin(self, batch: Batch) -> None:
         super().begin(batch)
-        if self.learnt:
-            return
-        train, sides, slice_index = self.cohort["train"], len(self.maps), labels_of(self.cohort, "train", self.device)[0]
-        subject = np.unique(train.subjects if self.model.slice_indices else np.arange(len(train)), return_inverse=True)[1]
-        subject = np.concatenate([subject + side * (subject.max() + 1) for side in range(sides)])  # mirrored, another one
+        train, sides = self.cohort["train"], len(self.maps)
+        slice_index = labels_of(self.cohort, "train", self.device)[0].repeat(sides)
+        names = train.subjects if self.model.slice_indices else np.arange(len(train))
+        subject = np.unique(names, return_inverse=True)[1]
+        subject = np.concatenate([subject + side * (subject.max() + 1) for side in range(sides)])  # mirrored, another
         vectors, subject = self.vqvae.quantizer.codebook.detach(), torch.from_numpy(subject).to(self.device)
-        self.model.fit_start(vectors, self.maps.flatten(0, 1).long(), slice_index.repeat(sides), subject)
+        self.model.fit_start(vectors, self.maps.flatten(0, 1).long(), slice_index, subject)
 
     def split(self) -> dict[str, nn.Module]:
         return {"discriminator": self.model.discriminator, "generator": self.model.generator}
@@ -61,11 +59,9 @@ class GANTask(PriorTask):
         expected = self.model.expected(self.now[0])
         both = real, self.model.snapped(self.raw.detach())
         on_real, on_fake = (self.parts["discriminator"](maps, expected, *self.now) for maps in both)
-        loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-        right = ((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2
-        self.model.accuracy.lerp_(right.detach(), 0.02)
-        scores = {"real_score": on_real.mean(), "fake_score": on_fake.mean(), "accuracy": right}
-        return loss, {"discriminator": loss} | scores
+        logs = judged(on_real, on_fake)
+        self.model.accuracy.lerp_(logs["accuracy"].detach(), 0.02)
+        return logs["discriminator"], logs | {"real_score": on_real.mean(), "fake_score": on_fake.mean()}
 
     def measure(self, model: CodeGAN) -> dict[str, float]:
         slice_index, size = self.slice_index.clamp(min=0), model.codebook_size
@@ -99,7 +95,7 @@ def verdicts(found: dict[str, float], real_within_one: float) -> list[str]:
 
 
 def coarse(model: CodeGAN, codes: Tensor, slice_index: Tensor) -> Tensor:
-    """(n, h, w) tokens -> (n, C, h / 4, w / 4): mean latents of 4 x 4 positions, less what is expected at the slice index."""
+    """(n, h, w) tokens -> (n, C, h / 4, w / 4): mean latents of 4 x 4 positions, less those of their slice index."""
     return F.avg_pool2d(model.real_maps(codes) - model.expected(slice_index), 4, ceil_mode=True)
 
 

@@ -33,7 +33,8 @@ class Task:
 
     model: nn.Module
     rates: dict[str, float] = {}  # a part's factor on the learning rate, where it is not 1
-    fraction = 0.0  # how much of the run is done; the loop keeps it
+    learnt = False  # whether the model came with weights of an earlier training, and need not begin
+    step, fraction = 0, 0.0  # how much of the run is done; the loop keeps both
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -89,17 +90,18 @@ class Loop:
 
     def __init__(self, task: Task, batches: Batches, training: TrainingConfig, out: Path, accelerator: Accelerator):
         self.task, self.batches, self.training, self.out, self.accelerator = task, batches, training, out, accelerator
-        self.limits = {name: getattr(training, name) for name in ("epochs", "steps", "minutes") if getattr(training, name)}
+        self.limits = {name: limit for name in ("epochs", "steps", "minutes") if (limit := getattr(training, name))}
         self.every = training.validate_every or batches.steps_an_epoch
         self.step, self.best, self.rows, self.seconds = 0, -math.inf, [], 0.0
         self.sums: dict[str, Tensor] = {}  # of the losses since the last row
         task.model.to(accelerator.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(task.model).requires_grad_(False)
         self.weights = list(self.average.parameters()), list(task.model.parameters())
-        self.optimizers = {name: _optimizer(part, training, task.rates.get(name, 1.0)) for name, part in task.parts.items()}
+        rates = {name: training.lr * task.rates.get(name, 1.0) for name in task.parts}
+        self.optimizers = {name: _optimizer(part, training, rates[name]) for name, part in task.parts.items()}
         if state := read_state(out):
             self.restore(state)
-        else:
+        elif not task.learnt:
             task.begin(batches.batch(0))
         if training.compile:
             task.compile()
@@ -112,7 +114,8 @@ class Loop:
 
     def restore(self, state: dict[str, Any]) -> None:
         try:
-            self.step, self.best, self.rows, self.seconds = (state[name] for name in ("step", "best", "rows", "seconds"))
+            for name in ("step", "best", "rows", "seconds"):
+                setattr(self, name, state[name])
             self.sums = {key: value.to(self.accelerator.device) for key, value in state["sums"].items()}
             self.task.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
@@ -143,7 +146,7 @@ class Loop:
     def advance(self) -> None:
         """One step of every part, then of the average."""
         step, training, task = self.step, self.training, self.task
-        torch.manual_seed(training.seed * 1_000_003 + step * 64 + self.accelerator.process_index)  # dropout: alike after a resume
+        torch.manual_seed(training.seed * 1_000_003 + step * 64 + self.accelerator.process_index)  # of dropout
         batch, task.fraction = self.batches.batch(step), self.fraction
         for name, part in task.parts.items():
             optimizer = self.optimizers[name]
@@ -159,12 +162,11 @@ class Loop:
                 other.zero_grad(set_to_none=True)
             for key, value in logs.items():
                 self.sums[key] = self.sums.get(key, 0) + value.detach().float()
-        self.rate = optimizer.param_groups[0]["lr"]
+        self.rate, self.step, task.step = optimizer.param_groups[0]["lr"], step + 1, step + 1
         task.after_step(step)
-        decay = min(training.ema, (step + 1) / (step + 10)) if step else 0.0  # grows: short runs are not held back by their start
+        decay = min(training.ema, (step + 1) / (step + 10)) if step else 0.0  # grows: short runs forget their start
         with torch.no_grad():
             torch._foreach_lerp_(*self.weights, 1 - decay)
-        self.step += 1
         if self.step - self.first == WARM_UP:
             self.loss.item()  # waits for the GPU
         self.tick()
@@ -180,7 +182,7 @@ class Loop:
         if torch.isfinite(self.loss):
             return
         found = f"the loss is {self.loss.item()} at step {self.step}, at a learning rate of {self.rate:.3g}"
-        kept = f"the best weights so far are kept in {self.out}" if (self.out / WEIGHTS).is_file() else "no weights were kept yet"
+        kept = f"the best weights are kept in {self.out}" if (self.out / WEIGHTS).is_file() else "none were kept yet"
         raise FloatingPointError(f"{found}; {kept}. Try a smaller learning rate, or precision=no")
 
     def validate(self) -> dict[str, float]:
@@ -193,10 +195,11 @@ class Loop:
         losses = {f"train_{key}": value for key, value in zip(self.sums, means.tolist())}  # waits for the GPU
         timed = self.step - max(shown, self.first + WARM_UP)
         speed = timed * self.batches.size / (self.seconds - self.counted) if timed > 0 else math.nan
-        row = {"step": self.step, "epoch": self.step / self.batches.steps_an_epoch, "seconds": self.seconds, "lr": self.rate}
+        row = {"step": self.step, "epoch": self.step / self.batches.steps_an_epoch, "seconds": self.seconds}
+        row |= {"lr": self.rate, "images_per_second": speed} | losses
         self.copy_buffers()
         with torch.random.fork_rng(devices=[]), full_precision(self.accelerator.device):
-            row |= {"images_per_second": speed} | losses | self.task.validate(self.average.eval())
+            row |= self.task.validate(self.average.eval())
         self.rows.append(row)
         self.sums, self.counted = {}, self.seconds
         return row
@@ -228,9 +231,9 @@ def fit(
 ) -> pd.DataFrame:
     """Train until the first limit; keep the best weights in `out`, and the last state beside them for a resume.
 
-    What varies the slices, opens labels and revives entries comes from CPU generators: the same on every device. Dropout and
-    hidden tokens draw on the device. On a CPU, a stopped run ends with the same numbers as one that was not. On a GPU it goes
-    on from the same state with the same batches, but sums in atomic operations have no fixed order, and so the last bits differ.
+    What varies slices, opens labels and revives entries comes from CPU generators, alike on every device; dropout and
+    hidden tokens draw on the device. On a CPU, a stopped run ends with the same numbers as one that was not. A GPU goes
+    on from the same state with the same batches, but atomic sums have no fixed order, and so the last bits differ.
     """
     if not (training.epochs or training.steps or training.minutes):
         raise ValueError("training has no end: set epochs, steps or minutes")
@@ -269,7 +272,7 @@ def _optimizer(part: nn.Module, training: TrainingConfig, rate: float) -> torch.
     groups = []
     for decay, small in ((training.weight_decay, False), (0.0, True)):
         chosen = [p for p in part.parameters() if p.requires_grad and (p.dim() <= 1) == small]
-        groups += [{"params": chosen, "weight_decay": decay, "full_lr": training.lr * rate}] if chosen else []
+        groups += [{"params": chosen, "weight_decay": decay, "full_lr": rate}] if chosen else []
     return torch.optim.AdamW(groups, lr=training.lr, betas=(training.beta1, training.beta2), fused=True)
 
 
@@ -281,7 +284,7 @@ def _schedule(fraction: float, warmup: float) -> float:
 
 
 def _agreed(fraction: float, stopping: bool, device: torch.device) -> tuple[float, bool]:
-    """Clocks differ between processes: the slowest one's counts. A signal may reach one process alone: all of them stop."""
+    """Clocks differ between processes: the slowest one's counts. A signal may reach one process: all of them stop."""
     shared = torch.tensor([fraction, float(stopping)], device=device)
     torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
     return float(shared[0]), bool(shared[1])

@@ -54,7 +54,7 @@ def resume_or_fit(
             with watcher(out.name, progress) as report:
                 history = fit(make_task, make_batches, training, out, saved, report)
         except torch.OutOfMemoryError as error:
-            found = f"{out}: the device's memory is full; lower batch (now {training.batch}) or the width of the network"
+            found = f"{out}: the device's memory is full; lower batch (now {training.batch}) or the network's width"
             raise ValueError(f"{found}. It goes on from its last saved state ({str(error).splitlines()[0]})") from error
         if main:
             made = {"settings": asked, "library": library_digest(), "finished": True}
@@ -64,7 +64,7 @@ def resume_or_fit(
 
 
 def begin(out: Path, asked: dict[str, Any], progress: bool) -> bool:
-    """Whether the folder's training is finished. If not, other settings are refused, and all is ready for the next step."""
+    """Whether the folder's training is finished. If not, other settings are refused, and all is ready for a step."""
     for left in out.glob(".*.part"):  # of a killed process
         left.unlink()
     before = read_json(out / REQUEST, {})
@@ -99,7 +99,7 @@ def weights_to_begin_with(folder: Path, out: Path, wanted: dict[str, Any], fresh
     try:
         return read_weights(folder, config, fresh.state_dict())
     except ValueError as error:
-        raise ValueError(f"{folder} can't be begun with: its network is made otherwise, or damaged ({error})") from error
+        raise ValueError(f"{folder} can't be begun with: it is damaged, or made otherwise ({error})") from error
 
 
 def read_history(out: Path) -> pd.DataFrame:

@@ -19,15 +19,23 @@ from oasis_lib.training.gan import GANTask
 from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
 from oasis_lib.training.tasks import LikelihoodTask, PriorTask
 
+Pathlike = str | Path
 TASKS: dict[str, type[PriorTask]] = {"codegan": GANTask}  # how others than autoregressive priors are trained
 
 
 def train_prior(
-    kind: str, cohort: Cohort, vqvae: str | Path, out: str | Path, part: Part, *, begin: str | Path = "", progress: bool = True
+    kind: str,
+    cohort: Cohort,
+    vqvae: Pathlike,
+    out: Pathlike,
+    part: Part,
+    *,
+    begin: Pathlike = "",
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Train a prior over the codes of the VQ-VAE in folder `vqvae`, or go on where an earlier call was stopped.
 
-    `begin` is the folder of a prior whose weights it begins with: over the same tokens, or those that this VQ-VAE began with.
+    `begin` is the folder of a prior whose weights it begins with: over the same tokens, or those its VQ-VAE began with.
     Over another cohort, what is counted position by position is counted anew.
     """
     if kind == "vqvae" or kind not in KINDS:
@@ -37,7 +45,8 @@ def train_prior(
     config, codebook_size, side = part.model, encoder.config.codebook_size, cohort.size // encoder.config.factor
     if hasattr(config, "code_dim"):
         config = dataclasses.replace(config, code_dim=encoder.config.code_dim)
-    shape = {"grid": [side, side], "codebook_size": codebook_size, "slice_indices": cohort.slice_indices, "cdrs": len(cohort.cdrs)}
+    shape = {"grid": [side, side], "codebook_size": codebook_size, "slice_indices": cohort.slice_indices}
+    shape["cdrs"] = len(cohort.cdrs)
     made = {"kind": kind, "model": as_dict(config), **shape, "vqvae": content_hash(vqvae / WEIGHTS)}
     weights = None
     if begin:

@@ -1,4 +1,4 @@
-"""What is to be seen of a training: a live plot in JupyterLab, a bar in a terminal, lines in logs; snapshots in its folder."""
+"""What is seen of a training: a live plot in JupyterLab, a bar in a terminal, lines in logs; snapshots in a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oasis_lib.storage import atomic, main_process
 Report = Callable[[pd.DataFrame, float], None]  # is told of the history, and how much of the run is done
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 SNAPSHOTS, SHOWN = "snapshots.npz", 4  # in the model's folder; how many a moment
-COSTLY = 2.0  # seconds: what takes longer is drawn whenever the steps are eightfold, and all else when they have doubled
+COSTLY = 2.0  # seconds: what takes longer is drawn when the steps are eightfold, all else when they have doubled
 
 
 @contextmanager
@@ -51,7 +51,8 @@ def summary(history: pd.DataFrame) -> str:
         return ""
     last = history.iloc[-1]
     shown = {key.removeprefix("validate_"): last[key] for key in history if key.startswith("validate_")}
-    return " ".join(f"{key} {shown[key]:.4g}" for key in list(shown)[:4]) + f", {last['images_per_second']:.0f} images/s"
+    words = " ".join(f"{key} {value:.4g}" for key, value in list(shown.items())[:4])
+    return f"{words}, {last['images_per_second']:.0f} images/s"
 
 
 def _when_measured(least: float, show: Callable[[pd.DataFrame, str], None]) -> Report:

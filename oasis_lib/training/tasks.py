@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,16 @@ from oasis_lib.config import TrainingConfig
 from oasis_lib.models import VQVAE
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
-from oasis_lib.training.codes import codes_of, encode_images
-from oasis_lib.training.data import Batch, even_slice_indices, flips, in_channels, labels_of, linspace_rows, mirrored, seeded
+from oasis_lib.training import data
+from oasis_lib.training.codes import Device, codes_of, encode_images
+from oasis_lib.training.data import Batch, in_channels, labels_of, linspace_rows
 from oasis_lib.training.loop import Task
 from oasis_lib.training.progress import SHOWN, SNAPSHOTS, keep_snapshot
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
 COUNTED = 4096  # training slices whose tokens are counted before the first step
-SHIFTED = 96  # training slices that a model is shown before the first step in four other places, beside those as they are
+SHIFTED = 96  # training slices that a model is shown before the first step in four other places too
 VARIED = 0.7  # of the run: from here on slices are as they are, for a prior draws what it was shown last
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 MEANT = 200  # steps before which no bits are judged
@@ -33,12 +35,10 @@ MEANT = 200  # steps before which no bits are judged
 class PriorTask(Task):
     """Any prior: a child says what its loss is, and how it is validated."""
 
-    learnt = False  # whether the model came with weights of an earlier training
-
-    def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
+    def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: Device, training: TrainingConfig, out: Path):
         super().__init__(model)
-        self.shift, self.cohort, self.flips = training.shift, cohort, flips(cohort, training)
-        self.vqvae, self.device, self.out, self.step = vqvae.to(device).eval().requires_grad_(False), device, out, 0
+        self.shift, self.cohort, self.flips = training.shift, cohort, data.flips(cohort, training)
+        self.vqvae, self.device, self.out = vqvae.to(device).eval().requires_grad_(False), device, out
         rows = linspace_rows(len(cohort["validate"]), VALIDATED)
         self.codes = self._all("validate")[rows].long()
         self.slice_index, self.cdr = (label[rows] for label in labels_of(cohort, "validate", device))
@@ -47,7 +47,8 @@ class PriorTask(Task):
         self.maps = torch.stack([self._all("train", side) for side in sides])  # (1 or 2, N, h, w)
 
     def _all(self, split: str, mirrored: bool = False) -> Tensor:
-        return torch.from_numpy(codes_of(self.vqvae, self.cohort, split, self.device, mirrored=mirrored)).to(self.device)
+        codes = codes_of(self.vqvae, self.cohort, split, self.device, mirrored=mirrored)
+        return torch.from_numpy(codes).to(self.device)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
@@ -64,8 +65,6 @@ class PriorTask(Task):
 
     def begin(self, batch: Batch) -> None:
         """Show the model some training maps, also as training varies them."""
-        if self.learnt:
-            return
         rows = linspace_rows(self.maps.shape[1], COUNTED)
         slice_index = labels_of(self.cohort, "train", self.device)[0][rows]
         varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
@@ -73,25 +72,23 @@ class PriorTask(Task):
 
     def _shifted(self) -> Tensor:
         """A few brains at the corners of where training shifts them, on either side; none where it doesn't."""
+        if not self.shift:
+            return self.codes[:0]
         train = self.cohort["train"].images
-        images = train[linspace_rows(len(train), SHIFTED)] if self.shift else train[:0]
+        images = train[linspace_rows(len(train), SHIFTED)]
         if self.flips:
-            images = np.concatenate([images, mirrored(images, train)])
-        corners = [(y * self.shift, x * self.shift) for y in (-1, 1) for x in (-1, 1)]
+            images = np.concatenate([images, data.mirrored(images, train)])
+        corners = product((-self.shift, self.shift), repeat=2)
         moved = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
-        codes = encode_images(self.vqvae, moved, self.device) if len(moved) else np.zeros((0, *self.codes.shape[1:]))
-        return torch.from_numpy(codes).long().to(self.device)
-
-    def after_step(self, step: int) -> None:
-        self.step = step + 1
+        return torch.from_numpy(encode_images(self.vqvae, moved, self.device)).long().to(self.device)
 
     @torch.no_grad()
     def validate(self, model: Prior) -> dict[str, float]:
         """A child's `measure`, and now and then some samples, always of the same seed."""
-        measured, spread = self.measure(model), torch.from_numpy(even_slice_indices(SHOWN, model.slice_indices))
+        measured, spread = self.measure(model), torch.from_numpy(data.even_slice_indices(SHOWN, model.slice_indices))
 
         def draw() -> np.ndarray:
-            return model.sample(SHOWN, spread, generator=seeded(0)).cpu().numpy().astype(np.int16)
+            return model.sample(SHOWN, spread, generator=data.seeded(0)).cpu().numpy().astype(np.int16)
 
         keep_snapshot(self.out / SNAPSHOTS, self.step, "codes", draw)
         return measured
@@ -108,9 +105,9 @@ class LikelihoodTask(PriorTask):
         return loss, {"bits": loss * targets[0].numel() / math.log(2)}
 
     def measure(self, model: Autoregressive) -> dict[str, float]:
-        nats = model.nll(self.codes, self.slice_index, self.cdr, batch=BATCH)
-        bits = float(nats.mean()) / math.log(2)
-        return {"validate_bits": bits, "validate_nats_a_code": float(nats.mean()) / self.codes[0].numel(), "score": -bits}
+        nats = float(model.nll(self.codes, self.slice_index, self.cdr, batch=BATCH).mean())
+        bits = nats / math.log(2)
+        return {"validate_bits": bits, "validate_nats_a_code": nats / self.codes[0].numel(), "score": -bits}
 
     @cached_property
     def counted(self) -> float:
@@ -123,5 +120,5 @@ class LikelihoodTask(PriorTask):
         bits = row["validate_bits"]
         if row["step"] < MEANT or bits < self.counted:
             return []
-        found = f"{bits:.0f} bits an image of validation subjects; counting tokens position by position gives {self.counted:.0f}"
+        found = f"{bits:.0f} bits an image of validation subjects; counting tokens by position gives {self.counted:.0f}"
         return [f"{found}: the prior has learned nothing that holds for others; lower its lr, or add subjects"]

@@ -25,15 +25,15 @@ from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
 from oasis_lib.training.progress import SHOWN, SNAPSHOTS, keep_snapshot
 
 VALIDATED = 256  # slices looked at while training; the reported numbers are of all
-HEAD_START = 0.25  # of the run at most, whatever `warm` says: a slow machine's few steps must not end before there is a codebook
-SETTLED = 0.6  # of the run: from here on no entry is moved to another place, and the decoder learns what each has come to mean
+HEAD_START = 0.25  # of the run without a codebook at most: a slow machine's few steps must not end before there is one
+SETTLED = 0.6  # of the run: from here on no entry is moved elsewhere, and the decoder learns what each has come to mean
 MEANT, FEW = 200, 0.02  # steps before which no codebook is judged; the share in use below which it has collapsed
 
 
 class VQVAETask(Task):
     def __init__(self, model: VQVAE, cohort: Cohort, device: torch.device, seed: int = 0, out: Path | None = None):
         super().__init__(model)
-        self.seed, self.device, self.out, self.step = seed, device, out, 0
+        self.seed, self.device, self.out = seed, device, out
         split = cohort["validate"]
         self.rows = linspace_rows(len(split), VALIDATED)
         pixels = split.images[self.rows]
@@ -57,7 +57,6 @@ class VQVAETask(Task):
         return total, logs | {"loss": total, "commitment": out.commitment}
 
     def after_step(self, step: int) -> None:
-        self.step = step + 1
         latents, codes = self.moved
         if self.begun:
             revive = self.fraction < SETTLED
@@ -143,8 +142,8 @@ def train_vqvae(
         vqvae.variance.fill_(float(pixels.var()))
         return VQVAETask(vqvae, cohort, device, training.seed, Path(out))
 
-    first = dataclasses.replace(model, adversarial=0.0)  # the second stage, whatever its length, leaves the first as it is
-    saved = {"kind": kind, "model": as_dict(first), "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
+    first = as_dict(dataclasses.replace(model, adversarial=0.0))  # the second stage changes nothing of it
+    saved = {"kind": kind, "model": first, "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
     saved |= {"begin": content_hash(Path(begin) / WEIGHTS)} if begin else {}
     batches = functools.partial(Batches, cohort, "train", training, crop=True)
     history = resume_or_fit(make_task, batches, training, out, saved, progress)
