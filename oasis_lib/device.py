@@ -51,15 +51,17 @@ def step_room(device: torch.device) -> float:
 
 def spilled(room: float) -> AbstractContextManager:
     """What the backward pass needs beyond `room` bytes waits in the host's memory: slower, for the same numbers."""
+    if room == math.inf:
+        return nullcontext()
     held = 0
 
+    @torch.compiler.disable
     def pack(tensor: Tensor) -> tuple[Tensor, torch.device]:
         nonlocal held
         held += tensor.nbytes
         return tensor if held <= room else tensor.cpu(), tensor.device
 
-    hooks = torch.autograd.graph.saved_tensors_hooks
-    return hooks(pack, lambda kept: kept[0].to(kept[1])) if room < math.inf else nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept[0].to(kept[1]))
 
 
 def in_half(device: torch.device, precision: str = "auto") -> bool:

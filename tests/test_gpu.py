@@ -219,6 +219,17 @@ def test_what_does_not_fit_a_card_waits_in_memory_and_changes_no_weight(kind, wo
     assert sum(copied) > 1e6 and all(torch.equal(plain[name], spilled[name]) for name in plain)
 
 
+def test_a_compiled_network_may_wait_in_memory_too(monkeypatch):
+    network, x, copied = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 1)), torch.ones(4, 8), []
+    plain = torch.autograd.grad(network(x).sum(), network.parameters())
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: copied.append(x.nbytes) or x.to("cpu", copy=True))
+    network.compile(backend="aot_eager")
+    with device.spilled(0.0):
+        loss = network(x).sum()
+    torch.testing.assert_close(torch.autograd.grad(loss, network.parameters()), plain)
+    assert len(copied) >= 2
+
+
 def test_the_clock_starts_after_the_first_steps(tmp_path, monkeypatch):
     batch = Batches.batch
 

@@ -43,7 +43,7 @@ class Block(nn.Module):
             k, v = (kept.index_copy_(2, at, new)[:, :, :end] for kept, new in zip(cache, (k, v)))
             mask = (torch.arange(k.shape[2], device=k.device) <= at)[None] if end is None else None
         # No dropout of attention weights: it would rule out the fused kernel.
-        seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not cache)
+        seen = F.scaled_dot_product_attention(q, k, v, mask, is_causal=len(cache) == 0)
         x = x + F.dropout(self.mix(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + F.dropout(self.narrow(F.gelu(self.wide(self.norm2(x)))), self.dropout, self.training)
 
