@@ -26,8 +26,6 @@ def batch_size_for(pixels: int, device: torch.device | str = "cpu") -> int:
     """How many images to work on together; on a CPU few: memory beyond 32 MB is given back and fetched each time."""
     on_cpu = torch.device(device).type == "cpu"
     return max(1, 2**19 // pixels) if on_cpu else min(256, together(device, 256, 512 * pixels))
-    on_cpu = torch.device(device).type == "cpu"
-    return max(1, 2**19 // pixels) if on_cpu else min(256, together(device, 256, 512 * pixels))
 
 
 @lru_cache(maxsize=32)
