@@ -194,7 +194,7 @@ def test_a_second_training_of_one_folder_is_refused_and_a_killed_ones_rest_is_re
     "error, message",
     [
         (torch.OutOfMemoryError("tried 2 GiB"), "memory is full; lower batch .now 8."),
-        (OSError(errno.ENOSPC, "No space left on device"), "m: the disk is full; make room and run the same command"),
+        (OSError(errno.ENOSPC, "No space left on device"), "m: the disk is full; make room, and the same command"),
     ],
 )
 def test_a_full_memory_or_disk_is_said_and_the_run_goes_on_later(error, message, tmp_path, monkeypatch):
