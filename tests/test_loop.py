@@ -239,20 +239,20 @@ def test_training_without_an_end_is_refused(tmp_path):
 
 def test_batches_cover_an_epoch_once_and_depend_on_the_step_alone(tmp_path):
     cohort = made_cohort(tmp_path)
-    batches = Batches(cohort, "train", TRAINING, torch.device("cpu"))
+    batches = Batches(cohort, TRAINING, torch.device("cpu"))
     seen = torch.cat([batches.batch(step).rows for step in range(batches.steps_an_epoch)])
     assert sorted(seen.tolist()) == list(range(24))
-    fresh = Batches(cohort, "train", TRAINING, torch.device("cpu"))
+    fresh = Batches(cohort, TRAINING, torch.device("cpu"))
     assert torch.equal(fresh.batch(7).images, batches.batch(7).images)
-    shares = [Batches(cohort, "train", TRAINING, torch.device("cpu"), rank, 2).batch(7) for rank in (0, 1)]
+    shares = [Batches(cohort, TRAINING, torch.device("cpu"), rank, 2).batch(7) for rank in (0, 1)]
     assert torch.equal(torch.cat([s.images for s in shares]).sort(0).values, batches.batch(7).images.sort(0).values)
 
 
 def test_streamed_batches_equal_those_held_in_memory(tmp_path, monkeypatch):
     cohort = made_cohort(tmp_path)
-    held = Batches(cohort, "train", TRAINING, torch.device("cpu")).batch(3)
+    held = Batches(cohort, TRAINING, torch.device("cpu")).batch(3)
     monkeypatch.setattr("oasis_lib.training.data.card_memory", lambda device: (0, 0))
-    assert torch.equal(Batches(cohort, "train", TRAINING, torch.device("cpu")).batch(3).images, held.images)
+    assert torch.equal(Batches(cohort, TRAINING, torch.device("cpu")).batch(3).images, held.images)
 
 
 def test_variation_shifts_flips_and_scales_each_image_on_its_own():

@@ -209,7 +209,7 @@ def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, wo
     vqvae = tmp_path / "vqvae"
     shutil.copytree(folder, vqvae)
     monkeypatch.setattr(VQVAE, "tokens", lambda self, images: asked.append(len(images)) or encode(self, images))
-    first, batches = task("transformer"), Batches(cohort, "train", training, cpu)
+    first, batches = task("transformer"), Batches(cohort, training, cpu)
     first.begin(batches.batch(0))
     asked.clear()
     other = task("pixelcnn")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from oasis_lib.models.blocks import PatchDiscriminator
 from oasis_lib.models.vqvae import CRISP
 from oasis_lib.storage import fingerprint
 from oasis_lib.training.codes import codes_of
-from oasis_lib.training.data import Batch, Batches, content_box, flips, in_channels, linspace_rows, seeded, to_images
+from oasis_lib.training.data import Batch, content_box, flips, in_channels, linspace_rows, seeded, to_images
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import resume_or_fit
 
@@ -160,14 +159,12 @@ def train_crisp(cohort: Cohort, folder: str | Path, part: Part, *, progress: boo
     folder, share = Path(folder), part.model.adversarial
     training = stage(part.training, share)
     vqvae = load(folder, crisp=False)
-    saved = {"kind": "decoder", "model": as_dict(part.model), "vqvae": fingerprint(vqvae), "cohort": cohort.hash}
-    saved |= {"size": cohort.size, "synthetic": cohort.synthetic}
-    batches = functools.partial(Batches, cohort, "train", training)
+    saved = {"kind": "decoder", "model": as_dict(part.model), "vqvae": fingerprint(vqvae), "size": cohort.size}
 
     def make_task(device: torch.device) -> AdversarialTask:
         return AdversarialTask(load(folder, crisp=False), cohort, device, training)
 
-    return resume_or_fit(make_task, batches, training, folder / CRISP, saved, progress)
+    return resume_or_fit(make_task, cohort, training, folder / CRISP, saved, progress)
 
 
 def stage(training: TrainingConfig, share: float) -> TrainingConfig:

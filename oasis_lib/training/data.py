@@ -1,4 +1,4 @@
-"""Batches of a split: uint8 on the device when it fits, streamed from the memory map when not, varied on the device."""
+"""Batches of training slices: uint8 on the device when it fits, streamed from the memory map when not, varied on the device."""
 
 from __future__ import annotations
 
@@ -32,31 +32,20 @@ class Batches:
     that is black in every training slice: half of a 256 x 256 head, and a convolution learns nothing there.
     """
 
-    def __init__(
-        self,
-        cohort: Cohort,
-        split: str,
-        training: TrainingConfig,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-        *,
-        crop: bool = False,
-    ):
-        part = cohort[split]
+    def __init__(self, cohort: Cohort, training: TrainingConfig, device: torch.device, rank=0, world=1, *, crop=False):
+        part = cohort["train"]
         if len(part) == 0:
-            raise ValueError(f"{cohort.folder}: split {split!r} has no slices to train on")
+            raise ValueError(f"{cohort.folder} has no slices to train on")
         self.training, self.device, self.rank, self.world = training, device, rank, world
-        self.size = min(training.batch, len(part))
+        self.size, self.count = min(training.batch, len(part)), len(part)
         if self.size % world:
             raise ValueError(f"{world} processes can't share a batch of {self.size}; set it to a multiple of {world}")
-        self.count = len(part)
         self.steps_an_epoch = self.count // self.size
         self.box = content_box(part.images, training.shift) if crop else (slice(None), slice(None))
         cropped = part.images[:, *self.box]
         fits = cropped.nbytes < SHARE * card_memory(device)[0]
         self.images = torch.from_numpy(np.array(cropped)).to(device) if fits else cropped
-        self.slice_index, self.cdr = labels_of(cohort, split, device)
+        self.slice_index, self.cdr = labels_of(cohort, "train", device)
         self.flip, self.ends = flips(cohort, training), ends(cropped[linspace_rows(len(part), 256)])
         self._epoch, self._order = -1, torch.empty(0)
 

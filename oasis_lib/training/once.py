@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from oasis_lib.cohort import Cohort
 from oasis_lib.config import MODEL_CONFIGS, TrainingConfig, as_dict, from_dict
 from oasis_lib.paths import library_digest, overwriting
 from oasis_lib.storage import (
@@ -29,7 +31,8 @@ from oasis_lib.storage import (
     read_weights,
     write_json,
 )
-from oasis_lib.training.loop import HISTORY, WARNINGS, MakeBatches, MakeTask, fit, processes
+from oasis_lib.training.data import Batches
+from oasis_lib.training.loop import HISTORY, WARNINGS, MakeTask, fit, processes
 from oasis_lib.training.progress import SNAPSHOTS, watcher
 
 LOCK, REQUEST = ".lock", "request.json"  # who trains here; the settings, written before the first step
@@ -37,14 +40,16 @@ LOCK, REQUEST = ".lock", "request.json"  # who trains here; the settings, writte
 
 def resume_or_fit(
     make_task: MakeTask,
-    make_batches: MakeBatches,
+    cohort: Cohort,
     training: TrainingConfig,
-    out: str | Path,
+    out: Path,
     saved: dict[str, Any],
     progress: bool = True,
+    crop: bool = False,
 ) -> pd.DataFrame:
-    """`fit`, unless it is finished. `saved` is what config.json will say, beside the settings of training."""
-    out, saved = Path(out), saved | {"training": as_dict(training)}
+    """`fit` to training slices, unless it is finished. `saved` is what config.json says of the model and its parents."""
+    saved |= {"cohort": cohort.hash, "synthetic": cohort.synthetic, "training": as_dict(training)}
+    batches = partial(Batches, cohort, training, crop=crop)
     asked, main = complete(saved), processes().is_main_process
     with disk_errors(out), only_one(out / LOCK, "training here") if main else nullcontext():
         finished = [main and begin(out, asked, progress)]
@@ -52,7 +57,7 @@ def resume_or_fit(
             return read_history(out)
         try:
             with watcher(out.name, progress) as report:
-                history = fit(make_task, make_batches, training, out, saved, report)
+                history = fit(make_task, batches, training, out, saved, report)
         except torch.OutOfMemoryError as error:
             found = f"{out}: the device's memory is full; lower batch (now {training.batch}) or the network's width"
             raise ValueError(f"{found}. It goes on from its last saved state ({str(error).splitlines()[0]})") from error
@@ -122,11 +127,5 @@ def complete(saved: dict[str, Any]) -> dict[str, Any]:
 
 def differences(made: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """ "model.hidden 64, now 32": one entry a setting."""
-    found = []
-    for name, wanted in asked.items():
-        old = made.get(name)
-        if isinstance(wanted, dict) and isinstance(old, dict):
-            found += [f"{name}.{one}" for one in differences(old, wanted)]
-        elif old != wanted:
-            found.append(f"{name} {'unknown' if old is None else old}, now {wanted}")
-    return found
+    old, new = ({key: column[0] for key, column in pd.json_normalize(one).items()} for one in (made, asked))
+    return [f"{key} {old.get(key, 'unknown')}, now {value}" for key, value in new.items() if old.get(key) != value]

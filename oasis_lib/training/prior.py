@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,6 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import PRIORS, Part, as_dict, unknown
 from oasis_lib.models import KINDS, build, load
 from oasis_lib.storage import WEIGHTS, content_hash, main_process, read_config
-from oasis_lib.training.data import Batches
 from oasis_lib.training.gan import GANTask
 from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
 from oasis_lib.training.tasks import LikelihoodTask, PriorTask
@@ -57,8 +55,7 @@ def train_prior(
         weights = weights_to_begin_with(Path(begin), out, asked, build(kind, config, **alike))
         if alike != shape:  # other cohorts have other CDRs: what was learned of them is left
             weights = {name: value for name, value in weights.items() if not name.endswith("cdr.weight")}
-    saved = made | {"cohort": cohort.hash, "synthetic": cohort.synthetic}
-    saved |= {"begin": content_hash(Path(begin) / WEIGHTS)} if begin else {}
+    made |= {"begin": content_hash(Path(begin) / WEIGHTS)} if begin else {}
 
     def make_task(device: torch.device) -> PriorTask:
         ready = task(build(kind, config, **shape), load(vqvae), cohort, device, training, out)
@@ -67,8 +64,7 @@ def train_prior(
             ready.learnt = earlier.get("cohort") == cohort.hash
         return ready
 
-    batches = functools.partial(Batches, cohort, "train", training)
-    history = resume_or_fit(make_task, batches, training, out, saved, progress)
+    history = resume_or_fit(make_task, cohort, training, out, made, progress)
     if main_process():
         write_cards(out, cohort.info)
     return history

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from oasis_lib.config import Part, as_dict
 from oasis_lib.models import VQVAE, build, perplexity
 from oasis_lib.storage import WEIGHTS, content_hash, main_process
 from oasis_lib.training.adversarial import train_crisp, without_dark_errors
-from oasis_lib.training.data import Batch, Batches, in_channels, linspace_rows, seeded, to_images
+from oasis_lib.training.data import Batch, in_channels, linspace_rows, seeded, to_images
 from oasis_lib.training.loop import Task
 from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
 from oasis_lib.training.progress import SHOWN, SNAPSHOTS, keep_snapshot
@@ -130,8 +129,8 @@ def train_vqvae(
 
     `begin` is the folder of a VQ-VAE of the same network, whose weights and codebook it begins with.
     """
-    model, training = part.model, part.training
-    weights = weights_to_begin_with(Path(begin), Path(out), {"kind": kind}, build(kind, model)) if begin else None
+    model, training, out = part.model, part.training, Path(out)
+    weights = weights_to_begin_with(Path(begin), out, {"kind": kind}, build(kind, model)) if begin else None
 
     def make_task(device: torch.device) -> VQVAETask:
         vqvae = build(kind, model)
@@ -140,13 +139,12 @@ def train_vqvae(
         pixels = cohort["train"].images[linspace_rows(len(cohort["train"]), 512)].astype(np.float32) / 255
         vqvae.mean.fill_(float(pixels.mean()))
         vqvae.variance.fill_(float(pixels.var()))
-        return VQVAETask(vqvae, cohort, device, training.seed, Path(out))
+        return VQVAETask(vqvae, cohort, device, training.seed, out)
 
     first = as_dict(dataclasses.replace(model, adversarial=0.0))  # the second stage changes nothing of it
-    saved = {"kind": kind, "model": first, "size": cohort.size, "cohort": cohort.hash, "synthetic": cohort.synthetic}
+    saved = {"kind": kind, "model": first, "size": cohort.size}
     saved |= {"begin": content_hash(Path(begin) / WEIGHTS)} if begin else {}
-    batches = functools.partial(Batches, cohort, "train", training, crop=True)
-    history = resume_or_fit(make_task, batches, training, out, saved, progress)
+    history = resume_or_fit(make_task, cohort, training, out, saved, progress, crop=True)
     if model.adversarial:
         train_crisp(cohort, out, part, progress=progress)
     if main_process():
