@@ -142,8 +142,11 @@ def test_a_cached_step_is_one_graph_whose_memory_stays_where_it_is():
     counter, at, where, waits = CompileCounter(), inside[:1] * 0, set(), Waits()
     torch._dynamo.reset()
     compiled = torch.compile(prior.cached(*labels), fullgraph=True, backend=counter)
+
+    def note(_block, given):
+        where.update((kept.data_ptr(), kept.shape) for cache in given[1:2] for kept in cache)
+
     for block in prior.trunk.blocks:
-        note = lambda block, given: where.update((id(block), kept.data_ptr(), kept.shape) for cache in given[1:2] for kept in cache)  # noqa: E731
         block.register_forward_pre_hook(note)
     for place in range(len(inside)):
         at.fill_(place)
@@ -151,7 +154,7 @@ def test_a_cached_step_is_one_graph_whose_memory_stays_where_it_is():
             logits = work(codes, at)
         torch.testing.assert_close(logits, plain(codes, int(inside[place])), atol=1e-4, rtol=0)
         torch.testing.assert_close(growing(codes, at, place + 1), logits, atol=1e-5, rtol=0)
-    assert not waits.found and len(where) == 2 * 2 * 2, "keys and values of two blocks, of the two that are called here"
+    assert not waits.found and len(where) == 2 * 2 * 2, "keys and values of two blocks, for each of two samplings"
     prior.trunk.blocks.apply(lambda block: block._forward_pre_hooks.clear())
     for place in range(len(inside)):
         at.fill_(place)
@@ -220,7 +223,8 @@ def test_what_does_not_fit_a_card_waits_in_memory_and_changes_no_weight(kind, wo
 
 
 def test_a_compiled_network_may_wait_in_memory_too(monkeypatch):
-    network, x, copied = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 1)), torch.ones(4, 8), []
+    network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 1))
+    x, copied = torch.ones(4, 8), []
     plain = torch.autograd.grad(network(x).sum(), network.parameters())
     monkeypatch.setattr(torch.Tensor, "cpu", lambda x: copied.append(x.nbytes) or x.to("cpu", copy=True))
     network.compile(backend="aot_eager")
