@@ -259,7 +259,7 @@ def test_variation_shifts_flips_and_scales_each_image_on_its_own():
     pixels = torch.zeros(2, 8, 8, dtype=torch.uint8)
     pixels[:, 4, 2] = 100
     draws = torch.tensor([[0.0, 0.0, 0.0, 0.5], [0.99, 0.5, 0.9, 1.0]])  # (down, across, flip, brightness)
-    out = vary(pixels, draws, TrainingConfig(shift=2, intensity=0.1), draws[:, 2] >= 0.5)[:, 0]
+    out = vary(pixels, draws, TrainingConfig(shift=2, intensity=0.1), draws[:, 2] >= 0.5, 7)[:, 0]
     assert out[0].argmax() == 6 * 8 + 4 and out[0].max() == pytest.approx(100 / 255)
     assert out[1].argmax() == 2 * 8 + 5 and out[1].max() == pytest.approx(110 / 255)
 

@@ -73,19 +73,18 @@ class Batches:
         return upload(torch.from_numpy(pixels), self.device)
 
 
-def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor, ends: int | None = None) -> Tensor:
+def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor, ends: int) -> Tensor:
     """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W): each image its own shift and brightness, some mirrored.
 
-    A mirror puts column x at `ends` - x; without it, the first becomes the last. One gather shifts and mirrors all;
-    torchvision's transforms draw once a batch or go image by image.
+    A mirror puts column x at `ends` - x. One gather shifts and mirrors all; torchvision's transforms draw once a batch or
+    go image by image.
     """
     count, height, width = pixels.shape
     span = 2 * training.shift + 1
     down, across = ((draws[:, :2] * span).long() - training.shift).T
     rows = (torch.arange(height, device=pixels.device) + down[:, None]).clamp(0, height - 1)
     columns = (torch.arange(width, device=pixels.device) + across[:, None]).clamp(0, width - 1)
-    swapped = (width - 1 if ends is None else ends) - columns
-    columns = torch.where(mirrored[:, None], swapped.clamp(0, width - 1), columns)
+    columns = torch.where(mirrored[:, None], (ends - columns).clamp(0, width - 1), columns)
     index = torch.arange(count, device=pixels.device)[:, None, None]
     images = pixels[index, rows[:, :, None], columns[:, None, :]][:, None].float() / 255
     if training.intensity:
