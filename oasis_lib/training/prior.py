@@ -17,19 +17,12 @@ from oasis_lib.training.gan import GANTask
 from oasis_lib.training.once import resume_or_fit, weights_to_begin_with
 from oasis_lib.training.tasks import LikelihoodTask, PriorTask
 
-Pathlike = str | Path
+Folder = str | Path
 TASKS: dict[str, type[PriorTask]] = {"codegan": GANTask}  # how others than autoregressive priors are trained
 
 
 def train_prior(
-    kind: str,
-    cohort: Cohort,
-    vqvae: Pathlike,
-    out: Pathlike,
-    part: Part,
-    *,
-    begin: Pathlike = "",
-    progress: bool = True,
+    kind: str, cohort: Cohort, vqvae: Folder, out: Folder, part: Part, *, begin: Folder = "", progress: bool = True
 ) -> pd.DataFrame:
     """Train a prior over the codes of the VQ-VAE in folder `vqvae`, or go on where an earlier call was stopped.
 
