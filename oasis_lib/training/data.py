@@ -1,4 +1,4 @@
-"""Batches of training slices: uint8 on the device when it fits, streamed from the memory map when not, varied on the device."""
+"""Batches of training slices: uint8 on the device when it fits, streamed from the memory map when not, varied there."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class Batches:
 def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor, ends: int) -> Tensor:
     """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W): each image its own shift and brightness, some mirrored.
 
-    A mirror puts column x at `ends` - x. One gather shifts and mirrors all; torchvision's transforms draw once a batch or
-    go image by image.
+    A mirror puts column x at `ends` - x. One gather shifts and mirrors all; torchvision's transforms draw once a batch
+    or go image by image.
     """
     count, height, width = pixels.shape
     span = 2 * training.shift + 1

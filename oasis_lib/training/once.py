@@ -47,8 +47,8 @@ def resume_or_fit(
     progress: bool = True,
     crop: bool = False,
 ) -> pd.DataFrame:
-    """`fit` to training slices, unless it is finished. `saved` is what config.json says of the model and its parents."""
-    saved |= {"cohort": cohort.hash, "synthetic": cohort.synthetic, "training": as_dict(training)}
+    """`fit` to training slices, unless it is finished. `saved` is what config.json says of the model and its origin."""
+    saved = saved | {"cohort": cohort.hash, "synthetic": cohort.synthetic, "training": as_dict(training)}
     batches = partial(Batches, cohort, training, crop=crop)
     asked, main = complete(saved), processes().is_main_process
     with disk_errors(out), only_one(out / LOCK, "training here") if main else nullcontext():
