@@ -137,7 +137,7 @@ PIXELCNNS = {
     "pixelcnn-004": Part(PixelCNNConfig(hidden=64, dropout=0.0), TrainingConfig(**PLAIN, lr=3e-4)),
 }
 
-KINDS["baseline"] = ("", BaselineVQVAE)
-KINDS["pixelcnn-002"] = ("", partial(BaselinePixelCNN, layers=10, labels=False))
-KINDS["pixelcnn-004"] = ("", partial(BaselinePixelCNN, layers=15, labels=True))
+KINDS["baseline"] = BaselineVQVAE
+KINDS["pixelcnn-002"] = partial(BaselinePixelCNN, layers=10, labels=False)
+KINDS["pixelcnn-004"] = partial(BaselinePixelCNN, layers=15, labels=True)
 MODEL_CONFIGS |= {"baseline": BaselineConfig} | dict.fromkeys(PIXELCNNS, PixelCNNConfig)

@@ -267,4 +267,4 @@ def learn_bins(model: DCGAN, made: Tensor, rate: float = 0.02) -> None:
     model.edges[1:-1] = model.edges[1:-1].lerp(cuts, rate).cummax(0).values
 
 
-KINDS["dcgan"], MODEL_CONFIGS["dcgan"], TASKS["dcgan"] = ("", DCGAN), DCGANConfig, DCGANTask
+KINDS["dcgan"], MODEL_CONFIGS["dcgan"], TASKS["dcgan"] = DCGAN, DCGANConfig, DCGANTask

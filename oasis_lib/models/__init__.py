@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-from contextlib import nullcontext
-from importlib import import_module
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,29 +15,27 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 
 from oasis_lib.config import MODEL_CONFIGS, TokenMaps, as_dict, from_dict, unknown
 from oasis_lib.models.blocks import Decoder, Encoder, ResidualBlock
+from oasis_lib.models.codegan import CodeGAN, Discriminator, Generator
+from oasis_lib.models.pixelcnn import GatedPixelCNN
 from oasis_lib.models.quantizer import VectorQuantizer, perplexity
+from oasis_lib.models.transformer import CodeTransformer
 from oasis_lib.models.vqvae import CRISP, VQVAE, VQOutput
 from oasis_lib.storage import CONFIG, FORMAT, WEIGHTS, fingerprint, read_config, read_weights
 
-# kind in config.json: module, class. A program may add ("", a class of its own), and its settings to MODEL_CONFIGS.
-KINDS: dict[str, tuple[str, Any]] = {
-    "vqvae": ("vqvae", "VQVAE"),
-    "pixelcnn": ("pixelcnn", "GatedPixelCNN"),
-    "transformer": ("transformer", "CodeTransformer"),
-    "codegan": ("codegan", "CodeGAN"),
+# By the kind in config.json. A program may add classes of its own, and their settings to MODEL_CONFIGS.
+KINDS: dict[str, Callable[..., nn.Module]] = {
+    "vqvae": VQVAE,
+    "transformer": CodeTransformer,
+    "pixelcnn": GatedPixelCNN,
+    "codegan": CodeGAN,
 }
-SHAPE = tuple(field.name for field in dataclasses.fields(TokenMaps))
-_LATE = {cls: module for module, cls in KINDS.values()} | {"Generator": "codegan", "Discriminator": "codegan"}
 
 
 def build(kind: str, model: dict[str, Any] | Any, **shape: Any) -> nn.Module:
     """A fresh model. Priors also take grid=(h, w), entries, slice indices and CDRs."""
     if kind not in KINDS:
         raise unknown("model", kind, KINDS)
-    config = from_dict(MODEL_CONFIGS[kind], model) if isinstance(model, dict) else model
-    module, cls = KINDS[kind]
-    make = cls if callable(cls) else getattr(import_module(f"oasis_lib.models.{module}"), cls)
-    return make(config, **shape)
+    return KINDS[kind](from_dict(MODEL_CONFIGS[kind], model) if isinstance(model, dict) else model, **shape)
 
 
 def load(folder: str | Path, *, crisp: bool = True) -> Any:
@@ -63,10 +60,10 @@ def _built(folder: Path, config: dict[str, Any], device: str) -> nn.Module:
     """A fresh model of what a config.json says. On the meta device it takes no memory, whatever its size."""
     try:
         settings = from_dict(MODEL_CONFIGS[config["kind"]], config["model"], whole=config.get("format") == FORMAT)
-        over = {name: config[name] for name in SHAPE if name in config}  # of a prior: what it is over
+        over = {field.name: config[field.name] for field in fields(TokenMaps) if field.name in config}  # a prior's
         shape = as_dict(from_dict(TokenMaps, over)) if over else {}
-        iterated = patch.object(_SpectralNorm, "_power_method", lambda *_: None)  # half a second on no numbers
-        with torch.device(device), iterated if device == "meta" else nullcontext():
+        # Spectral norms would iterate for half a second, on weights that are replaced.
+        with torch.device(device), patch.object(_SpectralNorm, "_power_method"):
             return build(config["kind"], settings, **shape)
     except Exception as error:  # whatever a constructor says of such settings: they are the file's
         raise ValueError(f"{folder / CONFIG}: {error}") from error
@@ -79,13 +76,6 @@ def _load_crisp(vqvae: VQVAE) -> None:
         raise ValueError(f"{folder} belongs to another VQ-VAE than {vqvae.folder}; move it away, and train it anew")
     vqvae.crisp = copy.deepcopy(vqvae.decoder)
     vqvae.crisp.load_state_dict(read_weights(folder, config, vqvae.decoder.state_dict()))
-
-
-def __getattr__(name: str) -> Any:
-    """Priors are imported when they are first asked for."""
-    if name in _LATE:
-        return getattr(import_module(f"oasis_lib.models.{_LATE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

@@ -56,9 +56,9 @@ class LinearStart(nn.Module):
 
     def keep(self, components: Tensor) -> None:
         """(knots, at most `size`, C * h * w)."""
-        scales = components.abs().amax(2) / 127
-        self.scales[:, : components.shape[1]] = scales
-        self.components[:, : components.shape[1]] = (components / scales.clamp(min=1e-9)[..., None]).round().to(torch.int8)
+        scales, count = components.abs().amax(2) / 127, components.shape[1]
+        self.scales[:, :count] = scales
+        self.components[:, :count] = (components / scales.clamp(min=1e-9)[..., None]).round().to(torch.int8)
 
     def expected(self, slice_index: Tensor) -> Tensor:
         """(B,) -> (B, C, h, w): the mean at a slice index."""
@@ -66,9 +66,9 @@ class LinearStart(nn.Module):
         return torch.lerp(self.mean[low], self.mean[high], part)
 
     def forward(self, noise: Tensor, slice_index: Tensor) -> Tensor:
-        low, high, part = self.between(slice_index)
-        scores = (noise * self.scales[knot] for knot in (low, high))
-        below, above = (torch.bmm(x[:, None], self.components[k].to(x.dtype)).float() for x, k in zip(scores, (low, high)))
+        *knots, part = self.between(slice_index)
+        scores = [(noise * self.scales[knot])[:, None] for knot in knots]
+        below, above = (torch.bmm(x, self.components[knot].to(x.dtype)).float() for x, knot in zip(scores, knots))
         return self.expected(slice_index) + torch.lerp(below, above, part[..., 0]).view(-1, *self.mean.shape[1:])
 
 
@@ -262,9 +262,8 @@ class CodeGAN(Prior):
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
         how = Sampler(**options)
-        cuts = {"top_k": how.top_k is not None, "top_p": how.top_p is not None and how.top_p < 1}
-        if others := [name for name, cutting in cuts.items() if cutting]:
-            raise ValueError(f"{', '.join(others)}: a codegan prior has no logits; it takes a temperature alone")
+        if how.top_k is not None or (how.top_p or 1.0) < 1:
+            raise ValueError("top_k, top_p: a codegan prior has no logits; it takes a temperature alone")
         (slice_index, cdr), seeds = self.labels(n, slice_index, cdr), image_seeds(n, how.generator, self.device)
         drawn = (uniform(seeds, -1)[:, 0, 0] * max(self.slice_indices, 1)).long()
         slice_index = torch.where(slice_index < 0, drawn, slice_index)

@@ -26,21 +26,18 @@ Step = Callable[[Tensor, int], Tensor]
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """A prior that can tell the probability of a token map."""
+    """A prior that can tell the probability of token maps (B, h, w)."""
 
-    def log_probs(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
-        """(B, h, w): natural logarithm of each token's probability given the tokens before it."""
+    def log_probs(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor: ...
 
-    def nll(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
-        """(B,) nats per image."""
+    def nll(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor: ...
 
 
 @runtime_checkable
 class Inpainting(Protocol):
     """A prior that can draw some tokens of a map, given the others."""
 
-    def fill(self, codes: Tensor, mask: Tensor, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
-        """`codes` (B, h, w) drawn anew where `mask` is true. Options are those of `Sampler`."""
+    def fill(self, codes: Tensor, mask: Tensor, slice_index: Label = None, cdr: Label = None, **how: Any) -> Tensor: ...
 
 
 class Prior(nn.Module, ABC):
@@ -67,10 +64,6 @@ class Prior(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
-
-    def start(self, codes: Tensor, slice_index: Label = None, shifted: Tensor | None = None, vectors=None) -> None:
-        """Counting before the first step: training maps (n, h, w), their slice indices, more maps as training shifts
-        and mirrors them, and the codebook (K, D)."""
 
     @abstractmethod
     def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
@@ -112,6 +105,8 @@ class Autoregressive(Prior):
         return logits if self.training else self.background.around(logits)
 
     def start(self, codes: Tensor, slice_index: Label = None, shifted: Tensor | None = None, vectors=None) -> None:
+        """Counting before the first step: training maps (n, h, w), their slice indices, more maps as training shifts
+        and mirrors them, and the codebook (K, D)."""
         self.background.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.position_prior.start(codes, slice_index)
         if vectors is not None:
@@ -131,6 +126,7 @@ class Autoregressive(Prior):
 
     @torch.no_grad()
     def log_probs(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
+        """(B, h, w): natural logarithm of each token's probability given the tokens before it."""
         codes = self.check_codes(codes)
         labels = self.labels(len(codes), slice_index, cdr)
         parts = zip(codes.split(batch), *(label.split(batch) for label in labels))
@@ -138,6 +134,7 @@ class Autoregressive(Prior):
             return torch.cat([-F.cross_entropy(self(*p).movedim(-1, 1), p[0], reduction="none") for p in parts])
 
     def nll(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
+        """(B,) nats per image."""
         return -self.log_probs(codes, slice_index, cdr, batch).flatten(1).sum(1)
 
     def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
@@ -148,6 +145,7 @@ class Autoregressive(Prior):
 
     @torch.no_grad()
     def fill(self, codes: Tensor, mask: Tensor, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
+        """`codes` (B, h, w) drawn anew where `mask` is true. Options are those of `Sampler`."""
         how, codes = Sampler(**options), self.check_codes(codes)
         wanted = mask.to(self.device).expand(len(codes), *self.grid).flatten(1)
         labels, seeds = self.labels(len(codes), slice_index, cdr), image_seeds(len(codes), how.generator, self.device)

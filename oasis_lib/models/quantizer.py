@@ -76,7 +76,9 @@ class VectorQuantizer(nn.Module):
         self.started.fill_(1.0)
 
     @torch.no_grad()
-    def update(self, latents: Tensor, codes: Tensor, *, revive: bool = True, generator: torch.Generator | None = None) -> None:
+    def update(
+        self, latents: Tensor, codes: Tensor, *, revive: bool = True, generator: torch.Generator | None = None
+    ) -> None:
         """One step of the moving averages (over all ranks), then revival of entries that went out of use."""
         flat = flatten(latents.float())
         counts, sums = self._tally(flat, codes.flatten())
@@ -94,7 +96,8 @@ class VectorQuantizer(nn.Module):
     def _revive(self, flat: Tensor, places: int, generator: torch.Generator | None) -> None:
         mean = self.counts.mean()
         dead = self.counts < self.config.dead_code_threshold * mean  # no `if dead.any()`: that would wait for the GPU
-        picks = upload(torch.randint(len(flat) * world(), (self.config.codebook_size,), generator=generator), flat.device)
+        picks = torch.randint(len(flat) * world(), (self.config.codebook_size,), generator=generator)
+        picks = upload(picks, flat.device)
         image, place = picks // places, picks % places
         candidates = flat[image // world() * places + place]
         if world() > 1:  # each process gives the picks that are its own

@@ -92,11 +92,13 @@ class CodeTransformer(Autoregressive):
         self.register_buffer("neighbours", neighbour_table(*self.grid), persistent=False)
 
     def _places(self) -> tuple[Tensor, Tensor]:
-        """The foreground positions (n,), and where each looks (n, neighbours + 1)."""
+        """The foreground positions (n,), and where each looks: its neighbours, and the foreground position before it.
+
+        (n, neighbours + 1); -1 and h * w are outside the map.
+        """
         where = self.background.positions()
-        table = self.neighbours[where]
-        table[1:, -1] = where[:-1]  # the foreground position before: at the start of a row, the last of the row above
-        return where, table
+        before = torch.cat([where[:1] - 1, where[:-1]])  # at the start of a row, the last of the row above
+        return where, torch.cat([self.neighbours[where], before[:, None]], 1)
 
     def _read(self, flat: Tensor, table: Tensor) -> Tensor:
         """Tokens (B, N) and where each of T positions looks (T, neighbours + 1) -> (B, T, width)."""
@@ -143,14 +145,12 @@ class CodeTransformer(Autoregressive):
 
 
 def neighbour_table(h: int, w: int) -> Tensor:
-    """(h * w, neighbours + 1) positions, row by row; h * w is outside the map. The last one is the position before."""
+    """(h * w, neighbours) positions, row by row; h * w is outside the map."""
     row, column = torch.arange(h)[:, None, None], torch.arange(w)[None, :, None]
     up, right = torch.tensor(NEIGHBOURS).T
     row, column = row + up, column + right
     inside = (row >= 0) & (column >= 0) & (column < w)
-    table = torch.where(inside, row * w + column, h * w).flatten(0, 1)
-    before = torch.arange(h * w)[:, None] - 1
-    return torch.cat([table, torch.where(before < 0, h * w, before)], 1)
+    return torch.where(inside, row * w + column, h * w).flatten(0, 1)
 
 
 def _initialise(module: nn.Module) -> None:
