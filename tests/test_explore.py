@@ -19,6 +19,9 @@ from oasis_lib.explore.base import TILE, Panel, boxed, colours, difference, grey
 class Mirror(Panel):
     title, button = "A mirror", "Break"
 
+    def open(self, run):
+        """Nothing of a run is shown."""
+
     def controls(self):
         return {"turn": slider("turn", 0, 3)}
 
@@ -68,14 +71,14 @@ def test_painting():
     assert framed.shape[2] == 3 and framed.max() == 230
 
 
-def test_a_panel_that_draws_nothing_says_so():
-    with pytest.raises(NotImplementedError, match="must say what it draws"):
-        Panel()
-
-
 @pytest.fixture(scope="module")
 def book():
     return make_reading()
+
+
+def test_a_panel_that_draws_nothing_says_so(book):
+    with pytest.raises(NotImplementedError, match="must say what it draws"):
+        Panel(book)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import numpy as np
 from IPython.core.getipython import get_ipython
 from IPython.display import Image as Picture
 from IPython.display import display
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from oasis_lib.evaluation.codebook import CodebookStatistics, read
@@ -27,18 +26,24 @@ TILE, TITLE, GAP = 256, 22, 6  # pixels of a painted panel
 
 
 class Panel:
-    """Making one makes its twin; displaying it displays both."""
+    """Over a run: its codebook, test slices and tokens. Making one makes its twin; displaying it displays both."""
 
     title, is_synthetic = "", False
     button = ""  # the label of long work, if any
 
-    def __init__(self, run: Any = None):
+    def __init__(self, run: Run | CodebookStatistics | None = None):
         self.done: dict[tuple, Any] = {}  # results of `work`, by the controls' values
         self.open(run)
         assert self.twin_png
 
-    def open(self, run: Any) -> None:
-        """Load what is shown."""
+    def open(self, run: Run | CodebookStatistics) -> None:
+        """A run, or its codebook statistics: reading once is enough for all panels."""
+        self.book = run if isinstance(run, CodebookStatistics) else read(run)
+        self.is_synthetic = self.book.cohort.synthetic
+        self.codes = np.asarray(self.book.codes["test"]).astype(np.int64)  # in memory, for speed
+        few = list(self.book.shown.images[:: max(1, len(self.codes) // 40)])
+        self.box = content_box(few, self.codes.shape[-1])
+        self.last: tuple[int, np.ndarray] | None = None
 
     def controls(self) -> dict[str, widgets.Widget]:
         """Named as `draw` takes them."""
@@ -66,19 +71,16 @@ class Panel:
             self.done[key] = self.work(**values)
         return self.draw(**values, **({"result": self.done.get(key)} if self.button else {}))
 
-    def twin(self) -> Figure:
+    @cached_property
+    def twin_png(self) -> bytes:
         rows, above = {}, []  # a title is not repeated below itself
         for number, values in enumerate(self.examples()):
             tiles, words = self.tiles(values, work=bool(self.button))
             titles = [title for title, _ in tiles]
             names = ["" if title in above[place : place + 1] else title for place, title in enumerate(titles)]
             rows[words + " " * number], above = Row([tile for _, tile in tiles], names), titles
-        return synthetic(image_grid(rows, title=self.title, crop=False), self.is_synthetic)
-
-    @cached_property
-    def twin_png(self) -> bytes:
-        stream = io.BytesIO()
-        self.twin().savefig(stream, format="png")
+        figure, stream = synthetic(image_grid(rows, title=self.title, crop=False), self.is_synthetic), io.BytesIO()
+        figure.savefig(stream, format="png")
         return stream.getvalue()
 
     def _ipython_display_(self) -> None:
@@ -121,19 +123,6 @@ class Panel:
         self.redraw(work=True)
         button.disabled, button.description = False, self.button
 
-
-class RunPanel(Panel):
-    """A panel over a run: its codebook, test slices and their tokens."""
-
-    def open(self, run: Run | CodebookStatistics) -> None:
-        """A run, or its codebook statistics: reading once is enough for all panels."""
-        self.book = run if isinstance(run, CodebookStatistics) else read(run)
-        self.is_synthetic = self.book.cohort.synthetic
-        self.codes = np.asarray(self.book.codes["test"]).astype(np.int64)  # in memory, for speed
-        few = list(self.book.shown.images[:: max(1, len(self.codes) // 40)])
-        self.box = content_box(few, self.codes.shape[-1])
-        self.last: tuple[int, np.ndarray] | None = None
-
     def subject_and_slice(self) -> dict[str, widgets.Widget]:
         indices = self.book.slice_indices
         index = slider("slice index", int(indices.min()), int(indices.max()), self.book.middle)
@@ -164,9 +153,9 @@ def slider(label: str, low: int, high: int, value: int | None = None) -> widgets
     return widgets.IntSlider(low if value is None else value, low, max(low, high), description=label)
 
 
-def choice(label: str, options: Iterable, value: Any = None) -> widgets.Dropdown:
-    """The first option is chosen where no value is."""
-    return widgets.Dropdown(description=label, options=list(options), **({} if value is None else {"value": value}))
+def choice(label: str, options: Iterable) -> widgets.Dropdown:
+    """The first option is chosen."""
+    return widgets.Dropdown(description=label, options=list(options))
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from oasis_lib.evaluation.codebook import examples, farthest, firing, nearest
-from oasis_lib.explore.base import RunPanel, Tile, boxed, choice, colours, difference, grey, slider
+from oasis_lib.explore.base import Panel, Tile, boxed, choice, colours, difference, grey, slider
 from oasis_lib.figures.grid import sheet
 from oasis_lib.metrics import brain_mask, psnr, ssim
 
 
-class CodebookBrowser(RunPanel):
+class CodebookBrowser(Panel):
     """One token at a time: its patch, its use, its neighbours, where it occurs, the slices that use it most."""
 
     title = "Codebook browser: choose a token"
@@ -52,7 +52,7 @@ class CodebookBrowser(RunPanel):
         return tinted
 
 
-class ReconstructionExplorer(RunPanel):
+class ReconstructionExplorer(Panel):
     """A test slice, its reconstruction, the difference, and the tokens in between."""
 
     title = "Reconstruction explorer: a slice, its tokens, its reconstruction"
@@ -77,7 +77,7 @@ class ReconstructionExplorer(RunPanel):
         return self.cropped(tiles), words
 
 
-class CodeEditor(RunPanel):
+class CodeEditor(Panel):
     """Replace one token of a slice, and see what changes in the image and where."""
 
     title = "Token editor: choose a position, replace its token"

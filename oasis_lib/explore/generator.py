@@ -6,13 +6,13 @@ import numpy as np
 from ipywidgets import FloatSlider, IntRangeSlider, IntText
 
 from oasis_lib import sampling
-from oasis_lib.explore.base import RunPanel, Tile, boxed, choice, grey, slider
+from oasis_lib.explore.base import Panel, Tile, boxed, choice, grey, slider
 from oasis_lib.models.prior import Inpainting
 
 SHOWN = 4  # samples at a time
 
 
-class PriorPanel(RunPanel):
+class PriorPanel(Panel):
     """What both share: the priors that are trained, and how tokens are drawn from them."""
 
     def open(self, run):
