@@ -18,6 +18,7 @@ from typing import Any, Literal
 LIMITS = {
     (0, 1): "decay dropout token_dropout beta1 beta2 ema warmup intensity",
     (0, 100): "lr weight_decay",
+    (0.01, 100): "mm",
     (0, 512): "shift blocks",
     (0, 4096): "lesions slice_indices cdrs knots",
     (0, 2**31): "seed",
@@ -27,7 +28,7 @@ LIMITS = {
     (1, 32_768): "codebook_size",  # tokens are kept in 16 bits
     (1, 1e6): "subjects samples bootstrap batch components neighbours",
     (4, 16): "factor",
-    (8, 2048): "size",
+    (16, 4096): "size",
 }
 RANGES = {name: limits for limits, names in LIMITS.items() for name in names.split()}
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -46,6 +47,8 @@ as_dict, _kinds = dataclasses.asdict, cache(typing.get_type_hints)
 
 def _check(name: str, kind: Any, value: Any) -> None:
     given, inner, error = repr(value) if isinstance(value, str) else str(value), typing.get_args(kind), ""
+    if type(None) in inner:  # such a field may be left open
+        return None if value is None else _check(name, inner[0], value)
     if typing.get_origin(kind) is tuple:
         if type(value) is tuple and len(value) == len(inner):
             for one, part in zip(value, inner):

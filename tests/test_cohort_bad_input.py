@@ -61,7 +61,7 @@ def test_a_split_that_is_missing_or_empty(tmp_path):
     source = flat_splits(tmp_path / "in")
     for file in (source / "validate").iterdir():
         file.unlink()
-    refuse(source, tmp_path, "has images for test and train but none for validate")
+    refuse(source, tmp_path, "has files for test and train but none for validate")
     (source / "validate").rmdir()
     refuse(source, tmp_path, "none for validate")
 
@@ -157,12 +157,12 @@ def test_archives_are_unpacked_read_and_tidied_away(tmp_path):
         ({"size": 8}, "size=8 must be"),
         ({"size": 32.5}, "size=32.5 must be"),
         ({"seed": -1}, "seed=-1"),
-        ({"mm": 0.0}, "mm=0.0 must be a pixel size"),
+        ({"mm": 0.0}, "mm=0.0 must be from 0.01 to 100"),
         ({"mm": float("nan")}, "mm=nan"),
     ],
 )
 def test_options_that_make_no_sense_are_quoted(tmp_path, options, match):
-    with pytest.raises(CohortError, match=match):
+    with pytest.raises(ValueError, match=match):
         prepare(flat_splits(tmp_path / "in"), tmp_path / "out", progress=False, **options)
     with pytest.raises(TypeError, match="colour"):
         prepare(tmp_path / "in", tmp_path / "out", progress=False, colour=True)

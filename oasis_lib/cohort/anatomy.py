@@ -43,9 +43,8 @@ def template() -> Template:
     box = tuple(slice(max(0, a), b) for a, b in zip(low, high))
     t1, grey, white = (np.ascontiguousarray(v.get_fdata(dtype=np.float32)[box]) for v in (t1, grey, white))
     origin = origin + np.maximum(low, 0)
-    brain = t1 > 0.1
-    for k in range(brain.shape[2]):
-        brain[:, :, k] = ndimage.binary_fill_holes(brain[:, :, k])
+    in_plane = ndimage.generate_binary_structure(2, 1)[:, :, None]
+    brain = ndimage.binary_fill_holes(t1 > 0.1, in_plane)
     depth = (ndimage.distance_transform_edt(brain) - ndimage.distance_transform_edt(~brain)).astype(np.float32)
     # A template is an average, hence blurred; a high-pass (within the brain's edge) gives sulci and gyri back.
     share = np.maximum(ndimage.gaussian_filter(brain.astype(np.float32), 2.5), 1e-3)

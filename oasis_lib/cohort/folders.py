@@ -10,25 +10,26 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from oasis_lib.cohort import source
-from oasis_lib.cohort.source import Files, Name, Names, centred, readable, split_of
+from oasis_lib.cohort.source import centred, readable, split_of
 from oasis_lib.cohort.store import CohortError, Item, Options, Plan, Slices
 from oasis_lib.cohort.subjects import assign_splits
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 INTENSITY = "8-bit values as they are; 16-bit ones by subject, from 0 to the 99.8th percentile of what is above"
-NUMBERS = re.compile(r"(\d+)_(\d+)$")  # subject and slice as bare numbers
+NUMBERS = r"^(\d+)_(\d+)$"  # subject and slice as bare numbers
 
 
 def plan_folder(root: Path, files: list[Path], sheet: Path | None, how: Options) -> Plan:
     """From names alone; no pixels are read yet."""
-    found = source.by_split(root, [f for f in files if not _is_mask(root, f)], "images")
-    names, warnings, bad = _names(root, [f for of in found.values() for f in of], how.skip_bad)
-    found = {split: [f for f in of if f in names] for split, of in found.items()}
-    subjects, items, told = assign_splits(root, found, names, sheet, how.seed, _groups(root, found, names))
-    shape = next(filter(None, map(_shape, names)), None)
+    table, warnings, bad = _named(root, [f for f in files if not _is_mask(root, f)], how.skip_bad)
+    if groups := _groups(table):
+        table["group"] = table["subject"].map(groups)
+    subjects, items, told = assign_splits(root, table, sheet, how.seed)
+    shape = next(filter(None, map(_shape, (root / file for file in table["file"]))), None)
     slice_indices = 1 + max(index for item in items for index in item.slice_indices)
     indices = f"{slice_indices} slice indices a brain" if slice_indices else "no slice indices in the names"
     return Plan(
@@ -36,7 +37,7 @@ def plan_folder(root: Path, files: list[Path], sheet: Path | None, how: Options)
         subjects=subjects,
         read=partial(read_images, root, how.size, shape),
         info={"intensity": INTENSITY, "mm": None},
-        summary=[f"{len(names):,} images in {root}, {told}", indices],
+        summary=[f"{len(table):,} images in {root}, {told}", indices],
         warnings=warnings,
         left_out=bad,
     )
@@ -61,34 +62,37 @@ def _mask_of(image: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _names(root: Path, files: list[Path], skip_bad: bool) -> tuple[Names, list[str], list[str]]:
-    """Subject, session and slice index from every path, warnings, and misnamed files."""
-    found = {file: source.parse_name(file.relative_to(root)) for file in files}
-    numbers = {file: NUMBERS.fullmatch(source.stem(file)) for file in files}
-    if not any(found.values()) and all(numbers.values()) and len({m[1] for m in numbers.values()}) * 2 <= len(files):
-        found = {file: Name(m[1], slice_index=int(m[2])) for file, m in numbers.items()}
-    known = {file: name for file, name in found.items() if name}
-    if len(known) < 0.9 * len(files):
-        alone = {f: Name(re.sub(r"[,\t\n\"]", "_", str(f.relative_to(root).with_suffix("")))) for f in files}
-        return alone, [source.leak("image", files[0], "sub-001_slice-01.png, or give split folders by subject")], []
-    odd = [f"{f}: its name tells no subject (sub-001_slice-01); rename or remove it" for f in files if not found[f]]
+def _named(root: Path, files: list[Path], skip_bad: bool) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """A row a file with its subject, session and slice index; warnings, and misnamed files."""
+    table = source.describe(root, files)
+    numbers = table["file"].map(lambda file: source.stem(Path(file).name)).str.extract(NUMBERS)
+    if (table["subject"] == "").all() and numbers[1].notna().all() and numbers[0].nunique() * 2 <= len(table):
+        table["subject"], table["slice_index"] = numbers[0], numbers[1].astype(int)
+    nameless = table["subject"] == ""
+    if nameless.mean() > 0.1:
+        better = "sub-001_slice-01.png, or give split folders by subject"
+        subjects, warning = source.each_alone(table["file"], "image", better)
+        return table.assign(subject=subjects, session="", slice_index=-1), [warning], []
+    told = ": its name tells no subject (sub-001_slice-01); rename or remove it"
+    odd = [f"{root / file}{told}" for file in table["file"][nameless]]
     source.refuse(odd, skip_bad)
-    lowest = min(name.slice_index for name in known.values())
-    counted = {f: Name(n.subject, n.session, n.slice_index - lowest if lowest >= 0 else -1) for f, n in known.items()}
-    return counted, [] if lowest >= 0 else ["the names tell no slice index: it is -1"], odd
+    lowest, table = table["slice_index"][~nameless].min(), table[~nameless]
+    table = table.assign(slice_index=table["slice_index"] - lowest if lowest >= 0 else -1)
+    return table, [] if lowest >= 0 else ["the names tell no slice index: it is -1"], odd
 
 
-def _groups(root: Path, found: Files, names: Names) -> dict[str, str] | None:
+def _groups(table: pd.DataFrame) -> dict[str, str] | None:
     """The group of every subject from class folders, as torchvision's ImageFolder reads them; None for one group."""
     groups = defaultdict(set)
-    for split, files in found.items():
-        top = Path(os.path.commonpath([f.parent for f in files]))
+    for split, own in table.groupby("split"):
+        folders = [Path(file).parent for file in own["file"]]
+        top = Path(os.path.commonpath(folders))
         if split:  # a split of one class only: its folder, not that class
-            top = next((p for p in (top, *top.parents) if root in p.parents and split_of([p.name])), top)
-        for file in files:
-            group = file.relative_to(top).parts[0]
-            if file.parent != top and not source.SUBJECT.search(group) and not split_of([group]):
-                groups[names[file].subject].add(group)
+            top = next((p for p in (top, *top.parents) if split_of([p.name])), top)
+        for folder, subject in zip(folders, own["subject"]):
+            below = folder.relative_to(top).parts[:1]
+            if below and not source.SUBJECT.search(below[0]) and not split_of(below):
+                groups[subject].add(below[0])
     joined = {subject: "+".join(sorted(of)) for subject, of in groups.items()}
     return joined if len(set(joined.values())) > 1 else None
 

@@ -1,17 +1,16 @@
-"""What folders of images and of volumes share: names of files, split folders, errors that name a file, frames."""
+"""What folders of images and of volumes share: what their paths say, errors that name a file, frames."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from oasis_lib.cohort.store import SPLITS, CohortError, Item
+from oasis_lib.cohort.store import SPLITS, CohortError
 
 SPLIT_NAMES = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
 SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validate")
@@ -20,31 +19,35 @@ SESSION = re.compile(r"(ses-[A-Za-z0-9]+|(?<=_)MR\d+|(?<=_)d\d{4}(?=\D))")
 SLICE = re.compile(r"(?:slice|level|z)[-_]?(\d+)|[-_](\d+)$")
 
 
-@dataclass(frozen=True)
-class Name:
-    """What a file's path says, the slice index as written."""
+def describe(root: Path, files: Iterable[Path]) -> pd.DataFrame:
+    """What paths below `root` say, a row a file. Unknown: split, subject and session "", slice index -1.
 
-    subject: str
-    session: str = ""
-    slice_index: int = -1
+    Where folders are named after splits, other files are left out.
+    """
+    paths = [file.relative_to(root) for file in files]
+    rows = [(str(path), split_of(path.parts[:-1]), *parse_name(path)) for path in paths]
+    table = pd.DataFrame(rows, columns=["file", "split", "subject", "session", "slice_index"])
+    given = sorted(set(table["split"]) - {""})
+    for name in SPLITS if given else ():
+        if name not in given:
+            has = f"has files for {' and '.join(given)} but none for {name}"
+            raise CohortError(f"{root}: {has}; add some, or put all into one folder to have them split by subject")
+    return pd.concat([table[table["split"] == name] for name in SPLITS], ignore_index=True) if given else table
 
 
-Names, Files = dict[Path, Name], dict[str, list[Path]]  # Files: by split, "" where it is not given
-
-
-def parse_name(path: Path) -> Name | None:
-    """Name("sub-007", "", 5) for sub-007_slice-05.jpg; None where the path names no subject."""
+def parse_name(path: Path) -> tuple[str, str, int]:
+    """("sub-007", "", 5) for sub-007_slice-05.jpg: subject, session and slice index, as written."""
     subject = SUBJECT.search(str(path))
     if not subject:
-        return None
+        return "", "", -1
     session = SESSION.search(str(path), subject.end())
-    found = SLICE.search(stem(path).replace(subject[0], "", 1))
-    return Name(subject[0], session[0] if session else "", int(found[1] or found[2]) if found else -1)
+    found = SLICE.search(stem(path.name).replace(subject[0], "", 1))
+    return subject[0], session[0] if session else "", int(found[1] or found[2]) if found else -1
 
 
-def stem(path: Path) -> str:
+def stem(name: str) -> str:
     """case_001_slice_0 for case_001_slice_0.nii.png."""
-    return re.sub(r"\.nii$", "", path.stem)
+    return re.sub(r"(\.(nii|img|mgz|mgh|hdr))?\.\w+$", "", name)
 
 
 def natural(text: str) -> tuple:
@@ -52,10 +55,11 @@ def natural(text: str) -> tuple:
     return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", text))
 
 
-def leak(kind: str, file: Path, better: str) -> str:
-    """The warning where names tell no subject."""
-    what = f"no subject can be told from names such as {file.name}: each {kind} counts as a subject of its own"
-    return f"{what}, so one may be in two splits (a leak that flatters every score); name files {better}"
+def each_alone(files: pd.Series, kind: str, better: str) -> tuple[pd.Series, str]:
+    """A subject of its own for each file, where names tell none, and the warning."""
+    what = f"no subject can be told from names such as {Path(files.iloc[0]).name}: each {kind} counts as a subject"
+    warning = f"{what} of its own, so one may be in two splits (a leak that flatters every score); name files {better}"
+    return files.map(lambda file: re.sub(r"[,\t\n\"]", "_", stem(file))), warning
 
 
 def examples(names: list[str], count: int = 3) -> str:
@@ -88,44 +92,12 @@ def split_of(folders: Iterable[str]) -> str:
     return next((SPLIT_NAMES[name] for name in plain if name in SPLIT_NAMES), "")
 
 
-def by_split(root: Path, files: Iterable[Path], what: str) -> Files:
-    """Files per split; under "" where no folder is named after a split."""
-    splits = defaultdict(list)
-    for file in files:
-        splits[split_of(file.relative_to(root).parts[:-1])].append(file)
-    given = sorted(splits.keys() - {""})
-    if not given:
-        return dict(splits)
-    for name in SPLITS:
-        if name not in splits:
-            has = f"has {what} for {' and '.join(given)} but none for {name}"
-            raise CohortError(f"{root}: {has}; add some, or put all into one folder to have them split by subject")
-    return {name: splits[name] for name in SPLITS}
-
-
-def items_of(root: Path, splits: Files, names: Names) -> list[Item]:
-    """An item for every session, in the order of splits, subjects and sessions; its files in the order of slices."""
-    items = []
-    for split in SPLITS:
-        sessions = defaultdict(list)
-        for file in splits[split]:
-            sessions[names[file].subject, names[file].session].append(file)
-        for subject, session in sorted(sessions, key=lambda names: tuple(map(natural, names))):
-            files = sorted(sessions[subject, session], key=lambda f: (names[f].slice_index, natural(f.name)))
-            paths, indices = zip(*((str(f.relative_to(root)), names[f].slice_index) for f in files))
-            items.append(Item(split, subject, paths, indices, session))
-    return items
-
-
 def centred(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W) to (size, size): zero-padded or cropped about the centre, so a pixel keeps its size in mm."""
-    out = np.zeros((size, size), image.dtype)
-    both = [min(length, size) for length in image.shape]
-    source, target = (
-        tuple(slice((n - b) // 2, (n - b) // 2 + b) for n, b in zip(shape, both)) for shape in (image.shape, out.shape)
-    )
-    out[target] = image[source]
-    return out
+    before = [max(0, size - length) // 2 for length in image.shape]
+    padded = np.pad(image, [(some, max(0, size - n - some)) for some, n in zip(before, image.shape)])
+    top, left = (max(0, length - size) // 2 for length in image.shape)
+    return padded[top : top + size, left : left + size]
 
 
 def cut_note(brains: list[np.ndarray], size: int) -> list[str]:

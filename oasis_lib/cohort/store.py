@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from oasis_lib.config import CohortConfig
 from oasis_lib.paths import project_path
 from oasis_lib.storage import content_hash, read_json
 
@@ -24,24 +24,12 @@ class CohortError(ValueError):
 
 
 @dataclass(frozen=True)
-class Options:
-    """`subjects` and `lesions` concern the phantom, `mm` and `skip_bad` all other sources."""
+class Options(CohortConfig):
+    """`subjects` and `lesions` concern the phantom, `mm` and `skip_bad` all others; `seed` any split made here."""
 
-    size: int = 256  # pixels per side
-    seed: int = 0  # of the phantom, and of a split that is made here
-    subjects: int = 60
-    lesions: int = 8  # test subjects who are copied with a lesion
+    size: int = 256
     mm: float | None = None  # pixel size of volumes; None is the most frequent of their own
     skip_bad: bool = False  # leave out files that can't be read, and list them
-
-    def __post_init__(self) -> None:
-        for name, fits, wanted in (
-            ("size", 16 <= self.size <= 4096 and self.size == int(self.size), "a whole number from 16 to 4096"),
-            ("seed", self.seed >= 0, "0 or more"),
-            ("mm", self.mm is None or 0 < self.mm < math.inf, "a pixel size above 0, in mm"),
-        ):
-            if not fits:
-                raise CohortError(f"{name}={getattr(self, name)} must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -120,9 +108,6 @@ class Cohort:
         if name not in self.splits:
             raise KeyError(f"{self.folder} has no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.splits
 
     @property
     def hash(self) -> str:

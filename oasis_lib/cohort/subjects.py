@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from oasis_lib.cohort.source import Files, Names, examples, items_of, natural
+from oasis_lib.cohort.source import examples, natural
 from oasis_lib.cohort.store import SPLITS, CohortError, Item
 
 # Column names in BIDS, in OASIS-1's and OASIS-2's spreadsheets and in OASIS-3's export.
@@ -70,32 +69,37 @@ def join_subjects(subjects: pd.DataFrame, sheet: pd.DataFrame) -> pd.DataFrame:
     return joined.drop(columns="_key").dropna(axis="columns", how="all")
 
 
-def assign_splits(
-    root: Path, files: Files, names: Names, sheet: Path | None, seed: int, groups: dict[str, str] | None = None
-) -> tuple[pd.DataFrame, list[Item], str]:
-    """Table of subjects, items, and how they were split. Given splits are kept; files under "" are split here."""
-    where = defaultdict(set)
-    for split, own in files.items():
-        for file in own:
-            where[names[file].subject].add(split)
-    if shared := sorted((subject for subject, found in where.items() if len(found) > 1), key=natural):
-        both = " and ".join(sorted(where[shared[0]]))
+def assign_splits(root: Path, table: pd.DataFrame, sheet: Path | None, seed: int) -> tuple[pd.DataFrame, list, str]:
+    """Table of subjects, items, and how they were split: as the table of files has it, else here."""
+    splits = table.groupby("subject")["split"].unique()
+    if shared := sorted(splits.index[splits.map(len) > 1], key=natural):
+        both = " and ".join(sorted(splits[shared[0]]))
         raise CohortError(
             f"{root}: subjects are in two splits ({both}): {examples(shared, 5)}; move each into one split, or put all"
             " slices into one folder to have them split by subject"
         )
-    subjects = pd.DataFrame({"subject": sorted(where, key=natural)})
-    subjects["split"] = [next(iter(where[s])) for s in subjects["subject"]]
-    if groups:
-        subjects["group"] = subjects["subject"].map(groups)
+    subjects, told = pd.DataFrame({"subject": sorted(splits.index, key=natural)}), "split as given"
+    subjects["split"] = subjects["subject"].map(splits.str[0])
+    if "group" in table:
+        subjects["group"] = subjects["subject"].map(table.groupby("subject")["group"].first())
     if sheet:
         subjects = join_subjects(subjects, read_sheet(sheet))
-    if "" not in files:
-        return subjects, items_of(root, files, names), "split as given"
-    chosen = split_subjects(subjects, seed, HELD_OUT)
-    subjects["split"] = subjects["subject"].map(chosen)
-    files = {split: [f for f in files[""] if chosen[names[f].subject] == split] for split in SPLITS}
-    return subjects, items_of(root, files, names), f"split here by subject, seed {seed}"
+    if (table["split"] == "").all():
+        chosen, told = split_subjects(subjects, seed, HELD_OUT), f"split here by subject, seed {seed}"
+        subjects["split"], table = subjects["subject"].map(chosen), table.assign(split=table["subject"].map(chosen))
+    return subjects, items_of(table), told
+
+
+def items_of(table: pd.DataFrame) -> list[Item]:
+    """An item for every session, in the order of splits, subjects and sessions; its files in the order of slices."""
+
+    def place(row) -> tuple:
+        where = SPLITS.index(row.split), natural(row.subject), natural(row.session)
+        return *where, row.slice_index, natural(Path(row.file).name)
+
+    ordered = table.loc[[row.Index for row in sorted(table.itertuples(), key=place)]]
+    sessions = ordered.groupby(["split", "subject", "session"], sort=False)
+    return [Item(*key[:2], tuple(own["file"]), tuple(own["slice_index"].tolist()), key[2]) for key, own in sessions]
 
 
 def split_subjects(subjects: pd.DataFrame, seed: int, fractions: tuple[float, float]) -> dict[str, str]:

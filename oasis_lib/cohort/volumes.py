@@ -8,11 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import nibabel
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from oasis_lib.cohort import source
-from oasis_lib.cohort.source import Name, Names, centred, natural, readable
+from oasis_lib.cohort.source import centred, natural, readable
 from oasis_lib.cohort.store import CohortError, Item, Options, Plan, Slices
 from oasis_lib.cohort.subjects import assign_splits
 
@@ -39,22 +41,21 @@ def plan_volumes(root: Path, files: list[Path], sheet: Path | None, how: Options
         except CohortError as error:
             bad.append(str(error))
     source.refuse(bad, how.skip_bad and bool(pixels))
-    names, warnings = _names(root, list(pixels))
-    sessions: dict[tuple[str, str], Path] = {}  # of several volumes of a session the first is taken
-    for file in sorted(pixels, key=lambda f: ("derivatives" in f.parts, natural(str(f)))):
-        sessions.setdefault((names[file].subject, names[file].session), file)
-    taken = list(sessions.values())
-    subjects, items, told = assign_splits(root, source.by_split(root, taken, "volumes"), names, sheet, how.seed)
+    table, warnings = _named(root, list(pixels))
+    order = [("derivatives" in Path(file).parts, natural(file)) for file in table["file"]]
+    table = table.loc[sorted(table.index, key=order.__getitem__)]
+    table = table.drop_duplicates(["subject", "session"])  # of several volumes of a session the first
+    subjects, items, told = assign_splits(root, table, sheet, how.seed)
     items = [replace(item, slice_indices=tuple(range(LEVELS))) for item in items]
-    pixel = how.mm or Counter(round(pixels[f], 3) for f in taken).most_common(1)[0][0]
+    pixel = how.mm or Counter(round(pixels[root / file], 3) for file in table["file"]).most_common(1)[0][0]
     return Plan(
         items=items,
         subjects=subjects,
         read=partial(read_volume, root, how.size, pixel),
         info={"intensity": INTENSITY, "mm": pixel, "left_right": "columns"},
         summary=[
-            f"{len(taken):,} volumes in {root}, such as {items[0].files[0]}, {told}",
-            f"{len(files) - len(taken) - len(bad):,} other volumes are not used",
+            f"{len(table):,} volumes in {root}, such as {items[0].files[0]}, {told}",
+            f"{len(files) - len(table) - len(bad):,} other volumes are not used",
             f"{LEVELS} axial slices, {LOWEST:.0%} to {HIGHEST:.0%} of the height; pixels of {pixel:g} mm, anterior up",
         ],
         warnings=warnings,
@@ -65,37 +66,51 @@ def plan_volumes(root: Path, files: list[Path], sheet: Path | None, how: Options
 
 def _choose(files: list[Path]) -> list[Path]:
     """The volumes that show brains."""
-    images = [f for f in files if not LABELS.search(_stem(f).name)]
+    images = [f for f in files if not LABELS.search(source.stem(f.name))]
     for wanted in PREFERRED:
         fits = str.endswith if wanted[0] == "_" else str.__eq__
-        if found := [f for f in images if fits(_stem(f).name, wanted)]:
+        if found := [f for f in images if fits(source.stem(f.name), wanted)]:
             return found
     return images
 
 
 def _pixel(file: Path) -> float:
     """The finer side of an axial pixel in mm, from the header alone."""
-    import nibabel
-
-    image = nibabel.load(file)
+    image = _opened(file)
     if any(n != 1 for n in image.shape[3:]) or len(image.shape) < 3 or min(image.shape[:3]) < 2:
         what = f"a {len(image.shape)}-D volume ({' x '.join(map(str, image.shape))})"
         raise CohortError(f"{file}: is {what}; this needs one 3-D volume: take one out (fslroi, nibabel) or remove it")
     if image.get_data_dtype().kind not in "iufb":
         raise CohortError(f"{file}: is a colour or complex volume; convert it to grey or remove it")
-    return float(min(_orientation(image)[1][:2]))
+    turn = nibabel.io_orientation(image.affine)
+    if np.isnan(turn).any():
+        raise CohortError(f"{file}: its affine leaves an axis without a direction; mend or remove it")
+    return float(min(nibabel.affines.voxel_sizes(image.affine)[turn[:, 0] < 2]))
 
 
-def _names(root: Path, files: list[Path]) -> tuple[Names, list[str]]:
-    """Subject and session of every volume; FreeSurfer's subjects are the folders above `mri`."""
-    names = {f: source.parse_name(f.relative_to(root)) for f in files}
-    if all(names.values()):
-        return names, []
-    folders = {f: f.parents[1].name for f in files if f.parent.name == "mri"}
-    if len(set(folders.values())) == len(files):
-        return {f: names[f] or Name(folders[f]) for f in files}, []
-    alone = {f: names[f] or Name(str(_stem(f).relative_to(root))) for f in files}
-    return alone, [source.leak("volume", files[0], "sub-001_ses-1_T1w.nii.gz")]
+def _opened(file: Path) -> nibabel.spatialimages.SpatialImage:
+    """A volume whose affine is true of an Analyze file's `orient` too."""
+    image = nibabel.load(file)
+    if "orient" in image.header:
+        code = int.from_bytes(np.asarray(image.header["orient"]).tobytes()[:1], "little")
+        if code in ANALYZE_ORIENT:
+            turn = nibabel.orientations.axcodes2ornt(ANALYZE_ORIENT[code])
+            sides = nibabel.orientations.inv_ornt_aff(turn, image.shape[:3])
+            affine = np.linalg.inv(sides) @ np.diag([*image.header.get_zooms()[:3], 1.0])
+            image = type(image)(image.dataobj, affine, image.header)
+    return image
+
+
+def _named(root: Path, files: list[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """A row a volume with its subject and session; FreeSurfer's subjects are the folders above `mri`."""
+    table = source.describe(root, files)
+    nameless, folders = table["subject"] == "", table["file"].str.extract(r"([^/]+)/mri/[^/]+$")[0]
+    if folders.nunique() == len(table):
+        return table.assign(subject=table["subject"].mask(nameless, folders)), []
+    if not nameless.any():
+        return table, []
+    subjects, warning = source.each_alone(table["file"], "volume", "sub-001_ses-1_T1w.nii.gz")
+    return table.assign(subject=table["subject"].mask(nameless, subjects)), [warning]
 
 
 def read_volume(root: Path, size: int, pixel: float, item: Item) -> Slices:
@@ -122,31 +137,10 @@ def read_volume(root: Path, size: int, pixel: float, item: Item) -> Slices:
 
 def _canonical(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Values as (right, anterior, superior) float32, and the voxel's mm."""
-    import nibabel
-
     with readable(file):
-        image = nibabel.load(file)
-        values = np.asanyarray(image.dataobj).astype(np.float32)
-        turn, zooms = _orientation(image)
-    values = nibabel.orientations.apply_orientation(values.reshape(image.shape[:3]), turn)
-    return np.nan_to_num(values, posinf=0, neginf=0), zooms
-
-
-def _orientation(image) -> tuple[np.ndarray, np.ndarray]:
-    """How its axes turn into (right, anterior, superior), and the voxel's mm along those."""
-    from nibabel.affines import voxel_sizes
-    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation
-
-    affine = image.affine
-    if "orient" in image.header:
-        code = int.from_bytes(np.asarray(image.header["orient"]).tobytes()[:1], "little")
-        if code in ANALYZE_ORIENT:
-            sides = inv_ornt_aff(axcodes2ornt(ANALYZE_ORIENT[code]), image.shape[:3])
-            affine = np.linalg.inv(sides) @ np.diag([*image.header.get_zooms()[:3], 1.0])
-    turn = io_orientation(affine)
-    if np.isnan(turn).any():
-        raise CohortError(f"{image.get_filename()}: its affine leaves an axis without a direction; mend or remove it")
-    return turn, voxel_sizes(affine)[np.argsort(turn[:, 0])]
+        image = nibabel.as_closest_canonical(_opened(file))
+        values = np.asanyarray(image.dataobj).astype(np.float32).reshape(image.shape[:3])
+    return np.nan_to_num(values, posinf=0, neginf=0), nibabel.affines.voxel_sizes(image.affine)
 
 
 def _window(values: np.ndarray, file: Path) -> np.ndarray:
@@ -178,9 +172,5 @@ def _square(image: np.ndarray, zooms: np.ndarray, pixel: float, order: int) -> n
 
 def _segmentation(file: Path) -> Path | None:
     """OASIS-1 carries FAST's tissue classes (1 CSF, 2 grey, 3 white) beside its atlas images."""
-    path = file.parent.parent / "FSL_SEG" / f"{_stem(file).name}_fseg.img"
+    path = file.parent.parent / "FSL_SEG" / f"{source.stem(file.name)}_fseg.img"
     return path if path.is_file() and path.with_suffix(".hdr").is_file() else None
-
-
-def _stem(file: Path) -> Path:
-    return file.with_name(re.sub(r"\.(nii|img|mgz|mgh|hdr)(\.gz)?$", "", file.name))
