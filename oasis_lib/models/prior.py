@@ -65,6 +65,10 @@ class Prior(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def start(self, codes: Tensor, slice_index: Label = None, shifted: Tensor | None = None, vectors=None) -> None:
+        """Counting before the first step: training maps (n, h, w), their slice indices, more maps as training shifts
+        and mirrors them, and the codebook (K, D)."""
+
     @abstractmethod
     def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
         """(n, h, w) int64. Options are those of `Sampler`."""
@@ -105,8 +109,6 @@ class Autoregressive(Prior):
         return logits if self.training else self.background.around(logits)
 
     def start(self, codes: Tensor, slice_index: Label = None, shifted: Tensor | None = None, vectors=None) -> None:
-        """Counting before the first step: training maps (n, h, w), their slice indices, more maps as training shifts
-        and mirrors them, and the codebook (K, D)."""
         self.background.start(codes if shifted is None else torch.cat([codes, shifted]))
         self.position_prior.start(codes, slice_index)
         if vectors is not None:
