@@ -122,12 +122,12 @@ def read_volume(root: Path, size: int, pixel: float, item: Item) -> Slices:
         planes = _planes(values, zooms[2])
         if segmentation := _segmentation(file):
             tissue = _canonical(segmentation)[0]
-            maps = [centred(_square(tissue[:, :, k].T[::-1], zooms, pixel, order=0), size) for k in planes]
-            maps = np.clip(np.stack(maps) + 0.5, 0, 3).astype(np.uint8)
-        square = [_square(values[:, :, k].T[::-1], zooms, pixel, order=1) for k in planes]
+            maps = np.stack([centred(_square(tissue[:, :, k], zooms, pixel, order=0), size) for k in planes])
+            maps = np.clip(maps + 0.5, 0, 3).astype(np.uint8)
     except CohortError as error:
         empty = np.zeros((0, size, size), np.uint8)
         return Slices(empty, [], empty, left_out=[str(error)])
+    square = [_square(values[:, :, k], zooms, pixel, order=1) for k in planes]
     images = np.stack([centred((np.clip(s, 0, 1) * 255 + 0.5).astype(np.uint8), size) for s in square])
     notes = source.cut_note([s > 0.1 for s in square], size)
     if len(set(planes.tolist())) < LEVELS:
@@ -160,8 +160,9 @@ def _planes(values: np.ndarray, height: float) -> np.ndarray:
     return np.round(bottom + np.linspace(LOWEST, HIGHEST, LEVELS) * (top - bottom)).astype(int)
 
 
-def _square(image: np.ndarray, zooms: np.ndarray, pixel: float, order: int) -> np.ndarray:
-    """Rows run back to front, columns left to right: resampled so that both are `pixel` mm."""
+def _square(plane: np.ndarray, zooms: np.ndarray, pixel: float, order: int) -> np.ndarray:
+    """(right, anterior) -> rows front to back, columns left to right, resampled so that both are `pixel` mm."""
+    image = plane.T[::-1]
     factors = np.array([zooms[1], zooms[0]]) / pixel
     if np.allclose(factors, 1, atol=0.01):
         return image

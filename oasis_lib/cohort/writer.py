@@ -134,13 +134,11 @@ def _assemble(plan: Plan, items: Path, whole: Path, request: dict) -> None:
 
 def _write_array(path: Path, shape: tuple[int, int, int], items: list[Path], key: str) -> None:
     """One .npy file, item by item, so that memory stays flat."""
-    with open(path, "wb") as file:
+    with atomic(path) as beside, open(beside, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for item in items:
             with np.load(item) as saved:
                 file.write(np.ascontiguousarray(saved[key], np.uint8))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def left_right(path: Path) -> str | None:

@@ -51,8 +51,6 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, config: Any, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
         super().__init__()
-        if len(grid) != 2 or min(grid) < 1:
-            raise ValueError(f"grid={grid!r} must be (rows, columns), both at least 1")
         self.config, self.grid, self.codebook_size = config, tuple(grid), codebook_size
         self.slice_indices, self.cdrs = slice_indices, cdrs
 
@@ -79,10 +77,10 @@ class Prior(nn.Module, ABC):
         return tuple(_label(name, value, count, n).to(self.device) for name, value, count in given)
 
     def check_codes(self, codes: Tensor) -> Tensor:
-        check_tokens(codes, self.codebook_size)
+        codes = check_tokens(codes, self.codebook_size)
         if tuple(codes.shape[1:]) != self.grid:
             raise ValueError(f"codes must be (B, {self.grid[0]}, {self.grid[1]}), not {tuple(codes.shape)}")
-        return codes.to(self.device, torch.int64)
+        return codes.to(self.device)
 
 
 class Autoregressive(Prior):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.distributed import all_gather, all_reduce, get_rank, get_world_size, is_available, is_initialized
 from torch.nn import functional as F
 
@@ -42,8 +42,6 @@ class VectorQuantizer(nn.Module):
 
     def embed(self, codes: Tensor) -> Tensor:
         """(B, h, w) -> (B, D, h, w)."""
-        if codes.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"codes are int64 or int32 indices, not {codes.dtype}")
         return F.embedding(codes, self.codebook).movedim(-1, 1)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +56,7 @@ class VectorQuantizer(nn.Module):
             return straight_through(latents, entries.detach()), codes, loss
 
     @torch.no_grad()
-    def start(self, latents: Tensor, rounds: int = 10, generator: torch.Generator | None = None) -> None:
+    def start(self, latents: Tensor, rounds: int = 10, generator: Generator | None = None) -> None:
         """k-means on the latents of the (global) batch: no entry starts where no vector is."""
         if world() > 1:
             shares = [torch.empty_like(latents) for _ in range(world())]
@@ -76,9 +74,7 @@ class VectorQuantizer(nn.Module):
         self.started.fill_(1.0)
 
     @torch.no_grad()
-    def update(
-        self, latents: Tensor, codes: Tensor, *, revive: bool = True, generator: torch.Generator | None = None
-    ) -> None:
+    def update(self, latents: Tensor, codes: Tensor, *, revive=True, generator: Generator | None = None) -> None:
         """One step of the moving averages (over all ranks), then revival of entries that went out of use."""
         flat = flatten(latents.float())
         counts, sums = self._tally(flat, codes.flatten())
@@ -93,7 +89,7 @@ class VectorQuantizer(nn.Module):
         if self.config.dead_code_threshold and revive:
             self._revive(flat, latents[0, 0].numel(), generator)
 
-    def _revive(self, flat: Tensor, places: int, generator: torch.Generator | None) -> None:
+    def _revive(self, flat: Tensor, places: int, generator: Generator | None) -> None:
         mean = self.counts.mean()
         dead = self.counts < self.config.dead_code_threshold * mean  # no `if dead.any()`: that would wait for the GPU
         picks = torch.randint(len(flat) * world(), (self.config.codebook_size,), generator=generator)

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def check_tokens(codes: Tensor, codebook_size: int) -> None:
+def check_tokens(codes: Tensor, codebook_size: int) -> Tensor:
+    """(B, h, w) int64."""
     if codes.dim() != 3 or not codes.numel() or codes.is_floating_point() or codes.dtype == torch.bool:
         raise ValueError(f"codes must be whole numbers (B, h, w), not {codes.dtype} {tuple(codes.shape)}")
     low, high = int(codes.min()), int(codes.max())
     if not 0 <= low <= high < codebook_size:
         raise ValueError(f"codes must lie in 0 .. {codebook_size - 1}, not {low} .. {high}")
+    return codes.long()
 
 
 def features_of(vectors: Tensor) -> Tensor:

@@ -100,8 +100,7 @@ class VQVAE(nn.Module):
         """(B, h, w) -> (B, C, H, W) in [0, 1], by the faithful decoder (higher SSIM) or the crisp one (sharper)."""
         if crisp and self.crisp is None:
             raise ValueError(f"{self.folder or 'this VQ-VAE'} has no crisp decoder: train with vqvae.adversarial > 0")
-        check_tokens(codes, self.config.codebook_size)
-        return self.pixels(self.embed(codes), crisp)
+        return self.pixels(self.embed(check_tokens(codes, self.config.codebook_size)), crisp)
 
     def pixels(self, quantized: Tensor, crisp: bool = False) -> Tensor:
         """(B, D, h, w) -> (B, C, H, W) in [0, 1].
