@@ -26,6 +26,9 @@ def test_flat_split_folders_keep_splits_values_and_participants(tmp_path):
     assert isinstance(train.images, np.memmap) and train.images.dtype == np.uint8
     assert not cohort.synthetic and cohort.info["warnings"] == []
     assert set(cohort.subjects["split"]) == {"train", "validate", "test"}
+    assert "test" in cohort and "lesion" not in cohort
+    with pytest.raises(KeyError, match="has no split 'lesion'; it has train, validate, test"):
+        cohort["lesion"]
 
 
 def test_course_layout_gives_the_same_arrays_and_its_masks(tmp_path):

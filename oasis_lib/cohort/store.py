@@ -109,6 +109,9 @@ class Cohort:
             raise KeyError(f"{self.folder} has no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.splits
+
     @property
     def hash(self) -> str:
         return self.info["hash"]

@@ -38,7 +38,7 @@ def against_lesions(run: Run, prior: Any, vqvae: Any, most: int = 96) -> tuple[p
     Each map also relative to its mean and spread at that place in healthy validation subjects. A pixel is called lesion
     above their 99th percentile. Empty where the cohort has no planted lesions or the prior no likelihood.
     """
-    if "lesion" not in run.cohort.splits or not isinstance(prior, Likelihood):
+    if "lesion" not in run.cohort or not isinstance(prior, Likelihood):
         return pd.DataFrame(columns=["roc_area", "dice", "line"], dtype=float), {}
     lesion, healthy = run.cohort["lesion"], run.cohort["validate"]
     codes = {name: np.load(run.path("codes", f"{name}.npy"), mmap_mode="r") for name in ("validate", "lesion")}
