@@ -24,7 +24,8 @@ README = (PROJECT / "README.md").read_text()
 
 def readme_commands(start: str) -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
-    return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]  # a backslash goes on
+    return [line for line in lines if line.startswith(start)]
 
 
 def parsed(words: list[str]) -> Given:

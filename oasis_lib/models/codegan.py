@@ -22,14 +22,14 @@ STYLE, FRESH = 128, 4  # width of the style vector; noise channels per position
 class LinearStart(nn.Module):
     """Mean and principal components of training subjects' latents, at interpolation knots over the slice index.
 
-    `size` standard normal numbers are a subject's scores, the same at every slice index.
+    `size` normal numbers are a subject's scores at every slice index.
     """
 
     def __init__(self, size: int, knots: int, slice_indices: int, channels: int, grid: tuple[int, int]):
         super().__init__()
         self.last, knots = max(slice_indices - 1, 1), max(1, min(knots, slice_indices))
         self.register_buffer("mean", torch.zeros(knots, channels, *grid))
-        # In bytes, with one scale per component and knot: by far the largest part of the model.
+        # In bytes, scaled per component and knot: the largest part of the model.
         self.register_buffer("components", torch.zeros(knots, size, self.mean[0].numel(), dtype=torch.int8))
         self.register_buffer("scales", torch.zeros(knots, size))
 
