@@ -14,8 +14,9 @@ from oasis_lib.config import DEFAULT_PRIOR
 from oasis_lib.storage import atomic, read_json, write_json
 
 PAGE = "report.html"
-# What a notebook found, in one figure: the driver shows these alone, the report before its others.
-HEADLINES = ("01_slices", "02_decoders", "03_page", "04_learning", "05_samples", "06_detectability")
+RESULTS = "06_results"  # the table that stands first
+# What a notebook found, in sentences and one figure: always shown, the rest is folded away.
+HEADLINES = ("sentences", "01_slices", "02_decoders", "03_page", "04_learning", "05_samples", "06_detectability")
 SHOWN = {"status": "status", "seconds": "minutes", "peak_memory_bytes": "peak memory, GB"}  # of a stage
 
 
@@ -32,12 +33,12 @@ def write(*folders: str | Path, out: str | Path | None = None) -> Path:
         for notebook, items in run["notebooks"].items():
             notebooks[notebook] = list(dict.fromkeys([*notebooks.get(notebook, []), *items]))
     title = " beside ".join(f"Run {run['name']}" for run in runs)
-    return _page(out, title=title, runs=runs, notebooks=dict(sorted(notebooks.items())))
+    return _page(out, title=title, runs=runs, headlines=HEADLINES, notebooks=dict(sorted(notebooks.items())))
 
 
-def items(folder: str | Path, kind: str, first: bool = False) -> str:
-    """HTML of all items of a kind (`text`, `table` or `png`) in their order, or of each notebook's first."""
-    return str(template(PAGE).module.items(contents(Path(folder)), kind, first))
+def summary(folder: str | Path) -> str:
+    """HTML of the results in one table, each notebook's sentences and headline figure, and all other tables, folded."""
+    return str(template(PAGE).module.summary(contents(Path(folder)), HEADLINES))
 
 
 def closing(folder: str | Path) -> str:
@@ -71,6 +72,7 @@ def contents(folder: Path) -> dict[str, Any]:
         "cohort": cohort,
         "minutes": f"{table['seconds'].sum():.1f}",
         "warnings": warnings + cohort.get("warnings", []),
+        "results": _table(folder / "tables" / f"{RESULTS}.json"),
         "notebooks": {name: _items(folder, name) for name in stages},
         "stages": _html(table.rename(columns=SHOWN)),
         "about": _html(pd.Series(about | made.get("versions", {}), name="").astype(str).to_frame()),
@@ -85,15 +87,18 @@ def _items(folder: Path, notebook: str) -> dict[str, dict[str, Any]]:
     if said := _sentences(folder / f"{notebook}.ipynb"):
         found["sentences"] = {"text": markdown2html(said), "said": said.replace("**", "")}
     for path in sorted((folder / "tables").glob(f"{number}_*.json"), key=lambda path: path.stat().st_mtime_ns):
-        kept = read_json(path)
-        caption, frame = kept.pop("caption"), pd.DataFrame(**kept)
-        found[f"{path.stem}, table"] = {"caption": caption, "table": _html(frame)}  # a figure may have the same name
-    shown = read_json(folder / "figures" / "captions.json", {})
-    for name, caption in sorted(shown.items(), key=lambda one: one[0] not in HEADLINES):  # the others as they were made
+        if path.stem != RESULTS:
+            found[f"{path.stem}, table"] = _table(path)  # a figure may have the same name
+    for name, caption in read_json(folder / "figures" / "captions.json", {}).items():
         path = folder / "figures" / f"{name}.png"
         if name.startswith(number) and path.is_file():
             found[name] = {"caption": caption, "png": base64.b64encode(path.read_bytes()).decode()}
     return found
+
+
+def _table(path: Path) -> dict[str, Any] | None:
+    kept = read_json(path, {})
+    return {"caption": kept.pop("caption"), "table": _html(pd.DataFrame(**kept))} if kept else None
 
 
 def _sentences(executed: Path) -> str:

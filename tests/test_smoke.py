@@ -123,11 +123,15 @@ def test_readme_snippet_runs(monkeypatch):
     assert found["slices"].shape == (4, 1, 128, 128) and found["nats"].shape == (4,) and len(found["tokens"].unique()) > 1
 
 
-def test_each_notebook_has_a_headline_figure(smoke: Smoke):
-    """The driver shows one figure a notebook: those that say what it found."""
-    assert set(report.HEADLINES) <= set(json.loads((smoke.folder / "figures" / "captions.json").read_text()))
-    shown = report.items(smoke.folder, "png", first=True)
-    assert shown.count("<img") == len(STAGES) and all(f"{name}: " in shown for name in report.HEADLINES)
+def test_the_results_and_each_notebooks_headline_stand_first(smoke: Smoke):
+    """The driver shows one figure a notebook, with its sentences: those that say what it found. The rest is folded."""
+    figures = report.HEADLINES[1:]
+    assert set(figures) <= set(json.loads((smoke.folder / "figures" / "captions.json").read_text()))
+    first, folded = report.summary(smoke.folder).split("<details>")
+    assert first.count("<img") == len(STAGES) and all(f"{name}: " in first for name in figures) and "<img" not in folded
+    assert first.index("<table") < first.index("<img") and first.count("<table") == 1 and folded.count("<table") >= 6
+    page = (smoke.folder / "report.html").read_text()
+    assert page.count("<details>") == len(STAGES) and page.index("<table") < page.index("<details>")
 
 
 def test_a_second_run_computes_nothing(smoke: Smoke):
