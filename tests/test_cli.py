@@ -143,6 +143,8 @@ def test_readme_commands(smoke: Smoke, tmp_path: Path, monkeypatch: pytest.Monke
             continue  # cohorts have tests of their own
         if words[0] == "train":
             words[words.index("--minutes") + 1] = "0.05"
+        if words[0] == "evaluate":
+            words += ["--set", "evaluation.detector_steps=5", "--set", "evaluation.feature_steps=20"]
         done.append(words[0])
         assert main(words) == 0, line
     assert set(done) == {"check", "train", "sample", "evaluate", "report"}

@@ -143,3 +143,15 @@ def swapped(images: np.ndarray, count: float) -> np.ndarray:
 def test_spoiled_slices_are_detected_the_more_the_stronger(real, spoil, strengths):
     mild, strong = (compared(real, lambda images: spoil(images, strength)) for strength in strengths)  # noqa: B023
     assert strong.low > 0.5 and strong.auc > mild.auc, (mild.auc, strong.auc)
+
+
+def test_two_generated_slices_make_two_folds_and_one_is_refused(real):
+    """Of three folds one would be empty, and its scores not a number."""
+    box = brain_box(real[0].images)
+    fit, held = (prepare(side, box, (1,)) for side in real[:2])
+    pair, alone = (prepare(real[2].some(np.arange(count) * 4), box, (1,)) for count in (2, 1))
+    few = replace(QUICK, steps=2)
+    found = detectability(fit, held, pair, few)[1]
+    assert np.isfinite([found.auc, found.accuracy]).all()
+    with pytest.raises(ValueError, match="at least two subjects"):
+        detectability(fit, held, alone, few)

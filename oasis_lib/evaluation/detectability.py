@@ -147,11 +147,13 @@ def detectability(
     """
     if shared := set(fit.subjects) & (set(real.subjects) | set(generated.subjects)):
         raise ValueError(f"{len(shared)} training subjects are tested as well, such as {sorted(shared)[0]!r}")
+    if (folds := min(recipe.folds, len(np.unique(generated.subjects)))) < 2:
+        raise ValueError("detectability needs generated slices of at least two subjects: some to learn on, others to test")
     jobs = []
     for repeat in range(recipe.repeats):
         rng = np.random.default_rng([recipe.seed, repeat])
-        fold = folds_of(generated.slice_indices, generated.subjects, recipe.folds, rng)
-        for number in range(recipe.folds):
+        fold = folds_of(generated.slice_indices, generated.subjects, folds, rng)
+        for number in range(folds):
             seed = recipe.seed * 1000 + repeat * recipe.folds + number
             # networks are made here: the global generator serves one thread
             jobs += [(scale, seed, fold == number, new_detector(seed)) for scale in real.scales]
