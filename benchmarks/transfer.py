@@ -2,7 +2,8 @@
 
     python benchmarks/transfer.py ../shared/oasis1 --subjects 10 30 120
 
-SOURCE holds the folders train, validate and test with one image a slice. Scores are of validation subjects, all at 128 x 128.
+SOURCE holds the folders train, validate and test with one image a slice. Scores are of validation subjects, all at
+128 x 128: SSIM of each VQ-VAE, and bits of each transformer on the tokens of the VQ-VAE that went on from data/pretrained.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pandas as pd
 from common import keep
 
 from oasis_lib.cohort import Cohort, prepare
-from oasis_lib.config import profile
+from oasis_lib.config import Part, profile
 from oasis_lib.paths import user_path
 from oasis_lib.pretrained import HOME
 from oasis_lib.training import train_prior, train_vqvae
@@ -34,32 +35,38 @@ def fewer(source: Path, count: int, root: Path) -> Cohort:
     return prepare(root / "in", root / "cohort", size=128, progress=False)
 
 
+def limited(part: Part, steps: int, **model: float) -> Part:
+    training = dataclasses.replace(part.training, minutes=0, steps=steps, validate_every=steps)
+    return dataclasses.replace(part, model=dataclasses.replace(part.model, **model), training=training)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    shown = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=shown)
     parser.add_argument("source", type=user_path)
     parser.add_argument("--subjects", type=int, nargs="+", default=[10, 30, 120])
     parser.add_argument("--steps", type=int, default=300, help="of the VQ-VAE")
     parser.add_argument("--prior-steps", type=int, default=150)
     given, laptop, rows = parser.parse_args(), profile("laptop"), []
     for count in given.subjects:
-        for start in ("scratch", "pretrained"):
-            with TemporaryDirectory() as folder:
-                root = Path(folder)
-                cohort, found = fewer(given.source, count, root), {"training subjects": count, "start": start}
-                for kind, steps in (("vqvae", given.steps), ("transformer", given.prior_steps)):
-                    part = getattr(laptop, kind)
-                    model = dataclasses.replace(part.model, adversarial=0.0) if kind == "vqvae" else part.model
-                    limits = {"minutes": 0, "steps": steps, "validate_every": steps}
-                    part = dataclasses.replace(part, model=model, training=dataclasses.replace(part.training, **limits))
-                    begin = HOME / kind if start == "pretrained" else ""
-                    if kind == "vqvae":
-                        history = train_vqvae(cohort, root / kind, part, begin=begin, progress=False)
-                        found["SSIM, brain"] = history["validate_ssim_brain"].max()
-                    else:
-                        history = train_prior(kind, cohort, root / "vqvae", root / kind, part, begin=begin, progress=False)
-                        found["bits/image"] = history["validate_bits"].min()
-                rows.append(found)
-                print(found, flush=True)
+        with TemporaryDirectory() as folder:
+            root = Path(folder)
+            cohort, vqvaes, priors = fewer(given.source, count, root), {}, {}
+            for start in ("scratch", "pretrained"):
+                begin = HOME / "vqvae" if start == "pretrained" else ""
+                part = limited(laptop.vqvae, given.steps, adversarial=0.0)
+                history = train_vqvae(cohort, root / start, part, begin=begin, progress=False)
+                vqvaes[start] = history["validate_ssim_brain"].max()
+            for start in ("scratch", "pretrained"):  # both on the second VQ-VAE's tokens: bits of others don't compare
+                begin = HOME / "transformer" if start == "pretrained" else ""
+                part = limited(laptop.transformer, given.prior_steps)
+                folders = root / "pretrained", root / f"transformer-{start}"
+                history = train_prior("transformer", cohort, *folders, part, begin=begin, progress=False)
+                priors[start] = history["validate_bits"].min()
+        for start in vqvaes:
+            found = {"SSIM, brain": vqvaes[start], "bits/image": priors[start]}
+            rows.append({"training subjects": count, "start": start} | found)
+            print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     print(table.round(4).to_string(index=False))
     keep("transfer", given, table)

@@ -52,7 +52,9 @@ class Detector(nn.Module):
         self.body, self.out = nn.Sequential(*layers), nn.Linear(channels, 1)
 
     def forward(self, crops: Tensor) -> Tensor:
-        fine = crops - F.avg_pool2d(F.pad(crops, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        wide = F.pad(crops, (1, 1, 1, 1), mode="replicate")
+        wide = wide[..., :-2] + wide[..., 1:-1] + wide[..., 2:]  # avg_pool2d takes eight times as long on a CPU
+        fine = crops - (wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]) / 9
         seen = torch.cat([(crops - 0.35) / 0.3, fine / 0.05], 1)
         return self.out(self.body(seen).mean((2, 3)))[:, 0]
 
@@ -70,7 +72,7 @@ def train(net: nn.Module, sides: Sequence[Tensor], inside: Sequence[Tensor], see
     """
     device, generator = sides[0].device, torch.Generator().manual_seed(seed)
     net = net.to(device)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(recipe.steps, 2))
     half = recipe.batch // 2
     truth = torch.arange(2, device=device).repeat_interleave(half).float()
