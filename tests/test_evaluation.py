@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.evaluation import anomaly, distances, memorisation
 from oasis_lib.evaluation.anatomy import Mixture, SliceIndexRegressor, area_distance
-from oasis_lib.evaluation.evaluator import parted, pick_rows
+from oasis_lib.evaluation.evaluator import Evaluator, parted, pick_rows
 from oasis_lib.evaluation.features import Space, train_network
 from oasis_lib.evaluation.generation import COPIES, TARGETS, UNKNOWN, bounds, state, verdict
 from oasis_lib.evaluation.likelihood import by_position
@@ -210,6 +210,19 @@ def test_rows_are_matched_by_slice_index(rng):
     assert np.bincount(slice_indices[rows]).tolist() == [5, 5, 10] and len(set(rows)) == len(rows)
     assert set(np.bincount(even_slice_indices(65, 32))) == {2, 3} and (even_slice_indices(4, 0) == -1).all()
     assert even_slice_indices(4, 32).tolist() == [4, 12, 20, 28] and even_slice_indices(3, 3).tolist() == [0, 1, 2]
+
+
+def test_too_few_slices_to_compare_are_refused_in_words():
+    """Samples of one slice index, beside two test subjects: their covariance would not be a number."""
+
+    def at(*slice_indices: int) -> Samples:
+        return Samples(np.zeros((len(slice_indices), 4, 4), np.uint8), np.array(slice_indices))
+
+    here = SimpleNamespace(real=at(3, 3, 4, 4), baseline=at(3, 3, 4, 4), split="test")
+    here.cohort = SimpleNamespace(who=lambda split: f"real {split} subjects")
+    assert Evaluator.counts(here, at(3, 3, 4, 4)) == {3: 2, 4: 2}
+    with pytest.raises(ValueError, match=r"2 slices .* 4 are needed: all are at slice indices \[3\], where real test subjects"):
+        Evaluator.counts(here, at(*[3] * 32))
 
 
 def test_codes_kept_between_slice_indices_are_counted_by_subject():

@@ -20,6 +20,7 @@ from oasis_lib.evaluation.prepared import Samples, shared_counts
 from oasis_lib.storage import fingerprint, kept_arrays
 from oasis_lib.training import codes_of, decode_codes
 
+FEWEST = 4  # slices of a set: fewer have no covariance
 SHARES = ("precision", "recall", "slice_index_within_one", "memorised")  # first words of measures in [0, 1]
 
 
@@ -173,7 +174,11 @@ class Evaluator:
 
     def counts(self, *sets: Samples) -> dict[int, int]:
         """Slices of each slice index that all sets, the baseline and the real subjects have."""
-        return shared_counts(*(one.slice_indices for one in sets), self.real.slice_indices, self.baseline.slice_indices)
+        counts = shared_counts(*(one.slice_indices for one in sets), self.real.slice_indices, self.baseline.slice_indices)
+        if (total := sum(counts.values())) < FEWEST:
+            where = f"slice indices {sorted(counts)}, where {self.cohort.who(self.split)} are few"
+            raise ValueError(f"{total} slices of a set can be compared, {FEWEST} are needed: all are at {where}")
+        return counts
 
     def measure(self, samples: Samples, counts: dict[int, int] | None = None) -> dict[str, Any]:
         """All measures of one set, each with the ends of its 95 % interval: one flat dict of numbers."""

@@ -122,7 +122,8 @@ def evaluate_generation(
     evaluator = Evaluator(cohort, config, **options)
     sets = {"samples": Samples(np.asarray(images), np.asarray(slice_indices, np.int64))}
     sets |= references(evaluator, evaluator.vqvae)
-    (_, report), table = detect(evaluator, sets, progress), compare(evaluator, sets)
+    table = compare(evaluator, sets)  # first: it refuses sets that are too small, and takes less time
+    report = detect(evaluator, sets, progress)[1]
     return {
         "split": evaluator.split,
         "detectability": report.table().to_dict("records"),
