@@ -34,7 +34,7 @@ lint: .venv/installed-test ## put imports and layout in order (ruff)
 bench: .venv/installed ## measure speed and quality; see benchmarks/
 	@for f in benchmarks/*.py; do echo "$$f"; $(BIN)/python "$$f" || exit 1; done
 
-pretrained: .venv/installed ## train data/pretrained anew (90 minutes on one core; one that was stopped goes on)
+pretrained: .venv/installed ## train data/pretrained anew (110 minutes on one core; one that was stopped goes on)
 	@$(BIN)/python benchmarks/pretrained.py $(ARGS)
 
 publish: .venv/installed ## make docs/study and the first picture of README from RUN, a finished laptop run
