@@ -16,7 +16,7 @@ from oasis_lib.config import MODEL_CONFIGS, PRIORS, PROFILES, Part, TrainingConf
 from oasis_lib.config import profile as profile_of
 from oasis_lib.kernel import StageFailed, execute
 from oasis_lib.paths import user_path
-from oasis_lib.storage import only_one, read_config
+from oasis_lib.storage import only_one, read_config, read_json
 
 FOLDER = {"type": user_path, "metavar": "DIR"}
 NEW = {"type": click.Path(path_type=Path, resolve_path=True), "metavar": "PATH"}
@@ -123,8 +123,7 @@ def study(given: Given) -> None:
             execute(DRIVER, given.run / DRIVER.name, values, quiet=given.quiet)
     except StageFailed as failure:
         raise StageFailed(str(failure).rpartition("StageFailed: ")[2]) from None
-    if given.quiet:
-        print(closing(given.run))
+    print(closing(given.run if given.runs == 1 else given.run / read_json(given.run / "seeds.json")["best"]))
 
 
 def short_forms(given: Given) -> list[str]:
