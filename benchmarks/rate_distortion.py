@@ -16,20 +16,21 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from common import RESULTS, cohort_of, limited, options, ours, report
+from common import cohort_of, limited, options, ours, report
 from PIL import Image
 from torch import Tensor
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part
-from oasis_lib.evaluation import rate
-from oasis_lib.evaluation.reconstruction import measure
-from oasis_lib.figures.reconstruction import rate as draw
-from oasis_lib.figures.style import synthetic
+from oasis_lib.evaluation.codebook import code_bytes
+from oasis_lib.evaluation.reconstruction import measure, scores
+from oasis_lib.models import load
 from oasis_lib.paths import user_path
-from oasis_lib.training import train_vqvae
+from oasis_lib.training import encode_images, train_vqvae
+from oasis_lib.training.data import linspace_rows
 
 CODECS = {"JPEG": (5, 15, 30, 60), "WebP": (1, 10, 30, 60), "AVIF": (5, 20, 40, 60)}
+MEASURED = 96  # test slices, spread over all subjects
 SLOWLY = {"JPEG": {"optimize": True}, "WebP": {"method": 4}, "AVIF": {"speed": 6}}
 
 
@@ -40,12 +41,29 @@ def learned(cohort: Cohort, out: Path, part: Part, factors: list[int], sizes: li
         for size in sizes:
             model = dataclasses.replace(part.model, factor=factor, codebook_size=size)
             train_vqvae(cohort, out / f"{factor}-{size}", Part(model, part.training), progress=False)
-            rows.append(rate.point(out / f"{factor}-{size}", cohort))
+            rows.append(point(out / f"{factor}-{size}", cohort))
             print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 
 
-def classical(cohort: Cohort, codecs: dict[str, tuple[int, ...]] = CODECS, most: int = rate.MEASURED) -> pd.DataFrame:
+def point(folder: Path, cohort: Cohort, most: int = MEASURED) -> dict[str, float]:
+    """One trained model: bytes an image, and SSIM of test slices (mean over subjects)."""
+    model = load(folder)
+    table, size = scores(model, cohort["test"], most, ("ssim",)), model.config.codebook_size
+    model.cpu()
+    known = encode_images(model, cohort["train"].images[linspace_rows(len(cohort["train"]), 256)])
+    codes = encode_images(model, cohort["test"].images[table["row"].to_numpy()])
+    side, steps = codes.shape[-1], int(pd.read_csv(folder / "history.csv")["step"].iloc[-1])
+    found = {"method": f"{side} x {side} tokens", "grid": side, "codebook_size": size, "steps": steps}
+    found |= {"bytes": float(code_bytes(codes, known, size).mean()), "plain_bytes": side**2 * np.log2(size) / 8}
+    return found | mean_ssim(table)
+
+
+def mean_ssim(table: pd.DataFrame) -> dict[str, float]:
+    return table.groupby("subject")[["ssim", "ssim_brain"]].mean().mean().to_dict()
+
+
+def classical(cohort: Cohort, codecs: dict[str, tuple[int, ...]] = CODECS, most: int = MEASURED) -> pd.DataFrame:
     """The same slices through Pillow's codecs."""
     split, rows = cohort["test"], []
     blank = np.zeros(split.images.shape[1:], np.uint8)
@@ -59,7 +77,7 @@ def classical(cohort: Cohort, codecs: dict[str, tuple[int, ...]] = CODECS, most:
 
         table, least = measure(split, through, most, ("ssim",)), len(packed(blank, codec, quality))
         cost = {"bytes": float(np.maximum(0, np.array(sizes) - least).mean())}
-        rows.append({"method": codec, "quality": quality} | cost | rate.mean_ssim(table))
+        rows.append({"method": codec, "quality": quality} | cost | mean_ssim(table))
     return pd.DataFrame(rows)
 
 
@@ -85,14 +103,11 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         part = limited(ours(batch=given.batch), given)
         trained = learned(cohort, Path(scratch), part, given.factors, given.codebooks)
-    codecs = classical(cohort)
-    table = pd.concat([trained, codecs], ignore_index=True).assign(size=cohort.size)
+    table = pd.concat([trained, classical(cohort)], ignore_index=True).assign(size=cohort.size)
     if given.out:
         user_path(given.out).parent.mkdir(parents=True, exist_ok=True)
         table.round(5).to_csv(user_path(given.out), index=False)
-    path = report("rate_distortion", given, cohort, table.set_index("method"))
-    synthetic(draw(trained, codecs), cohort.synthetic).savefig(path.with_suffix(".png"))
-    print(f"drawn in {RESULTS.name}/{path.with_suffix('.png').name}")
+    report("rate_distortion", given, cohort, table.set_index("method"))
 
 
 if __name__ == "__main__":

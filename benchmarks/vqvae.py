@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 from baselines import VQVAES, BaselineConfig, untrained_codebook
 from common import cohort_of, limited, options, ours, report
+from rate_distortion import point
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import Part
-from oasis_lib.evaluation import rate, reconstruction
+from oasis_lib.evaluation import reconstruction
 from oasis_lib.models import load, perplexity
 from oasis_lib.training import encode_images, train_vqvae
 
@@ -46,7 +47,7 @@ def contest(name: str, part: Part, cohort: Cohort, folder: Path, slices: int) ->
     cost["parameters"] = (
         sum(p.numel() for p in [*model.encoder.parameters(), *model.decoder.parameters()]) + model.quantizer.codebook.numel()
     )
-    cost["bytes"] = rate.point(folder, cohort)["bytes"]
+    cost["bytes"] = point(folder, cohort)["bytes"]
     cost["plain_bytes"] = math.prod(codes.shape[1:]) * math.log2(model.config.codebook_size) / 8
     return table, cost
 

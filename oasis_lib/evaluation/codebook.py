@@ -116,6 +116,15 @@ def usage(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     return np.bincount(np.asarray(codes).ravel(), minlength=codebook_size)
 
 
+def code_bytes(codes: np.ndarray, known: np.ndarray, codebook_size: int) -> np.ndarray:
+    """(N,) bytes of token maps (N, h, w) under one fixed table: how often training maps (`known`) use each token.
+
+    An arithmetic coder reaches this to within a byte or two. A prior, which knows the neighbours too, needs less.
+    """
+    counts = usage(known, codebook_size) + 1.0  # none has probability 0
+    return -np.log2(counts / counts.sum())[np.asarray(codes)].sum(axis=(1, 2)) / 8
+
+
 def entropy(counts: np.ndarray) -> float:
     """Bits a token, were tokens drawn independently with these frequencies."""
     share = counts[counts > 0] / max(1, counts.sum())

@@ -1,4 +1,4 @@
-"""Reconstructions in figures: slices before and after, errors, scores by subject, rate and distortion, gradients."""
+"""Reconstructions in figures: slices before and after, errors, scores by subject, gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from oasis_lib.figures.grid import Row, image_grid
-from oasis_lib.figures.style import BAD, COLOURS, DIVERGING, MODEL, REAL, SEQUENTIAL, new_figure, plain_log
+from oasis_lib.figures.style import COLOURS, DIVERGING, REAL, SEQUENTIAL, new_figure
 
 
 def compare(
@@ -55,32 +55,6 @@ def subjects(table: pd.DataFrame, baselines: Mapping[str, float], key: str = "ss
     labels = means.index if len(means) <= 20 else [""] * len(means)
     axis.set_xticks(range(len(means)), labels, rotation=90, fontsize=7)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-    return figure
-
-
-def rate(learned: pd.DataFrame, codecs: pd.DataFrame, main: Mapping[str, float] | None = None) -> Figure:
-    """SSIM over bytes an image, full frame and brain: a line a grid, a line a codec, a star for the run's own model."""
-    figure, axes = new_figure(1, 2, width=9.5, height=4.0)
-    colours = dict(zip(learned["method"].unique(), COLOURS))
-    below = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
-    for axis, key, title in zip(axes[0], ("ssim", "ssim_brain"), ("full frame", "in the brain")):
-        for method, rows in learned.groupby("method", sort=False):
-            rows = rows.sort_values("bytes")
-            axis.plot(rows["bytes"], rows[key], "o-", color=colours[method], label=method)
-            for place, (x, y, size) in enumerate(zip(rows["bytes"], rows[key], rows["codebook_size"])):
-                axis.annotate(f"{size:.0f}", (x, y), (0, -11 if place % 2 == 0 else 5), **below)
-        for (method, rows), style in zip(codecs.groupby("method", sort=False), ("--", ":", "-.")):
-            rows = rows.sort_values("bytes")
-            axis.plot(rows["bytes"], rows[key], style, marker=".", color=BAD, label=method)
-        if main:
-            name = f"this run's model ({main['method']}, {main['codebook_size']} entries)"
-            colour = colours.get(main["method"], MODEL)
-            look = {"marker": "*", "s": 160, "edgecolor": "black", "zorder": 3}
-            axis.scatter(main["bytes"], main[key], color=colour, label=name, **look)
-        axis.set(xlabel="bytes an image, entropy coded", ylabel="SSIM", title=title)
-        plain_log(axis)
-        axis.grid(alpha=0.2)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
