@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +15,16 @@ from test_loop import weights
 from oasis_lib.check import layers
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import CodeGANConfig, Part, TrainingConfig, VQVAEConfig, as_dict
-from oasis_lib.figures import diagram
 from oasis_lib.metrics import apart, in_regions
 from oasis_lib.models import CodeGAN, Discriminator, Generator, load
 from oasis_lib.models.codegan import FRESH, LinearStart
+from oasis_lib.paths import PROJECT
 from oasis_lib.storage import save_model
 from oasis_lib.training import loop, train_prior, train_vqvae
 from oasis_lib.training.gan import verdicts
+
+sys.path.insert(0, str(PROJECT / "images"))
+import diagrams
 
 LEVELS = 6
 MODEL = CodeGANConfig(hidden=16, noise=6, knots=4, code_dim=4)
@@ -174,7 +178,7 @@ def test_both_networks_are_drawn_from_their_layers(tmp_path):
     listing, about = layers(tmp_path)
     weighted = [module for module in gan.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
     assert len([row for row in listing if row[1] in ("Conv2d", "Linear")]) == len(weighted)
-    drawn = [text.get_text() for text in diagram.gan(listing).axes[0].texts]
+    drawn = [text.get_text() for text in diagrams.gan(listing).axes[0].texts]
     main = [row for row in listing if not {"style", "noise", "labels"} & set(row[0].split("."))]
     blocks = [re.fullmatch(r"(\d+) x\n(?:Conv2d|Linear)\n\d+(x\d+)*", text) for text in drawn]
     counts = [int(block[1]) for block in blocks if block]

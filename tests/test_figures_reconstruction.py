@@ -18,8 +18,8 @@ from oasis_lib.cohort import Cohort, Split
 from oasis_lib.config import Part, TrainingConfig, VQVAEConfig
 from oasis_lib.evaluation import reconstruction
 from oasis_lib.evaluation.codebook import code_bytes
-from oasis_lib.figures import diagram, training
 from oasis_lib.figures import reconstruction as draw
+from oasis_lib.figures import training
 from oasis_lib.figures.style import new_figure, plain_log
 from oasis_lib.metrics import psnr, ssim
 from oasis_lib.models import VQVAE, load
@@ -27,6 +27,8 @@ from oasis_lib.paths import PROJECT
 from oasis_lib.training import to_images, train_vqvae
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
+sys.path.insert(0, str(PROJECT / "images"))
+import diagrams
 import rate_distortion
 
 SIZE = 32
@@ -260,7 +262,7 @@ def test_probes_and_pairs_and_diagram(cohort: Cohort, model: VQVAE):
     pairs = draw.compare({name: some[:2] for name, some in look.items()}, ["this", "that"], ("images", "decoded"))
     assert [axis.get_title() for axis in pairs.axes] == ["this", "that", "", ""]
     np.testing.assert_array_equal(grey(pairs.axes)[3], look["decoded"][1])
-    figure = diagram.model(look["images"][0], shades[look["codes"][0]], look["decoded"][0], model.quantizer.codebook.numpy())
+    figure = diagrams.model(look["images"][0], shades[look["codes"][0]], look["decoded"][0], model.quantizer.codebook.numpy())
     assert all(word in texts(figure) for word in ("encoder", "decoder", "8 x 8 numbers", "16 x 4", "commitment"))
 
 

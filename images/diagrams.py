@@ -1,4 +1,9 @@
-"""The models drawn by code: forward pass and gradients of the VQ-VAE, the priors, both networks of the GAN."""
+"""The models as pictures, which notebooks 02 and 04 show: forward pass and gradients of the VQ-VAE, the priors, the CodeGAN.
+
+    python images/diagrams.py
+
+Layers are those of the weights in data/pretrained; the slice is of the synthetic cohort that they were trained on.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from PIL import Image
 
-from oasis_lib.figures.style import BAD, COLOURS, SEQUENTIAL, new_figure
+from oasis_lib.check import layers
+from oasis_lib.cohort import open_cohort
+from oasis_lib.evaluation.codebook import CodebookStatistics
+from oasis_lib.figures.style import BAD, COLOURS, SEQUENTIAL, new_figure, synthetic
+from oasis_lib.models import load
+from oasis_lib.paths import PROJECT, data_home
+from oasis_lib.pretrained import HOME
+from oasis_lib.training import encode_images
 
 Span = tuple[float, float, float, float]  # left, right, bottom, top
 RECONSTRUCTION, CODEBOOK, COMMITMENT = COLOURS[0], COLOURS[3], COLOURS[2]
@@ -115,3 +128,21 @@ def _box(axis: Axes, span: Span, name: str, fontsize: float = 9) -> None:
 def _arrow(axis: Axes, start: tuple, end: tuple, colour: str = "black", bend: float = 0, style: str = "-") -> None:
     look = {"arrowstyle": "-|>", "color": colour, "linestyle": style, "linewidth": 1.6, "shrinkA": 1, "shrinkB": 1}
     axis.annotate("", end, start, arrowprops=look | {"connectionstyle": f"arc3,rad={bend}", "mutation_scale": 12})
+
+
+def main() -> None:
+    cohort, vqvae = open_cohort(data_home() / "phantom-128"), load(HOME / "vqvae")
+    middle = cohort["train"].images[cohort["train"].slice_indices == cohort.slice_indices // 2]
+    codes = encode_images(vqvae, middle)
+    book = CodebookStatistics(vqvae, cohort, {"train": codes})
+    figures = {"vqvae": synthetic(model(middle[0] / 255, book.shades[codes[0]], book.decode(codes[0]), book.codebook), True)}
+    figures["priors"] = priors(*(load(HOME / name).config.layers for name in ("transformer", "pixelcnn")))
+    figures["codegan"] = gan(layers(HOME / "codegan")[0])
+    for name, figure in figures.items():
+        path = PROJECT / "images" / f"{name}.png"
+        figure.savefig(path)
+        Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
