@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import entropy
 
 from oasis_lib.cohort import Cohort, Split
 from oasis_lib.device import full_precision
@@ -58,17 +59,8 @@ class CodebookStatistics:
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """(..., h, w) tokens -> (..., H, W)."""
-        codes = np.asarray(codes)
         images = self._apply(self.model.decode, codes.reshape(-1, *codes.shape[-2:]), np.int64).mean(1)
         return images.reshape(*codes.shape[:-2], *images.shape[-2:])
-
-    def decode_latents(self, latents: np.ndarray) -> np.ndarray:
-        """(B, D, h, w), quantised or not -> (B, H, W)."""
-        return self._apply(self.model.decode_latents, latents).mean(1)
-
-    def snap(self, latents: np.ndarray) -> np.ndarray:
-        """(B, D, h, w) -> the tokens (B, h, w) of the nearest codebook vectors."""
-        return self._apply(lambda z: self.model.quantizer(z)[1], latents).astype(np.int64)
 
     def latents(self, images: np.ndarray) -> np.ndarray:
         """(B, H, W) uint8 -> (B, D, h, w), as they are compared with the codebook."""
@@ -91,8 +83,8 @@ class CodebookStatistics:
     @cached_property
     def slice_indices(self) -> np.ndarray:
         """Of `shown`; where they are not known, each subject's slices are counted."""
-        known = self.shown.slice_indices
-        return known if (known >= 0).all() else self.shown.table.groupby("subject").cumcount().to_numpy()
+        known, table = self.shown.slice_indices, self.shown.table
+        return known if (known >= 0).all() else table.groupby("subject").cumcount().to_numpy()
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -125,27 +117,20 @@ def code_bytes(codes: np.ndarray, known: np.ndarray, codebook_size: int) -> np.n
     return -np.log2(counts / counts.sum())[np.asarray(codes)].sum(axis=(1, 2)) / 8
 
 
-def entropy(counts: np.ndarray) -> float:
-    """Bits a token, were tokens drawn independently with these frequencies."""
-    share = counts[counts > 0] / max(1, counts.sum())
-    return float(-(share * np.log2(share)).sum())
-
-
 def usage_by_slice_index(codes: np.ndarray, slice_indices: np.ndarray, codebook_size: int) -> pd.DataFrame:
     """One row a slice index: its slices, the tokens in use, and their perplexity."""
     rows = []
-    for index in np.unique(slice_indices):
-        chosen = np.flatnonzero(slice_indices == index)
-        counts = usage(codes[chosen], codebook_size)
-        rows.append((int(index), len(chosen), int((counts > 0).sum()), perplexity(torch.from_numpy(counts))))
+    for index, slices in zip(*np.unique(slice_indices, return_counts=True)):
+        counts = usage(codes[slice_indices == index], codebook_size)
+        rows.append((int(index), slices, int((counts > 0).sum()), perplexity(torch.from_numpy(counts))))
     return pd.DataFrame(rows, columns=["slice_index", "slices", "used", "perplexity"])
 
 
 def summary(counts: np.ndarray, by_slice_index: pd.DataFrame) -> dict:
     """The numbers of a codebook's use, for metrics.json."""
     by_index = dict(zip(by_slice_index["slice_index"].astype(str), by_slice_index["perplexity"]))
-    used, worth = int((counts > 0).sum()), perplexity(torch.from_numpy(counts))
-    return {"codebook_size": len(counts), "used": used, "perplexity": worth, "perplexity_by_slice_index": by_index}
+    found = {"codebook_size": len(counts), "used": int((counts > 0).sum()), "perplexity_by_slice_index": by_index}
+    return found | {"perplexity": perplexity(torch.from_numpy(counts))}
 
 
 def firing(codes: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
@@ -161,15 +146,11 @@ def adjacency(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     return pairs.reshape(codebook_size, codebook_size)
 
 
-def neighbour_bits(pairs: np.ndarray) -> float:
-    """Mutual information of neighbouring tokens, in bits."""
-    return entropy(pairs.sum(0)) + entropy(pairs.sum(1)) - entropy(pairs.ravel())
-
-
 def guess_bits(counts: np.ndarray, pairs: np.ndarray) -> dict[str, float]:
-    """Bits a token: uniform over the codebook, by frequency, and given one neighbour."""
-    alone, uniform = entropy(counts), float(np.log2(len(counts)))
-    return {"uniform": uniform, "by frequency": alone, "given one neighbour": alone - neighbour_bits(pairs)}
+    """Bits a token: uniform over the codebook, by frequency, and given one neighbour (less their mutual information)."""
+    alone, left, right, both = (float(entropy(x.ravel(), base=2)) for x in (counts, pairs.sum(1), pairs.sum(0), pairs))
+    uniform = float(np.log2(len(counts)))
+    return {"uniform": uniform, "by frequency": alone, "given one neighbour": alone - (left + right - both)}
 
 
 def steps(pairs: np.ndarray, shades: np.ndarray) -> tuple[float, float]:
@@ -268,21 +249,16 @@ def examples(book: CodebookStatistics, tokens: Sequence[int], count: int = 6, ma
 
 def perturbed(book: CodebookStatistics, codes: np.ndarray) -> dict[str, np.ndarray]:
     """Token maps (n, h, w) unchanged; with the middle token replaced by the least similar; with few kept; shuffled."""
-    keep, middle = max(1, min(64, len(book.codebook) // 4)), tuple(side // 2 for side in codes.shape[1:])
-    swapped = np.array(codes)
+    codes, middle = np.array(codes), tuple(side // 2 for side in codes.shape[1:])
+    swapped = codes.copy()
     for one in swapped:
         one[middle] = farthest(book.codebook, int(one[middle]), book.counts)
-    mixed = np.stack([np.random.default_rng(seed).permutation(one.ravel()) for seed, one in enumerate(codes)])
-    maps = {"all tokens": codes, "one token replaced": swapped, f"{keep} most used": keep_commonest(book, codes, keep)}
-    return maps | {"shuffled": mixed.reshape(codes.shape)}
-
-
-def keep_commonest(book: CodebookStatistics, codes: np.ndarray, keep: int) -> np.ndarray:
-    """The same maps with only the `keep` most used tokens: any other becomes the nearest of these."""
-    kept = np.argsort(-book.counts, kind="stable")[:keep]
-    instead = kept[((book.codebook[:, None] - book.codebook[kept][None]) ** 2).sum(-1).argmin(1)]
+    kept = np.argsort(-book.counts, kind="stable")[: max(1, min(64, len(book.codebook) // 4))]
+    instead = kept[((book.codebook[:, None] - book.codebook[kept][None]) ** 2).sum(-1).argmin(1)]  # any other token's
     instead[kept] = kept
-    return instead[np.asarray(codes)]
+    mixed = np.stack([np.random.default_rng(seed).permutation(one.ravel()) for seed, one in enumerate(codes)])
+    maps = {"all tokens": codes, "one token replaced": swapped, f"{len(kept)} most used": instead[codes]}
+    return maps | {"shuffled": mixed.reshape(codes.shape)}
 
 
 def perturbation_scores(book: CodebookStatistics, rows: Sequence[int]) -> pd.DataFrame:

@@ -52,7 +52,12 @@ def pairwise(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def pairwise_similarity(
-    images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray, pairs: int = 8, seed: int = 0, device: str = "cpu"
+    images: np.ndarray,
+    slice_indices: np.ndarray,
+    subjects: np.ndarray,
+    pairs: int = 8,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """MS-SSIM of pairs of different subjects, so many a slice index: slice index, both rows, value.
 

@@ -102,7 +102,9 @@ def verdict_table(table: pd.DataFrame, report: Report | None, names: Sequence[st
     """A row a target: bound, real subjects' own value and verdict first, then each set's."""
     judged = {name: verdict(table, report, name) for name in (BASELINE, *names)}
     found = pd.DataFrame({"target": {target: entry["target"] for target, entry in judged[BASELINE].items()}})
-    cells = {name: {t: f"{e['value']:.3g} ({e['verdict']})" for t, e in entries.items()} for name, entries in judged.items()}
+    cells = {
+        name: {t: f"{e['value']:.3g} ({e['verdict']})" for t, e in entries.items()} for name, entries in judged.items()
+    }
     return found.join(pd.DataFrame(cells))
 
 

@@ -25,7 +25,9 @@ def tensor(codes: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(codes, np.int64))
 
 
-def independent(codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+def independent(
+    codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray, seed: int = 0
+) -> dict[str, np.ndarray]:
     """{name: (len(wanted), h, w)} tokens drawn from training maps (n, h, w) independently of each other."""
     rng, one, size = np.random.default_rng(seed), np.zeros(len(codes), int), (len(wanted), *codes.shape[1:])
     return {
@@ -35,7 +37,9 @@ def independent(codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray
     }
 
 
-def by_position(codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def by_position(
+    codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """(len(wanted), h, w): each position's token drawn from those at that position and slice index, independently."""
     flat, drawn = codes.reshape(len(codes), -1), np.empty((len(wanted), codes[0].size), codes.dtype)
     for index in np.unique(wanted):
@@ -45,7 +49,11 @@ def by_position(codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray
 
 
 def likelihoods(
-    run: Run, priors: dict[str, Any], codes: dict[str, np.ndarray], splits=("train", "validate", "test"), most: int = 2000
+    run: Run,
+    priors: dict[str, Any],
+    codes: dict[str, np.ndarray],
+    splits=("train", "validate", "test"),
+    most: int = 2000,
 ) -> pd.DataFrame:
     """Bits of images, at most so many a split: columns prior, split, row, subject, bits; beside token frequencies."""
     size, place = next(iter(priors.values())).codebook_size, np.arange(codes["train"][0].size)
@@ -110,7 +118,9 @@ def reach(rows: int, grid: tuple[int, int], row: int, column: int) -> np.ndarray
     return (before & (row - y <= rows) & (abs(x - column) <= rows)).astype(float)
 
 
-def costs(priors: dict[str, Any], codes: np.ndarray, slice_indices: np.ndarray, count: int = 32, seed: int = 0) -> pd.DataFrame:
+def costs(
+    priors: dict[str, Any], codes: np.ndarray, slice_indices: np.ndarray, count: int = 32, seed: int = 0
+) -> pd.DataFrame:
     """Seconds and passes a map, and the spatial histogram distance of samples: one row a prior, after other subjects.
 
     `misplaced` is the total variation (0 alike, 1 disjoint), from validation subjects, of tokens by region and of

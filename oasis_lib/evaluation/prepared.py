@@ -99,7 +99,9 @@ def without_cues(images: np.ndarray, seed: int = 0) -> np.ndarray:
     return done
 
 
-def prepare(samples: Samples, box: tuple[slice, slice], scales: Sequence[int] = SCALES, device: str = "cpu") -> Prepared:
+def prepare(
+    samples: Samples, box: tuple[slice, slice], scales: Sequence[int] = SCALES, device: str = "cpu"
+) -> Prepared:
     """Scales are area averages of the cropped slices, rounded to 8 bits."""
     subjects = np.array([f"generated {row}" for row in range(len(samples.images))])
     subjects = subjects if samples.subjects is None else np.asarray(samples.subjects)

@@ -63,7 +63,9 @@ def references(evaluator: Evaluator, vqvae: Any | None = None) -> dict[str, Samp
             found[f"reconstructions, {name}"] = Samples(images, slice_indices, real.subjects)
         controls = {"positional tokens": by_position(every, train.slice_indices, slice_indices, rng)}
         controls["unigram tokens"] = rng.permutation(codes.ravel()).reshape(codes.shape)
-        found |= {name: Samples(decode_codes(vqvae, tokens, device), slice_indices) for name, tokens in controls.items()}
+        found |= {
+            name: Samples(decode_codes(vqvae, tokens, device), slice_indices) for name, tokens in controls.items()
+        }
     found["blur"] = Samples(blurred(real.images, evaluator.cohort.size / 128), slice_indices, real.subjects)
     means = {index: train.images[train.slice_indices == index].mean(0) / 255 for index in counts}
     found["mean image"] = Samples(np.stack([means[index] for index in slice_indices]).astype(np.float32), slice_indices)
@@ -82,7 +84,9 @@ def settings_instrument(cohort: Cohort, config: EvaluationConfig, device: str = 
     return Instrument(cohort, "validate", recipe, device=device, scales=(max(1, min(4, cohort.size // 32)),))
 
 
-def choose_settings(instrument: Instrument, prior: Any, vqvae: Any, *, samples: int = 96, progress: bool = False) -> pd.DataFrame:
+def choose_settings(
+    instrument: Instrument, prior: Any, vqvae: Any, *, samples: int = 96, progress: bool = False
+) -> pd.DataFrame:
     """Sampling settings (a row each) by detectability on validation subjects, the least detectable first.
 
     Columns are the mean AUC over the instrument's scales, and the widest ends of its 95 % intervals.
