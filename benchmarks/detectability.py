@@ -16,9 +16,9 @@ from common import keep
 from oasis_lib import sampling
 from oasis_lib.cohort import open_cohort
 from oasis_lib.evaluation.detectability import Recipe
+from oasis_lib.evaluation.generation import as_samples
 from oasis_lib.evaluation.instrument import Instrument
 from oasis_lib.evaluation.prepared import Samples
-from oasis_lib.evaluation.samples import as_samples
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, decode_codes
@@ -35,10 +35,10 @@ def main() -> None:
     parser.add_argument("--vqvae", default="", help="for reconstructions and unigram tokens")
     parser.add_argument("--split", default="validate", help="whose subjects the detectors are tested on")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--repeats", type=int, default=Recipe.repeats)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
     given = parser.parse_args()
     cohort, device, begun = open_cohort(user_path(given.cohort)), str(best_device()), time.perf_counter()
-    recipe = Recipe(steps=given.steps, repeats=given.repeats)
+    recipe = Recipe(steps=given.steps, seed=given.seed)
     instrument = Instrument(cohort, given.split, recipe, device=device, mm=given.mm)
     sets: dict[str, Samples] = {}
     for item in given.samples:

@@ -13,9 +13,8 @@ import pandas as pd
 from common import cohort_of, limited, options, report
 
 from oasis_lib.config import profile
-from oasis_lib.evaluation import samples
 from oasis_lib.evaluation.evaluator import Evaluator
-from oasis_lib.evaluation.generation import compare
+from oasis_lib.evaluation.generation import compare, references
 from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
@@ -49,8 +48,8 @@ def main() -> None:
     evaluator = timed("feature network, and features of subjects", lambda: Evaluator(cohort, settings, **options_of_it))
     timed("subjects through the codes, for the audit", lambda: evaluator.audit)
     timed("slice index reader", lambda: evaluator.reader)
-    references = timed("references", samples.references, evaluator, vqvae)
-    timed("the table, with floor and references", compare, evaluator, {"samples": made} | references)
+    sets = timed("references", references, evaluator)
+    timed("the table, with floor and references", compare, evaluator, {"samples": made} | sets)
     table = pd.DataFrame({"seconds": seconds})
     table.loc["all but the first"] = table["seconds"].sum() - seconds[KEPT]
     report("evaluation", given, cohort, table, table.round(1))

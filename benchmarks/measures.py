@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 
 from oasis_lib import config, sampling
 from oasis_lib.cohort import open_cohort, prepare
-from oasis_lib.evaluation import samples
+from oasis_lib.evaluation import generation
 from oasis_lib.evaluation.detectability import Recipe
 from oasis_lib.evaluation.evaluator import Evaluator
 from oasis_lib.evaluation.generation import UNDETECTED, compare
@@ -40,7 +40,7 @@ def trained(root: Path, cohort, epochs: Sequence[int]) -> dict[str, Samples]:
         part = config.profile("smoke", [*SETTINGS, f"transformer.epochs={count}"]).transformer
         train_prior("transformer", cohort, root / "vqvae", root / f"transformer-{count}", part, progress=False)
         drawn = sampling.draw(load(root / f"transformer-{count}"), vqvae, wanted, seed=count)
-        found[f"transformer, {count} epochs"] = samples.as_samples(drawn)
+        found[f"transformer, {count} epochs"] = generation.as_samples(drawn)
     return found
 
 
@@ -82,7 +82,7 @@ def main() -> None:
         sets = trained(root, cohort, given.epochs)
         vqvae = load(root / "vqvae")
         evaluator = Evaluator(cohort, config.profile("smoke", SETTINGS).evaluation, cache=root, vqvae=vqvae)
-        sets |= samples.references(evaluator, vqvae)
+        sets |= generation.references(evaluator)
         sets |= spoiled(Samples.of(cohort["train"], evaluator.baseline_rows[: len(sets["blur"].images)]))
         sets = {name: one for name, one in sets.items() if name not in UNDETECTED}
         table = compare(evaluator, sets)

@@ -29,7 +29,7 @@ from oasis_lib.config import (
     TransformerConfig,
     profile,
 )
-from oasis_lib.evaluation import likelihood, samples
+from oasis_lib.evaluation import generation, likelihood
 from oasis_lib.evaluation.evaluator import Evaluator
 from oasis_lib.evaluation.generation import compare
 from oasis_lib.evaluation.prepared import Samples
@@ -66,7 +66,7 @@ def heads(priors: dict, vqvae: Path, cohort: Cohort, count: int, cache: Path, se
     evaluator = Evaluator(cohort, EvaluationConfig(), device=str(best_device()), cache=cache)
     slice_indices, model, sets = sampling.even_slice_indices(count, cohort.slice_indices), load(vqvae), {}
     for name, prior in priors.items():
-        sets[name] = samples.as_samples(sampling.draw(prior, model, slice_indices, seed=seed))
+        sets[name] = generation.as_samples(sampling.draw(prior, model, slice_indices, seed=seed))
         if of_latents(prior):
             sets[f"{name}, not snapped"] = unsnapped(prior, model, slice_indices, seed)
     table = compare(evaluator, sets)

@@ -20,9 +20,7 @@ from oasis_lib.training.data import seeded
 Drawn = dict[str, np.ndarray]  # as stored: `codes` (N, h, w) int16, `slice_index` (N,) int16, `images` (N, H, W) uint8
 
 
-def draw(
-    prior: Any, vqvae: Any, slice_indices: np.ndarray, *, seed: int = 0, progress: bool = False, **options: Any
-) -> Drawn:
+def draw(prior: Any, vqvae: Any, slice_indices: np.ndarray, *, seed: int = 0, progress: bool = False, **options: Any) -> Drawn:
     """One sample for each slice index (-1 where open). Options are those of the prior's `sample`: cdr, top_p ..."""
     device, slice_indices = best_device(), np.asarray(slice_indices, np.int64)
     asked = torch.as_tensor(slice_indices) if prior.slice_indices else None
@@ -76,9 +74,7 @@ def read_all(run: Run) -> dict[str, Drawn]:
     return found
 
 
-def inpaint(
-    prior: Any, codes: np.ndarray, mask: np.ndarray, slice_index: int, *, seed: int = 0, **options: Any
-) -> np.ndarray:
+def inpaint(prior: Any, codes: np.ndarray, mask: np.ndarray, slice_index: int, *, seed: int = 0, **options: Any) -> np.ndarray:
     """(N, h, w) token maps of one slice index, resampled where `mask` (h, w) or (N, h, w) is true."""
     if not isinstance(prior, Inpainting):
         raise ValueError(f"a {prior.kind} prior draws whole maps only; a transformer or PixelCNN prior can inpaint")
@@ -96,17 +92,13 @@ def box_mask(grid: tuple[int, int], share: float = 0.35) -> np.ndarray:
     return mask
 
 
-def fill_box(
-    prior: Any, codes: np.ndarray, slice_index: int, count: int = 5, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
+def fill_box(prior: Any, codes: np.ndarray, slice_index: int, count: int = 5, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     """One map (h, w), its middle resampled `count` times: (count, h, w) tokens, and the mask (h, w)."""
     mask = box_mask(codes.shape)
     return inpaint(prior, np.repeat(codes[None], count, 0), mask, slice_index, **options), mask
 
 
-def kept_between_slice_indices(
-    codes: np.ndarray, subjects: np.ndarray, slice_indices: np.ndarray, count: int
-) -> np.ndarray:
+def kept_between_slice_indices(codes: np.ndarray, subjects: np.ndarray, slice_indices: np.ndarray, count: int) -> np.ndarray:
     """(count - 1, h, w): how often a subject's token at a position is the same in the next slice."""
     found = np.zeros((count - 1, *codes.shape[1:]))
     place = {key: row for row, key in enumerate(zip(subjects, slice_indices))}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from oasis_lib import config, sampling
 from oasis_lib.cohort import open_cohort, prepare
 from oasis_lib.config import TransformerConfig
-from oasis_lib.evaluation import memorisation, samples
+from oasis_lib.evaluation import generation, memorisation
 from oasis_lib.evaluation.detectability import Recipe
 from oasis_lib.evaluation.evaluator import Evaluator, pick_rows
 from oasis_lib.evaluation.generation import compare
@@ -61,18 +61,18 @@ def measure(cohort, root, settings) -> tuple[pd.DataFrame, Report]:
     vqvae, wanted = load(root / "vqvae"), sampling.even_slice_indices(128, cohort.slice_indices)
 
     def drawn(prior, decoder=vqvae) -> Samples:
-        return samples.as_samples(sampling.draw(prior, decoder, wanted))
+        return generation.as_samples(sampling.draw(prior, decoder, wanted))
 
     evaluator = Evaluator(cohort, settings, cache=root / "evaluation", vqvae=vqvae)
     sets = {name: drawn(load(root / name)) for name in EPOCHS}
     sets["two codes"] = drawn(load(root / "few" / "transformer"), load(root / "few" / "vqvae"))
     assert len(np.unique(np.load(root / "codes" / "train.npy"))) >= 64, "the trained codebook is to be put to use"
     sets["by heart"] = drawn(by_heart(cohort, root / "codes", vqvae.config.codebook_size))
-    sets |= samples.references(evaluator, vqvae)
+    sets |= generation.references(evaluator)
     baseline = evaluator.baseline
     rows = pick_rows(baseline.slice_indices, evaluator.counts(baseline), np.random.default_rng(0))
     for sigma in BLURS:
-        images = samples.blurred(baseline.images[rows], sigma)
+        images = generation.blurred(baseline.images[rows], sigma)
         sets[f"blur {sigma}"] = Samples(images, baseline.slice_indices[rows], baseline.subjects[rows])
     instrument = Instrument(cohort, "test", Recipe(steps=60), scales=(2, 4))  # at 4 mm a decoder is always detected
     return compare(evaluator, sets), instrument.compare({name: sets[name] for name in DETECTED[1:]})

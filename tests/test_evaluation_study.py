@@ -15,9 +15,8 @@ from oasis_lib.cohort import Cohort, open_cohort
 from oasis_lib.config import PRIORS, profile
 from oasis_lib.evaluation import features
 from oasis_lib.evaluation.evaluator import Evaluator
-from oasis_lib.evaluation.instrument import Instrument
+from oasis_lib.evaluation.generation import SETTINGS
 from oasis_lib.evaluation.prepared import Samples
-from oasis_lib.evaluation.samples import SETTINGS, choose_settings
 from oasis_lib.explore import Generator, Painter
 from oasis_lib.models import load
 from oasis_lib.run import Run
@@ -69,11 +68,6 @@ def test_the_account_has_baseline_controls_and_verdict(run):
 def test_the_trained_features_are_kept_and_not_trained_twice(run, monkeypatch):
     monkeypatch.setattr(Evaluator, "_train_network", lambda self: pytest.fail("trained again"))
     Evaluator(run.cohort, run.profile.evaluation, cache=run.path("evaluation"))
-
-
-def test_settings_are_never_chosen_on_test_subjects(run):
-    with pytest.raises(ValueError, match="validation subjects"):
-        choose_settings(Instrument(run.cohort, "test"), None, None)
 
 
 def test_filling_a_box_leaves_the_rest(run):

@@ -76,9 +76,7 @@ def segmentation_error(mixture: Mixture, split: Split, most: int = 200) -> dict[
     return errors | {f"area_error_{name}": float(error) for name, error in zip(AREAS, apart)}
 
 
-def area_distance(
-    areas: np.ndarray, slice_indices: np.ndarray, real: np.ndarray, real_slice_indices: np.ndarray
-) -> np.ndarray:
+def area_distance(areas: np.ndarray, slice_indices: np.ndarray, real: np.ndarray, real_slice_indices: np.ndarray) -> np.ndarray:
     """(4,): Wasserstein distance of each area, mean over slice indices, relative to the real mean."""
     from scipy.stats import wasserstein_distance
 

@@ -28,7 +28,6 @@ class Recipe:
     solved: float = 0.03  # training loss (nats) at which training stops
     crops: int = 4  # of a test slice, averaged
     folds: int = 3  # of the generated side; every network has its own seed
-    repeats: int = 1  # of all folds
     most: int = 1024  # slices of a set
     draws: int = 1000  # of the bootstrap over subjects
     seed: int = 0
@@ -65,21 +64,21 @@ def new_detector(seed: int) -> Detector:
         return Detector()
 
 
-def train(net: nn.Module, sides: Sequence[Tensor], inside: Sequence[Tensor], seed: int, recipe: Recipe) -> nn.Module:
-    """A detector of real (first) from generated (second) images (N, h, w) of one scale. Both are augmented alike.
+def train(net: nn.Module, sides: Sequence[tuple[Tensor, Tensor]], seed: int, recipe: Recipe) -> nn.Module:
+    """A detector of real (first) from generated (second) images with their crop positions. Both are augmented alike.
 
     Random numbers come from a generator of its own: detectors train in threads, and a seed gives the same one.
     """
-    device, generator = sides[0].device, torch.Generator().manual_seed(seed)
+    device, generator = sides[0][0].device, torch.Generator().manual_seed(seed)
     net = net.to(device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=max(recipe.steps, 2))
     half = recipe.batch // 2
     truth = torch.arange(2, device=device).repeat_interleave(half).float()
-    weights, running = [weight.cpu() for weight in inside], 1.0
+    sides, running = [(images, inside.cpu()) for images, inside in sides], 1.0
     for _ in range(recipe.steps):
         batch = []
-        for images, weight in zip(sides, weights):
+        for images, weight in sides:
             rows = torch.randint(len(images), (half,), generator=generator)
             places = torch.multinomial(weight[rows], 1, generator=generator)[:, 0]
             batch.append(crops_of(images, rows.to(device), places.to(device)))
@@ -151,25 +150,17 @@ def detectability(
         raise ValueError(f"{len(shared)} training subjects are tested as well, such as {sorted(shared)[0]!r}")
     if (folds := min(recipe.folds, len(np.unique(generated.subjects)))) < 2:
         raise ValueError("detectability needs generated slices of at least two subjects: some to learn on, others to test")
+    fold = folds_of(generated.slice_indices, generated.subjects, folds, np.random.default_rng([recipe.seed, 0]))
     jobs = []
-    for repeat in range(recipe.repeats):
-        rng = np.random.default_rng([recipe.seed, repeat])
-        fold = folds_of(generated.slice_indices, generated.subjects, folds, rng)
-        for number in range(folds):
-            seed = recipe.seed * 1000 + repeat * recipe.folds + number
-            # networks are made here: the global generator serves one thread
-            jobs += [(scale, seed, fold == number, new_detector(seed)) for scale in real.scales]
-    for side in (fit, real, generated):
-        side.inside  # noqa: B018 (made once, before the threads share it)
+    for number in range(folds):
+        seed = recipe.seed * 1000 + number  # networks are made here: the global generator serves one thread
+        jobs += [(scale, seed, fold == number, new_detector(seed)) for scale in real.scales]
 
     def work(job: tuple[int, int, np.ndarray, Detector]) -> tuple[np.ndarray, np.ndarray]:
         scale, seed, held, net = job
-        images, inside = generated.scales[scale], generated.inside[scale]
-        learn, test = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
-        net = train(net, [fit.scales[scale], images[learn]], [fit.inside[scale], inside[learn]], seed, recipe)
-        theirs = crop_scores(net, real.scales[scale], real.inside[scale], recipe.crops)[0].mean(1)
-        ours = np.full(len(generated), np.nan)
-        ours[held] = crop_scores(net, images[test], inside[test], recipe.crops)[0].mean(1)
+        net, ours = train(net, (fit.at(scale), generated.at(scale, ~held)), seed, recipe), np.full(len(held), np.nan)
+        ours[held] = crop_scores(net, *generated.at(scale, held), recipe.crops)[0].mean(1)
+        theirs = crop_scores(net, *real.at(scale), recipe.crops)[0].mean(1)
         progress()
         return theirs, ours
 

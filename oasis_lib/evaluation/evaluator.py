@@ -151,9 +151,7 @@ class Evaluator:
         kept = kept_arrays(self.cache, f"audit-{name}", key, look)
         return kept | {"features": self.space.project(kept["features"])}
 
-    def _nearest(
-        self, points: np.ndarray, where: str, bank: np.ndarray, own: np.ndarray | None = None
-    ) -> memorisation.Nearest:
+    def _nearest(self, points: np.ndarray, where: str, bank: np.ndarray, own: np.ndarray | None = None) -> memorisation.Nearest:
         flip = where == "pixels" and self.cohort.info.get("left_right")
         mirror = memorisation.mirrored(points) if flip else None
         return memorisation.nearest(points, bank, self.cohort["train"].subjects, mirror, own)
@@ -215,9 +213,7 @@ class Evaluator:
             found[f"memorised_{where}"] = float((seen.relative[where][ours] < line.line).mean())
         return found
 
-    def _half_widths(
-        self, numbers: Callable, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray
-    ) -> dict[str, float]:
+    def _half_widths(self, numbers: Callable, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         """Half of each 95 % interval: a jackknife that leaves out a tenth of the subjects at a time, on both sides."""
         parts = min(10, len(np.unique(self.real.subjects[theirs])), len(np.unique(subjects[ours])))
         if parts < 2:

@@ -62,12 +62,10 @@ class Instrument:
     def surest(self, samples: Samples, scale: int = 1, count: int = 8) -> dict[str, np.ndarray]:
         """Patches (count, SIDE, SIDE) uint8 of held-out slices that a detector is surest about: real and generated."""
         side, recipe, found = self.prepare(samples), self.recipe, {}
-        images, inside = side.scales[scale], side.inside[scale]
         fold = folds_of(side.slice_indices, side.subjects, recipe.folds, np.random.default_rng(recipe.seed))
-        learn, test = (torch.from_numpy(np.flatnonzero(rows)) for rows in (fold != 0, fold == 0))
-        sides, weights = [self.fit.scales[scale], images[learn]], [self.fit.inside[scale], inside[learn]]
-        net = train(new_detector(recipe.seed), sides, weights, recipe.seed, recipe)
-        tested = {"real": (self.real.scales[scale], self.real.inside[scale]), "generated": (images[test], inside[test])}
+        sides = self.fit.at(scale), side.at(scale, fold != 0)
+        net = train(new_detector(recipe.seed), sides, recipe.seed, recipe)
+        tested = {"real": self.real.at(scale), "generated": side.at(scale, fold == 0)}
         for name, (pictures, weights) in tested.items():
             logits, places = crop_scores(net, pictures, weights, recipe.crops)
             logits = -logits if name == "real" else logits
@@ -81,7 +79,7 @@ class Instrument:
         """Every set at every scale, real-vs-real first."""
         counts, found = self.counts([samples.slice_indices for samples in sets.values()]), {}
         sets = {BASELINE: Samples.of(self.cohort["train"], self.others(counts))} | dict(sets)
-        networks = self.recipe.folds * self.recipe.repeats * len(self.scales)
+        networks = self.recipe.folds * len(self.scales)
         with tqdm(total=len(sets) * networks, disable=not progress, desc="detectors", mininterval=1) as bar:
             for name, samples in sets.items():
                 bar.set_postfix_str(name)

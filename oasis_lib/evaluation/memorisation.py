@@ -76,10 +76,6 @@ class Calibration:
     def relative(self, found: Nearest, slice_indices: np.ndarray) -> np.ndarray:
         return found.distance / np.array([self.usual.get(index, self.all) for index in slice_indices])
 
-    def memorised(self, found: Nearest, slice_indices: np.ndarray) -> float:
-        """The share of slices that are nearer than 99 % of held-out ones."""
-        return float((self.relative(found, slice_indices) < self.line).mean())
-
 
 @torch.no_grad()
 def best_ssim(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -59,20 +58,13 @@ class Prepared:
     """Slices without cues that are no anatomy, cropped to a common box, one array a scale."""
 
     scales: dict[int, Tensor]  # scale -> (N, h, w) uint8, at least SIDE x SIDE
+    inside: dict[int, Tensor]  # scale -> (N, P) 1 at crop positions with half as much brain as the fullest crop, else 0
     slice_indices: np.ndarray  # (N,)
     subjects: np.ndarray  # (N,)
 
-    def __len__(self) -> int:
-        return len(self.slice_indices)
-
-    @cached_property
-    def inside(self) -> dict[int, Tensor]:
-        """scale -> (N, P) weights of crop positions: 1 with at least half as much brain as the fullest crop, else 0."""
-        found = {}
-        for scale, images in self.scales.items():
-            share = F.avg_pool2d((images > 0).float()[:, None], SIDE, _stride(images)).flatten(1)
-            found[scale] = (share >= 0.5 * share.amax(1, keepdim=True)).float()
-        return found
+    def at(self, scale: int, rows: np.ndarray | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Images and crop positions of one scale."""
+        return self.scales[scale][rows], self.inside[scale][rows]
 
 
 def brain_box(images: np.ndarray, multiple: int = 8, margin: int = 2) -> tuple[slice, slice]:
@@ -99,19 +91,19 @@ def without_cues(images: np.ndarray, seed: int = 0) -> np.ndarray:
     return done
 
 
-def prepare(
-    samples: Samples, box: tuple[slice, slice], scales: Sequence[int] = SCALES, device: str = "cpu"
-) -> Prepared:
+def prepare(samples: Samples, box: tuple[slice, slice], scales: Sequence[int] = SCALES, device: str = "cpu") -> Prepared:
     """Scales are area averages of the cropped slices, rounded to 8 bits."""
     subjects = np.array([f"generated {row}" for row in range(len(samples.images))])
     subjects = subjects if samples.subjects is None else np.asarray(samples.subjects)
     clean = without_cues(np.asarray(samples.images))[:, box[0], box[1]]
-    full, found = torch.from_numpy(np.ascontiguousarray(clean)).to(device)[:, None], {}
+    full, found, inside = torch.from_numpy(np.ascontiguousarray(clean)).to(device)[:, None], {}, {}
     for scale in scales:
         small = torch.cat([F.avg_pool2d(part.float(), scale).round().to(torch.uint8)[:, 0] for part in full.split(64)])
         down, across = (max(0, SIDE - side) for side in small.shape[1:])
         found[scale] = F.pad(small, [across // 2, across - across // 2, down // 2, down - down // 2])
-    return Prepared(found, np.asarray(samples.slice_indices), subjects)
+        share = F.avg_pool2d((found[scale] > 0).float()[:, None], SIDE, _stride(found[scale])).flatten(1)
+        inside[scale] = (share >= 0.5 * share.amax(1, keepdim=True)).float()
+    return Prepared(found, inside, np.asarray(samples.slice_indices), subjects)
 
 
 def _stride(images: Tensor) -> int:

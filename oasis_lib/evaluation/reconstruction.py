@@ -42,9 +42,7 @@ def measure(split: Split, through: Reconstruct, most: int = 100_000, only: Itera
     return pd.concat([about.assign(row=rows), pd.concat(parts, ignore_index=True)], axis=1)
 
 
-def scores(
-    model: VQVAE, split: Split, most: int = 100_000, only: Iterable[str] = MEASURES, *, crisp: bool = False
-) -> pd.DataFrame:
+def scores(model: VQVAE, split: Split, most: int = 100_000, only: Iterable[str] = MEASURES, *, crisp: bool = False) -> pd.DataFrame:
     """`measure` of the faithful decoder, or the crisp one."""
     model = model.to(best_device()).eval()
 
