@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
+from sklearn.manifold import trustworthiness
 
 FEW = 16  # distinct points below which UMAP's neighbourhoods mean nothing, and PCA answers
 
@@ -31,12 +32,19 @@ def project(points: np.ndarray, method: str = "UMAP", *, seed: int = 0, neighbou
         raise ValueError(f"{(~np.isfinite(points)).any(1).sum()} of {len(points)} points to project are not finite")
     if method not in ("UMAP", "PCA"):
         raise ValueError(f"projection {method!r} must be 'UMAP' or 'PCA'")
-    kept = float("nan")
+    kept, neighbours = float("nan"), min(neighbours, len(points) - 1)
     if method == "PCA" or len(np.unique(points, axis=0)) < FEW or find_spec("umap") is None:
         method, flat, kept = "PCA", *_pca(points)
     else:
-        flat = _umap(points, seed, neighbours)
-    return Projection(flat, method, kept, _trust(points, flat))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import umap  # compiles for seconds: imported here and nowhere else
+
+            # From PCA: no eigenvectors to fail. One job is what a seed demands; unsaid, it warns.
+            options = {"n_neighbors": neighbours, "n_epochs": 200, "init": "pca", "n_jobs": 1, "random_state": seed}
+            flat = np.asarray(umap.UMAP(**options).fit_transform(points), dtype=np.float32)
+    few = min(12, len(points) // 2 - 1)
+    return Projection(flat, method, kept, float(trustworthiness(points, flat, n_neighbors=few)) if few > 0 else np.nan)
 
 
 def _pca(points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -45,20 +53,3 @@ def _pca(points: np.ndarray) -> tuple[np.ndarray, float]:
     flat[:, : len(sizes)] = (left * sizes)[:, :2]
     total = float((sizes**2).sum())
     return flat, float((sizes[:2] ** 2).sum()) / total if total > 0 else 1.0
-
-
-def _umap(points: np.ndarray, seed: int, neighbours: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import umap  # compiles for seconds: imported here and nowhere else
-
-        # From PCA: no eigenvectors to fail. One job is what a seed demands; unsaid, it warns.
-        options = {"n_neighbors": min(neighbours, len(points) - 1), "n_epochs": 200, "init": "pca", "n_jobs": 1}
-        return np.asarray(umap.UMAP(random_state=seed, **options).fit_transform(points), dtype=np.float32)
-
-
-def _trust(points: np.ndarray, flat: np.ndarray) -> float:
-    from sklearn.manifold import trustworthiness
-
-    neighbours = min(12, len(points) // 2 - 1)
-    return float(trustworthiness(points, flat, n_neighbors=neighbours)) if neighbours > 0 else float("nan")

@@ -20,11 +20,11 @@ from oasis_lib.training.data import seeded
 Drawn = dict[str, np.ndarray]  # as stored: `codes` (N, h, w) int16, `slice_index` (N,) int16, `images` (N, H, W) uint8
 
 
-def draw(prior: Any, vqvae: Any, slice_indices: np.ndarray, *, seed: int = 0, progress: bool = False, **options: Any) -> Drawn:
+def draw(prior: Any, vqvae: Any, slice_indices: np.ndarray, *, seed: int = 0, **options: Any) -> Drawn:
     """One sample for each slice index (-1 where open). Options are those of the prior's `sample`: cdr, top_p ..."""
     device, slice_indices = best_device(), np.asarray(slice_indices, np.int64)
     asked = torch.as_tensor(slice_indices) if prior.slice_indices else None
-    options |= {"slice_index": asked, "generator": seeded(seed), "progress": progress}
+    options |= {"slice_index": asked, "generator": seeded(seed)}
     tokens = prior.to(device).sample(len(slice_indices), **options)
     codes = tokens.cpu().numpy().astype(np.int16)
     return {"codes": codes, "slice_index": slice_indices.astype(np.int16), "images": decode_codes(vqvae, codes, device)}
@@ -74,7 +74,7 @@ def read_all(run: Run) -> dict[str, Drawn]:
     return found
 
 
-def inpaint(prior: Any, codes: np.ndarray, mask: np.ndarray, slice_index: int, *, seed: int = 0, **options: Any) -> np.ndarray:
+def inpaint(prior: Any, codes: np.ndarray, mask: np.ndarray, slice_index: int, seed: int = 0, **options) -> np.ndarray:
     """(N, h, w) token maps of one slice index, resampled where `mask` (h, w) or (N, h, w) is true."""
     if not isinstance(prior, Inpainting):
         raise ValueError(f"a {prior.kind} prior draws whole maps only; a transformer or PixelCNN prior can inpaint")
@@ -83,22 +83,15 @@ def inpaint(prior: Any, codes: np.ndarray, mask: np.ndarray, slice_index: int, *
     return prior.to(best_device()).fill(maps, torch.as_tensor(mask), **options).cpu().numpy().astype(np.int16)
 
 
-def box_mask(grid: tuple[int, int], share: float = 0.35) -> np.ndarray:
-    """(h, w): true in a box around the middle of the frame."""
-    mask = np.zeros(grid, bool)
-    height, width = (max(1, round(side * share)) for side in grid)
-    top, left = (grid[0] - height) // 2, (grid[1] - width) // 2
-    mask[top : top + height, left : left + width] = True
-    return mask
+def fill_box(prior: Any, codes: np.ndarray, slice_index: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """One map (h, w), its middle resampled five times: (5, h, w) tokens, and the mask (h, w) of that box."""
+    sides = [max(1, round(side * 0.35)) for side in codes.shape]
+    mask, starts = np.zeros(codes.shape, bool), [(whole - side) // 2 for whole, side in zip(codes.shape, sides)]
+    mask[tuple(slice(start, start + side) for start, side in zip(starts, sides))] = True
+    return inpaint(prior, np.repeat(codes[None], 5, 0), mask, slice_index, **options), mask
 
 
-def fill_box(prior: Any, codes: np.ndarray, slice_index: int, count: int = 5, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """One map (h, w), its middle resampled `count` times: (count, h, w) tokens, and the mask (h, w)."""
-    mask = box_mask(codes.shape)
-    return inpaint(prior, np.repeat(codes[None], count, 0), mask, slice_index, **options), mask
-
-
-def kept_between_slice_indices(codes: np.ndarray, subjects: np.ndarray, slice_indices: np.ndarray, count: int) -> np.ndarray:
+def kept_between_slices(codes: np.ndarray, subjects: np.ndarray, slice_indices: np.ndarray, count: int) -> np.ndarray:
     """(count - 1, h, w): how often a subject's token at a position is the same in the next slice."""
     found = np.zeros((count - 1, *codes.shape[1:]))
     place = {key: row for row, key in enumerate(zip(subjects, slice_indices))}
@@ -126,20 +119,14 @@ def whole_brain(prior: Any, kept: np.ndarray, *, brains: int = 1, seed: int = 0,
     return np.stack(codes, axis=1)
 
 
-def interpolate(codebook: np.ndarray, first: np.ndarray, last: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """From one map (h, w) to another: (steps, D, h, w) vectors mixed, (steps, h, w) tokens exchanged one by one."""
-    start, end = codebook[np.stack([first, last])].transpose(0, 3, 1, 2)
-    share = np.linspace(0, 1, steps)[:, None, None]
-    order = np.random.default_rng(0).permutation(first.size).reshape(first.shape) / first.size
-    return start + share[..., None] * (end - start), np.where(order < share, last, first)
-
-
 def walk(vqvae: Any, first: np.ndarray, last: np.ndarray, steps: int = 7) -> dict[str, np.ndarray]:
-    """(steps, H, W) uint8 each, decoded: `interpolate` of vectors, and of tokens."""
-    device = best_device()
-    mixed, exchanged = interpolate(vqvae.quantizer.codebook.detach().cpu().numpy(), first, last, steps)
-    mixed = torch.as_tensor(mixed, dtype=torch.float32, device=device)
+    """From one map (h, w) to another, decoded (steps, H, W): vectors mixed, and tokens exchanged one by one."""
+    device, share = best_device(), np.linspace(0, 1, steps)[:, None, None]
+    start, end = vqvae.quantizer.codebook.detach().cpu().numpy()[np.stack([first, last])].transpose(0, 3, 1, 2)
+    mixed = torch.as_tensor(start + share[..., None] * (end - start), dtype=torch.float32, device=device)
     with torch.no_grad():
         images = vqvae.to(device).pixels(mixed, crisp=vqvae.crisp is not None)
     shown = (images.mean(1) * 255).round().to(torch.uint8).cpu().numpy()
+    order = np.random.default_rng(0).permutation(first.size).reshape(first.shape) / first.size
+    exchanged = np.where(order < share, last, first)
     return {"mixed vectors": shown, "exchanged tokens": decode_codes(vqvae, exchanged, device)}

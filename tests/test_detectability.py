@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from oasis_lib.evaluation.detectability import Recipe, Result, detectability, folds_of, roc_area
 from oasis_lib.evaluation.instrument import Report
-from oasis_lib.evaluation.prepared import SIDE, Samples, brain_box, crops_of, prepare, without_cues
+from oasis_lib.evaluation.prepared import SIDE, Samples, crops_of, prepare, without_cues
+from oasis_lib.training.data import content_box
 
 QUICK = Recipe(steps=50, draws=200, crops=2)
 
@@ -37,7 +38,7 @@ def real() -> list[Samples]:
 
 def compared(real: list[Samples], change=lambda images: images, recipe=QUICK) -> Result:
     """The third set, changed, against the others, at full resolution."""
-    box, changed = brain_box(real[0].images), replace(real[2], images=change(real[2].images))
+    box, changed = content_box(real[0].images, 2, 8), replace(real[2], images=change(real[2].images))
     return detectability(*(prepare(side, box, (1,)) for side in (*real[:2], changed)), recipe)[1]
 
 
@@ -81,7 +82,7 @@ def test_crops_lie_inside_the_brain_and_have_one_size(real):
 
 
 def test_subjects_that_are_learned_on_may_not_be_tested(real):
-    ready = prepare(real[0], brain_box(real[0].images), (1,))
+    ready = prepare(real[0], content_box(real[0].images, 2, 8), (1,))
     with pytest.raises(ValueError, match="tested as well"):
         detectability(ready, ready, ready, QUICK)
 

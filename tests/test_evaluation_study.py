@@ -72,7 +72,7 @@ def test_the_trained_features_are_kept_and_not_trained_twice(run, monkeypatch):
 
 def test_filling_a_box_leaves_the_rest(run):
     codes = np.load(run.path("codes", "test.npy"))[20]
-    filled, mask = sampling.fill_box(load(run.path("transformer")), codes, 20, count=3)
+    filled, mask = sampling.fill_box(load(run.path("transformer")), codes, 20)
     assert (filled[:, ~mask] == codes[~mask]).all() and (filled[:, mask] != codes[mask]).any()
 
 

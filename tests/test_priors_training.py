@@ -182,7 +182,7 @@ def test_bits_are_counted_by_subject_and_beside_frequencies(world, tmp_path):
     assert (table["low"] <= table["bits"]).all() and (table["bits"] <= table["high"]).all()
     test = table[table["split"] == "test"].set_index("prior")["bits"]
     assert test["transformer"] < test["frequencies"]
-    drawn = likelihood.independent(codes["train"], cohort["train"].slice_indices, np.arange(4))
+    drawn = likelihood.independent(codes["train"], cohort["train"].slice_indices, np.arange(4), 0)
     agree = [(np.asarray(codes["train"])[:, None] == maps[None]).mean() for maps in drawn.values()]
     assert len(drawn) == 3 and agree[0] < agree[1], "tokens by position are those of training subjects more often"
     found = likelihood.bit_maps(priors["transformer"], codes["test"], cohort["test"].slice_indices)

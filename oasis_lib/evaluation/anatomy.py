@@ -76,13 +76,13 @@ def segmentation_error(mixture: Mixture, split: Split, most: int = 200) -> dict[
     return errors | {f"area_error_{name}": float(error) for name, error in zip(AREAS, apart)}
 
 
-def area_distance(areas: np.ndarray, slice_indices: np.ndarray, real: np.ndarray, real_slice_indices: np.ndarray) -> np.ndarray:
+def area_distance(areas: np.ndarray, indices: np.ndarray, real: np.ndarray, real_indices: np.ndarray) -> np.ndarray:
     """(4,): Wasserstein distance of each area, mean over slice indices, relative to the real mean."""
     from scipy.stats import wasserstein_distance
 
     found = []
-    for index in np.intersect1d(slice_indices, real_slice_indices):
-        ours, theirs = areas[slice_indices == index], real[real_slice_indices == index]
+    for index in np.intersect1d(indices, real_indices):
+        ours, theirs = areas[indices == index], real[real_indices == index]
         found.append([wasserstein_distance(a, b) for a, b in zip(ours.T, theirs.T)])
     return np.mean(found, axis=0) / np.maximum(real.mean(0), 1e-6)
 

@@ -12,18 +12,8 @@ from oasis_lib.evaluation.anatomy import AREAS, Mixture
 from oasis_lib.evaluation.features import to_tensor
 from oasis_lib.metrics import ms_ssim
 from oasis_lib.run import Run
-from oasis_lib.sampling import draw, kept_between_slice_indices, whole_brain
+from oasis_lib.sampling import draw, kept_between_slices, whole_brain
 from oasis_lib.training import best_device, decode_codes
-
-
-def real_brains(cohort: Cohort, split: str = "test", most: int = 8) -> list[np.ndarray]:
-    """(slices, H, W) of each of the first subjects that have every slice index."""
-    part, found = cohort[split], []
-    for subject in np.unique(part.subjects):
-        rows = np.flatnonzero(part.subjects == subject)
-        if len(rows) == cohort.slice_indices > 1:
-            found.append(part.images[rows[np.argsort(part.slice_indices[rows])]])
-    return found[:most]
 
 
 def brains_beside(
@@ -34,14 +24,16 @@ def brains_beside(
     Kinds: test subjects; brains sampled slice after slice; slices sampled independently. Both are empty where no test
     subject has every slice index.
     """
-    cohort, train, device = run.cohort, run.cohort["train"], best_device()
-    real = real_brains(cohort)
-    if not real:
+    cohort, train, test, device = run.cohort, run.cohort["train"], run.cohort["test"], best_device()
+    own = [np.flatnonzero(test.subjects == subject) for subject in np.unique(test.subjects)]
+    own = [rows[np.argsort(test.slice_indices[rows])] for rows in own if len(rows) == cohort.slice_indices > 1]
+    if not own:
         return {}, {}
     codes = np.load(run.path("codes", "train.npy"))
-    kept = kept_between_slice_indices(codes, train.subjects, train.slice_indices, cohort.slice_indices)
+    kept = kept_between_slices(codes, train.subjects, train.slice_indices, cohort.slice_indices)
     tokens = whole_brain(prior, kept, brains=brains, seed=seed, **options)
-    sets = {cohort.who("test"): real, "sequential slices": [decode_codes(vqvae, one, device) for one in tokens]}
+    sets = {cohort.who("test"): [test.images[rows] for rows in own[:8]]}
+    sets["sequential slices"] = [decode_codes(vqvae, one, device) for one in tokens]
     apart = draw(prior, vqvae, np.arange(cohort.slice_indices), seed=seed, **options)["images"]
     sets["independent slices"] = [apart]
     alike = {

@@ -147,7 +147,7 @@ def adjacency(codes: np.ndarray, codebook_size: int) -> np.ndarray:
 
 
 def guess_bits(counts: np.ndarray, pairs: np.ndarray) -> dict[str, float]:
-    """Bits a token: uniform over the codebook, by frequency, and given one neighbour (less their mutual information)."""
+    """Bits a token: uniform over the codebook, by frequency, and given one neighbour (less mutual information)."""
     alone, left, right, both = (float(entropy(x.ravel(), base=2)) for x in (counts, pairs.sum(1), pairs.sum(0), pairs))
     uniform = float(np.log2(len(counts)))
     return {"uniform": uniform, "by frequency": alone, "given one neighbour": alone - (left + right - both)}

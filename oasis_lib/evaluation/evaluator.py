@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,10 @@ class Evaluator:
         self.key = key | {"network": fingerprint(self.network)}
         self.raw = {name: self._of_subjects(name) for name in sorted({"train", "validate", "test", split})}
         self.space = features.Space.fit(self.raw["train"][self.fit_rows], self.config.components)
+        self.real_points = self.space.project(self.raw[split])
+        baseline = Samples.of(train, self.baseline_rows)
+        self.baseline = replace(baseline, raw=self.raw["train"][self.baseline_rows])
+        self.thumbnails = memorisation.shrink(train.images, self.device)
 
     def _train_network(self) -> features.FeatureNet:
         options = {"steps": self.config.feature_steps, "seed": self.config.seed, "device": self.device}
@@ -80,25 +84,12 @@ class Evaluator:
         return features.extract(self.network, images, self.device)
 
     @cached_property
-    def baseline(self) -> Samples:
-        train, rows = self.cohort["train"], self.baseline_rows
-        return Samples(train.images[rows], train.slice_indices[rows], train.subjects[rows], self.raw["train"][rows])
-
-    @cached_property
-    def thumbnails(self) -> np.ndarray:
-        return memorisation.shrink(self.cohort["train"].images, self.device)
-
-    @cached_property
     def mixture(self) -> anatomy.Mixture:
         return anatomy.Mixture.fit(self.cohort["train"].images, self.config.seed)
 
     @cached_property
     def real_areas(self) -> np.ndarray:
         return self.mixture.areas(np.asarray(self.real.images))
-
-    @cached_property
-    def real_points(self) -> np.ndarray:
-        return self.space.project(self.raw[self.split])
 
     @cached_property
     def real_similarity(self) -> pd.DataFrame:
@@ -151,7 +142,7 @@ class Evaluator:
         kept = kept_arrays(self.cache, f"audit-{name}", key, look)
         return kept | {"features": self.space.project(kept["features"])}
 
-    def _nearest(self, points: np.ndarray, where: str, bank: np.ndarray, own: np.ndarray | None = None) -> memorisation.Nearest:
+    def _nearest(self, points: np.ndarray, where: str, bank: np.ndarray, own: Any = None) -> memorisation.Nearest:
         flip = where == "pixels" and self.cohort.info.get("left_right")
         mirror = memorisation.mirrored(points) if flip else None
         return memorisation.nearest(points, bank, self.cohort["train"].subjects, mirror, own)
@@ -213,7 +204,7 @@ class Evaluator:
             found[f"memorised_{where}"] = float((seen.relative[where][ours] < line.line).mean())
         return found
 
-    def _half_widths(self, numbers: Callable, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    def _half_widths(self, numbers: Callable, subjects: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> dict:
         """Half of each 95 % interval: a jackknife that leaves out a tenth of the subjects at a time, on both sides."""
         parts = min(10, len(np.unique(self.real.subjects[theirs])), len(np.unique(subjects[ours])))
         if parts < 2:

@@ -78,7 +78,7 @@ def references(evaluator: Evaluator) -> dict[str, Samples]:
             found[f"reconstructions, {name}"] = Samples(images, slice_indices, real.subjects)
         controls = {"positional tokens": by_position(every, train.slice_indices, slice_indices, rng)}
         controls["unigram tokens"] = rng.permutation(codes.ravel()).reshape(codes.shape)
-        found |= {name: Samples(decode_codes(vqvae, tokens, device), slice_indices) for name, tokens in controls.items()}
+        found |= {name: Samples(decode_codes(vqvae, maps, device), slice_indices) for name, maps in controls.items()}
     found["blur"] = Samples(blurred(real.images, evaluator.cohort.size / 128), slice_indices, real.subjects)
     means = {index: train.images[train.slice_indices == index].mean(0) / 255 for index in counts}
     found["mean image"] = Samples(np.stack([means[index] for index in slice_indices]).astype(np.float32), slice_indices)
@@ -176,7 +176,7 @@ def verdict_table(table: pd.DataFrame, report: Report | None, names: Sequence[st
     """A row a target: bound, real subjects' own value and verdict first, then each set's."""
     judged = {name: verdict(table, report, name) for name in (BASELINE, *names)}
     found = pd.DataFrame({"target": {target: entry["target"] for target, entry in judged[BASELINE].items()}})
-    cells = {name: {t: f"{e['value']:.3g} ({e['verdict']})" for t, e in entries.items()} for name, entries in judged.items()}
+    cells = {name: {t: f"{e['value']:.3g} ({e['verdict']})" for t, e in one.items()} for name, one in judged.items()}
     return found.join(pd.DataFrame(cells))
 
 

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.evaluation.detectability import Recipe, Result, crop_scores, detectability, folds_of, new_detector, train
-from oasis_lib.evaluation.prepared import SCALES, Prepared, Samples, brain_box, crops_of, prepare, shared_counts
+from oasis_lib.evaluation.prepared import SCALES, Prepared, Samples, crops_of, prepare, shared_counts
+from oasis_lib.training.data import content_box
 
 BASELINE = "real-vs-real"
 
@@ -41,7 +42,7 @@ class Instrument:
         learned = np.isin(train.subjects, subjects[: len(subjects) // 2])
         self.other_rows = np.flatnonzero(~learned)
         self.scales = list(scales) or [scale for scale in SCALES if scale == 1 or cohort.size // scale >= 32]
-        self.box = brain_box(train.images[:: max(1, len(train) // 256)])
+        self.box = content_box(train.images[:: max(1, len(train) // 256)], 2, 8)  # sides the coarsest scale divides
         rows = np.random.default_rng(self.recipe.seed).permutation(np.flatnonzero(learned))[: self.recipe.most]
         self.fit = self.prepare(Samples.of(train, np.sort(rows)))
         self.real = self.prepare(Samples.of(real))

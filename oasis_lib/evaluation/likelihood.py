@@ -25,7 +25,7 @@ def tensor(codes: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(codes, np.int64))
 
 
-def independent(codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+def independent(codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """{name: (len(wanted), h, w)} tokens drawn from training maps (n, h, w) independently of each other."""
     rng, one, size = np.random.default_rng(seed), np.zeros(len(codes), int), (len(wanted), *codes.shape[1:])
     return {
@@ -35,11 +35,11 @@ def independent(codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray
     }
 
 
-def by_position(codes: np.ndarray, slice_indices: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def by_position(codes: np.ndarray, indices: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(len(wanted), h, w): each position's token drawn from those at that position and slice index, independently."""
     flat, drawn = codes.reshape(len(codes), -1), np.empty((len(wanted), codes[0].size), codes.dtype)
     for index in np.unique(wanted):
-        pool, rows = np.flatnonzero(slice_indices == index), np.flatnonzero(wanted == index)
+        pool, rows = np.flatnonzero(indices == index), np.flatnonzero(wanted == index)
         drawn[rows] = np.take_along_axis(flat, rng.choice(pool, (len(rows), flat.shape[1])), 0)
     return drawn.reshape(len(wanted), *codes.shape[1:])
 
@@ -114,7 +114,7 @@ def reach(rows: int, grid: tuple[int, int], row: int, column: int) -> np.ndarray
     return (before & (row - y <= rows) & (abs(x - column) <= rows)).astype(float)
 
 
-def costs(priors: dict[str, Any], codes: np.ndarray, slice_indices: np.ndarray, count: int = 32, seed: int = 0) -> pd.DataFrame:
+def costs(priors: dict, codes: np.ndarray, slice_indices: np.ndarray, count: int = 32, seed: int = 0) -> pd.DataFrame:
     """Seconds and passes a map, and the spatial histogram distance of samples: one row a prior, after other subjects.
 
     `misplaced` is the total variation (0 alike, 1 disjoint), from validation subjects, of tokens by region and of

@@ -67,18 +67,6 @@ class Prepared:
         return self.scales[scale][rows], self.inside[scale][rows]
 
 
-def brain_box(images: np.ndarray, multiple: int = 8, margin: int = 2) -> tuple[slice, slice]:
-    """Rows and columns that hold every brain of a set (N, H, W); sides are multiples of the coarsest scale."""
-    lit, box = images.max(0) > 10, []
-    for axis, size in ((1, images.shape[1]), (0, images.shape[2])):
-        where = np.flatnonzero(lit.any(axis))
-        low, high = (where[0], where[-1] + 1) if len(where) else (0, size)
-        side = min(-(-(high - low + 2 * margin) // multiple) * multiple, size)
-        start = int(np.clip((low + high - side) // 2, 0, size - side))
-        box.append(slice(start, start + side))
-    return box[0], box[1]
-
-
 def without_cues(images: np.ndarray, seed: int = 0) -> np.ndarray:
     """(N, H, W) -> uint8: background zero, faint noise inside the brain, one JPEG step."""
     images = images if images.dtype == np.uint8 else (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
@@ -91,7 +79,7 @@ def without_cues(images: np.ndarray, seed: int = 0) -> np.ndarray:
     return done
 
 
-def prepare(samples: Samples, box: tuple[slice, slice], scales: Sequence[int] = SCALES, device: str = "cpu") -> Prepared:
+def prepare(samples: Samples, box: tuple[slice, slice], scales: Sequence[int], device: str = "cpu") -> Prepared:
     """Scales are area averages of the cropped slices, rounded to 8 bits."""
     subjects = np.array([f"generated {row}" for row in range(len(samples.images))])
     subjects = subjects if samples.subjects is None else np.asarray(samples.subjects)

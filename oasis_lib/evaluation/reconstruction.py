@@ -21,12 +21,13 @@ from oasis_lib.training.data import in_channels, linspace_rows, to_images
 from oasis_lib.training.vqvae import reconstruction_loss
 
 MEASURES = {"ssim": metrics.ssim, "ms_ssim": metrics.ms_ssim, "psnr": metrics.psnr, "mae": metrics.mae}
+ALL = 100_000
 SEEDS_BAR = 0.6  # SSIM that the earlier projects were asked for
 Reconstruct = Callable[[Tensor, np.ndarray], Tensor]  # a batch (B, 1, H, W) and its rows -> its reconstruction
 
 
 @torch.no_grad()
-def measure(split: Split, through: Reconstruct, most: int = 100_000, only: Iterable[str] = MEASURES) -> pd.DataFrame:
+def measure(split: Split, through: Reconstruct, most: int = ALL, only: Iterable[str] = MEASURES) -> pd.DataFrame:
     """One row a slice: subject, slice index, each measure over the full frame and inside the brain (`ssim_brain`)."""
     device, rows, parts = best_device(), linspace_rows(len(split), most), []
     few = metrics.batch_size_for(split.images[0].size, device)
@@ -42,7 +43,7 @@ def measure(split: Split, through: Reconstruct, most: int = 100_000, only: Itera
     return pd.concat([about.assign(row=rows), pd.concat(parts, ignore_index=True)], axis=1)
 
 
-def scores(model: VQVAE, split: Split, most: int = 100_000, only: Iterable[str] = MEASURES, *, crisp: bool = False) -> pd.DataFrame:
+def scores(model: VQVAE, split: Split, most: int = ALL, only: Iterable = MEASURES, crisp: bool = False) -> pd.DataFrame:
     """`measure` of the faithful decoder, or the crisp one."""
     model = model.to(best_device()).eval()
 
@@ -52,7 +53,7 @@ def scores(model: VQVAE, split: Split, most: int = 100_000, only: Iterable[str] 
     return measure(split, through, most, only)
 
 
-def decoders(model: VQVAE, split: Split, most: int = 100_000) -> dict[str, pd.DataFrame]:
+def decoders(model: VQVAE, split: Split, most: int = ALL) -> dict[str, pd.DataFrame]:
     """The scores of every decoder that the model has, by name."""
     names = ["faithful decoder"] + ["crisp decoder"] * (model.crisp is not None)
     return {name: scores(model, split, most, crisp=name.startswith("crisp")) for name in names}
