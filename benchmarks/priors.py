@@ -121,7 +121,7 @@ def main() -> None:
             history = train_prior(kind, cohort, vqvae, folder / name.replace(" ", "-"), part, progress=False)
             priors[name] = load(folder / name.replace(" ", "-")).to(best_device())
             steps[name] = history["step"].iloc[-1]
-        images = likelihood.likelihoods(run, priors, codes, ("validate", "test"), given.images)
+        images = likelihood.likelihoods(run, priors, codes, given.images)
         drawn = heads(priors, vqvae, cohort, given.samples, vqvae, given.seed)
         bits = likelihood.bits_table(images, codes["test"][0].size).pivot(index="prior", columns="split")
         placed = likelihood.costs(priors, codes["test"], cohort["test"].slice_indices).set_index("prior")

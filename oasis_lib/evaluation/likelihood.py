@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from oasis_lib.cohort import Split
+from oasis_lib.cohort import SPLITS, Split
 from oasis_lib.device import full_precision
 from oasis_lib.metrics import PAIRS, apart, bootstrap_by_subject, in_regions, pairs
 from oasis_lib.models.position_prior import PositionPrior
@@ -44,13 +44,7 @@ def by_position(codes: np.ndarray, indices: np.ndarray, wanted: np.ndarray, rng:
     return drawn.reshape(len(wanted), *codes.shape[1:])
 
 
-def likelihoods(
-    run: Run,
-    priors: dict[str, Any],
-    codes: dict[str, np.ndarray],
-    splits=("train", "validate", "test"),
-    most: int = 2000,
-) -> pd.DataFrame:
+def likelihoods(run: Run, priors: dict, codes: dict[str, np.ndarray], most: int = 2000) -> pd.DataFrame:
     """Bits of images, at most so many a split: columns prior, split, row, subject, bits; beside token frequencies."""
     size, place = next(iter(priors.values())).codebook_size, np.arange(codes["train"][0].size)
     counts = np.bincount(codes["train"].ravel(), minlength=size) + 0.5  # an unused token costs finitely many bits
@@ -58,7 +52,7 @@ def likelihoods(
     counted.start(tensor(codes["train"]))
     placed = counted.logits.double().numpy()
     tables = []
-    for split in splits:
+    for split in SPLITS:
         part, maps = run.cohort[split], np.asarray(codes[split], np.int64)
         rows = linspace_rows(len(maps), min(most, len(run.cohort["test"])) if split == "train" else most)
         flat = maps[rows].reshape(len(rows), -1)
@@ -76,10 +70,9 @@ def bits_table(images: pd.DataFrame, codes_an_image: int, repeats: int = 2000) -
     """One row a prior and split: mean bits an image with its 95 % interval over subjects, and nats a token."""
     rows = []
     for (prior, split), part in images.groupby(["prior", "split"], sort=False):
-        mean, low, high = bootstrap_by_subject(part["bits"].to_numpy(), part["subject"].to_numpy(), repeats)
-        nats = mean * math.log(2) / codes_an_image
-        rows.append({"prior": prior, "split": split, "bits": mean, "low": low, "high": high, "nats_a_code": nats})
-    return pd.DataFrame(rows)
+        mean, low, high = bootstrap_by_subject(part["bits"], part["subject"], repeats)
+        rows.append((prior, split, mean, low, high, mean * math.log(2) / codes_an_image))
+    return pd.DataFrame(rows, columns=["prior", "split", "bits", "low", "high", "nats_a_code"])
 
 
 def bit_maps(prior: Any, codes: np.ndarray, slice_indices: np.ndarray) -> np.ndarray:

@@ -73,24 +73,19 @@ def baselines(cohort: Cohort, name: str = "test") -> dict[str, pd.DataFrame]:
     train, split = cohort["train"], cohort[name]
     some = train.images[linspace_rows(len(train), 1024)]
     mean = torch.from_numpy(some.mean(axis=0, dtype=np.float64).astype(np.float32) / 255)[None, None]
-    others = np.array([_stranger(train, row, slice_index) for row, slice_index in enumerate(split.slice_indices)])
-
-    def other(images: Tensor, rows: np.ndarray) -> Tensor:
-        wanted, order = np.unique(others[rows], return_inverse=True)  # a memory map is read in order
-        return to_images(train.images[wanted][order], images.device)
-
+    others = strangers(train, split.slice_indices)
     return {
         "black image": measure(split, lambda images, rows: torch.zeros_like(images)),
         "mean training image": measure(split, lambda images, rows: mean.to(images.device).expand_as(images)),
-        "another subject": measure(split, other),
+        "another subject": measure(split, lambda images, rows: to_images(train.images[others[rows]], images.device)),
     }
 
 
-def _stranger(train: Split, row: int, slice_index: int) -> int:
-    """A training slice of the same slice index (of any, where none has it); always the same one for a row."""
-    same = np.flatnonzero(train.slice_indices == slice_index)
-    choices = same if len(same) else np.arange(len(train))
-    return int(choices[(row * 7919) % len(choices)])
+def strangers(train: Split, slice_indices: np.ndarray) -> np.ndarray:
+    """A training slice of each slice index (any, where none has it); always the same one at a place."""
+    known = {index: np.flatnonzero(train.slice_indices == index) for index in np.unique(slice_indices)}
+    pools = [known[index] if len(known[index]) else np.arange(len(train)) for index in slice_indices]
+    return np.array([pool[place * 7919 % len(pool)] for place, pool in enumerate(pools)])
 
 
 def summary(tables: dict[str, pd.DataFrame], repeats: int = 2000) -> pd.DataFrame:

@@ -50,10 +50,10 @@ def nothing(why: str) -> Figure:
     return figure
 
 
-def show_image(axis: Axes, image, title: str = "", *, low: float = 0.0, high: float = 1.0, **options):
+def show_image(axis: Axes, image, *, low: float = 0.0, high: float = 1.0, **options):
     """A slice, grey, without ticks. Anterior is up."""
     drawn = axis.imshow(image, vmin=low, vmax=high, **options)
-    axis.set(xticks=[], yticks=[], title=title)
+    axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     return drawn
 
