@@ -16,9 +16,9 @@ from common import keep
 from oasis_lib import sampling
 from oasis_lib.cohort import open_cohort
 from oasis_lib.evaluation.detectability import Recipe
+from oasis_lib.evaluation.features import Samples
 from oasis_lib.evaluation.generation import as_samples
 from oasis_lib.evaluation.instrument import Instrument
-from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, decode_codes

@@ -14,8 +14,8 @@ from common import cohort_of, limited, options, report
 
 from oasis_lib.config import profile
 from oasis_lib.evaluation.evaluator import Evaluator
+from oasis_lib.evaluation.features import Samples
 from oasis_lib.evaluation.generation import compare, references
-from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, codes_of, train_vqvae

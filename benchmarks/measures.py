@@ -22,9 +22,9 @@ from oasis_lib.cohort import open_cohort, prepare
 from oasis_lib.evaluation import generation
 from oasis_lib.evaluation.detectability import Recipe
 from oasis_lib.evaluation.evaluator import Evaluator
+from oasis_lib.evaluation.features import Samples
 from oasis_lib.evaluation.generation import UNDETECTED, compare
 from oasis_lib.evaluation.instrument import Instrument
-from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import load
 from oasis_lib.training import encode_cohort, train_prior, train_vqvae
 

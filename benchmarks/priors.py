@@ -31,8 +31,8 @@ from oasis_lib.config import (
 )
 from oasis_lib.evaluation import generation, likelihood
 from oasis_lib.evaluation.evaluator import Evaluator
+from oasis_lib.evaluation.features import Samples
 from oasis_lib.evaluation.generation import compare
-from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import load
 from oasis_lib.models.sampler import image_seeds
 from oasis_lib.paths import user_path

@@ -10,9 +10,19 @@ import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from oasis_lib.evaluation.detectability import Recipe, Result, detectability, folds_of, roc_area
+from oasis_lib.evaluation.detectability import (
+    SIDE,
+    Recipe,
+    Result,
+    crops_of,
+    detectability,
+    folds_of,
+    prepare,
+    roc_area,
+    without_cues,
+)
+from oasis_lib.evaluation.features import Samples
 from oasis_lib.evaluation.instrument import Report
-from oasis_lib.evaluation.prepared import SIDE, Samples, crops_of, prepare, without_cues
 from oasis_lib.training.data import content_box
 
 QUICK = Recipe(steps=50, draws=200, crops=2)

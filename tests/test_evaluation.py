@@ -12,13 +12,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from oasis_lib.cohort import Cohort, Split
-from oasis_lib.evaluation import anomaly, distances, memorisation
+from oasis_lib.evaluation import anomaly, distances
 from oasis_lib.evaluation.anatomy import Mixture, SliceIndexRegressor, area_distance
 from oasis_lib.evaluation.evaluator import Evaluator, parted, pick_rows
-from oasis_lib.evaluation.features import Space, train_network
+from oasis_lib.evaluation.features import Samples, Space, shared_counts, train_network
 from oasis_lib.evaluation.generation import COPIES, TARGETS, UNKNOWN, beside_real, bounds, state, verdict
 from oasis_lib.evaluation.likelihood import by_position
-from oasis_lib.evaluation.prepared import Samples, shared_counts
 from oasis_lib.sampling import even_slice_indices, inpaint, kept_between_slices
 
 
@@ -99,31 +98,31 @@ def test_slices_of_one_head_do_not_shrink_its_neighbourhood(rng):
 def test_a_planted_copy_is_caught_even_shifted_mirrored_and_darker(rng):
     train, _, subjects = heads(12, seed=1)
     held, slice_indices, _ = heads(12, seed=2)
-    bank = memorisation.thumbnails(train)
-    line = memorisation.Calibration(memorisation.nearest(memorisation.thumbnails(held), bank, subjects), slice_indices)
+    bank = distances.thumbnails(train)
+    line = distances.Calibration(distances.nearest(distances.thumbnails(held), bank, subjects), slice_indices)
     copies = np.roll(train[:, :, ::-1], (3, -2), axis=(1, 2)) * 0.9
     copies = copies + rng.normal(0, 4, copies.shape) * (copies > 0)
-    points = memorisation.thumbnails(copies.clip(0, 255).astype(np.uint8))
-    found = memorisation.nearest(points, bank, subjects, memorisation.mirrored(points))
+    points = distances.thumbnails(copies.clip(0, 255).astype(np.uint8))
+    found = distances.nearest(points, bank, subjects, distances.mirrored(points))
     assert (line.relative(found, slice_indices) < line.line).mean() > 0.9
     others, other_slice_indices, _ = heads(12, seed=3)
-    found = memorisation.nearest(memorisation.thumbnails(others), bank, subjects)
+    found = distances.nearest(distances.thumbnails(others), bank, subjects)
     assert (line.relative(found, other_slice_indices) < line.line).mean() <= 0.1, "new subjects are not copies"
 
 
 def test_real_training_subjects_are_not_compared_with_themselves():
     train, _, subjects = heads(5)
-    bank = memorisation.thumbnails(train)
-    found = memorisation.nearest(bank, bank, subjects, own=subjects)
+    bank = distances.thumbnails(train)
+    found = distances.nearest(bank, bank, subjects, own=subjects)
     assert (subjects[found.index] != subjects).all() and found.distance.min() > 0.01
 
 
 def test_the_seeds_count_takes_black_for_a_brain():
     """Why that count appears in no verdict: small heads in a big frame."""
     images, _, _ = heads(3, slice_indices=1, size=128)
-    best, index = memorisation.best_ssim(np.zeros_like(images[:1]), images, memorisation.shrink(images))
-    assert best[0] > memorisation.SEEDS_LINE
-    best, index = memorisation.best_ssim(images, images, memorisation.shrink(images))
+    best, index = distances.best_ssim(np.zeros_like(images[:1]), images, distances.shrink(images))
+    assert best[0] > distances.SEEDS_LINE
+    best, index = distances.best_ssim(images, images, distances.shrink(images))
     assert (index == np.arange(len(images))).all() and np.allclose(best, 1, atol=1e-4)
 
 
@@ -143,10 +142,10 @@ def test_the_feature_network_is_the_same_for_the_same_seed():
 
 def test_the_slice_index_reader_reads_subjects_it_has_not_seen():
     images, slice_indices, subjects = heads(12)
-    reader = SliceIndexRegressor(memorisation.shrink(images), slice_indices, subjects)
+    reader = SliceIndexRegressor(distances.shrink(images), slice_indices, subjects)
     new, new_slice_indices, _ = heads(6, seed=9)
-    assert (np.abs(reader.read(memorisation.shrink(new)) - new_slice_indices) < 1.5).mean() > 0.95
-    features = memorisation.shrink(images)
+    assert (np.abs(reader.read(distances.shrink(new)) - new_slice_indices) < 1.5).mean() > 0.95
+    features = distances.shrink(images)
     known, unseen = (np.abs(reader.read(features, who) - slice_indices).mean() for who in (None, subjects))
     assert unseen > known, "a training subject is read by the model that has not seen it"
 

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from oasis_lib import config, sampling
 from oasis_lib.cohort import open_cohort, prepare
 from oasis_lib.config import TransformerConfig
-from oasis_lib.evaluation import generation, memorisation
+from oasis_lib.evaluation import distances, generation
 from oasis_lib.evaluation.detectability import Recipe
 from oasis_lib.evaluation.evaluator import Evaluator, pick_rows
+from oasis_lib.evaluation.features import Samples
 from oasis_lib.evaluation.generation import compare
 from oasis_lib.evaluation.instrument import Instrument, Report
-from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.models import build, load
 from oasis_lib.training import encode_cohort, train_prior, train_vqvae
 
@@ -144,7 +144,7 @@ def test_slice_index_agreement_is_about_obedience_not_sharpness(ladder):
 def test_the_seeds_count_does_not_rank_and_is_in_no_verdict(ladder):
     count = ladder["seeds_count"].astype(float)
     assert count["mean image"] >= count["reconstructions, faithful"], "the rule prefers one grey average to true copies"
-    assert memorisation.SEEDS_LINE == 0.6
+    assert distances.SEEDS_LINE == 0.6
 
 
 def test_detectability_ranks_real_reconstructions_prior_and_controls(measured):

@@ -15,8 +15,8 @@ from oasis_lib.cohort import Cohort, open_cohort
 from oasis_lib.config import PRIORS, profile
 from oasis_lib.evaluation import features
 from oasis_lib.evaluation.evaluator import Evaluator
+from oasis_lib.evaluation.features import Samples
 from oasis_lib.evaluation.generation import SETTINGS
-from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.explore import Generator, Painter
 from oasis_lib.models import load
 from oasis_lib.run import Run

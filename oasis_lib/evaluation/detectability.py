@@ -6,16 +6,78 @@ Fine scales show texture, coarse scales anatomy. See Lopez-Paz & Oquab 2017 (cla
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oasis_lib.evaluation.prepared import Prepared, crops_of
+from oasis_lib.evaluation.features import Samples
+from oasis_lib.metrics import brain_mask
+
+SCALES = (1, 2, 4, 8)
+SIDE = 48  # pixels across a crop, at every scale
+NOISE = 1.5  # standard deviation, of 255: hides rounding and flat regions on both sides alike
+QUALITY = 90  # of the JPEG step that both sides pass
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Slices without cues that are no anatomy, cropped to a common box, one array a scale."""
+
+    scales: dict[int, Tensor]  # scale -> (N, h, w) uint8, at least SIDE x SIDE
+    inside: dict[int, Tensor]  # scale -> (N, P) 1 at crop positions with half as much brain as the fullest crop, else 0
+    slice_indices: np.ndarray  # (N,)
+    subjects: np.ndarray  # (N,)
+
+    def at(self, scale: int, rows: np.ndarray | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Images and crop positions of one scale."""
+        return self.scales[scale][rows], self.inside[scale][rows]
+
+
+def without_cues(images: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(N, H, W) -> uint8: background zero, faint noise inside the brain, one JPEG step."""
+    images = images if images.dtype == np.uint8 else (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    rng, mask, done = np.random.default_rng(seed), brain_mask(images), np.empty_like(images)
+    for row, (image, inside) in enumerate(zip(images, mask)):
+        noisy = np.where(inside, image + rng.normal(0, NOISE, image.shape), 0)
+        file = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
+        done[row] = np.where(inside, np.maximum(np.asarray(Image.open(file)), 1), 0)
+    return done
+
+
+def prepare(samples: Samples, box: tuple[slice, slice], scales: Sequence[int], device: str = "cpu") -> Prepared:
+    """Scales are area averages of the cropped slices, rounded to 8 bits."""
+    subjects = np.array([f"generated {row}" for row in range(len(samples.images))])
+    subjects = subjects if samples.subjects is None else np.asarray(samples.subjects)
+    clean = without_cues(np.asarray(samples.images))[:, box[0], box[1]]
+    full, found, inside = torch.from_numpy(np.ascontiguousarray(clean)).to(device)[:, None], {}, {}
+    for scale in scales:
+        small = torch.cat([F.avg_pool2d(part.float(), scale).round().to(torch.uint8)[:, 0] for part in full.split(64)])
+        down, across = (max(0, SIDE - side) for side in small.shape[1:])
+        found[scale] = F.pad(small, [across // 2, across - across // 2, down // 2, down - down // 2])
+        share = F.avg_pool2d((found[scale] > 0).float()[:, None], SIDE, _stride(found[scale])).flatten(1)
+        inside[scale] = (share >= 0.5 * share.amax(1, keepdim=True)).float()
+    return Prepared(found, inside, np.asarray(samples.slice_indices), subjects)
+
+
+def _stride(images: Tensor) -> int:
+    return max(1, (min(images.shape[1:]) - SIDE) // 8)
+
+
+def crops_of(images: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """(B, 1, SIDE, SIDE) in [0, 1]: the crop of image `rows[i]` at position `places[i]`."""
+    stride = _stride(images)
+    across = (images.shape[2] - SIDE) // stride + 1
+    reach = torch.arange(SIDE, device=images.device)
+    down, right = (places // across * stride)[:, None] + reach, (places % across * stride)[:, None] + reach
+    return (images[rows[:, None, None], down[:, :, None], right[:, None, :]].float() / 255)[:, None]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from scipy.stats import t
 
 from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig
-from oasis_lib.evaluation import anatomy, distances, features, memorisation
-from oasis_lib.evaluation.prepared import Samples, shared_counts
+from oasis_lib.evaluation import anatomy, distances, features
+from oasis_lib.evaluation.features import Samples, shared_counts
 from oasis_lib.storage import fingerprint, kept_arrays
 from oasis_lib.training import codes_of, decode_codes
 
@@ -31,7 +31,7 @@ class Seen:
     points: np.ndarray  # (N, components) features
     areas: np.ndarray  # (N, 4) percent of the frame
     slice_index_errors: np.ndarray  # (N,)
-    near: dict[str, memorisation.Nearest]  # in pixels and in features
+    near: dict[str, distances.Nearest]  # in pixels and in features
     relative: dict[str, np.ndarray]  # (N,) distance to the nearest training slice over the median of held-out subjects
 
 
@@ -70,7 +70,7 @@ class Evaluator:
         self.real_points = self.space.project(self.raw[split])
         baseline = Samples.of(train, self.baseline_rows)
         self.baseline = replace(baseline, raw=self.raw["train"][self.baseline_rows])
-        self.thumbnails = memorisation.shrink(train.images, self.device)
+        self.thumbnails = distances.shrink(train.images, self.device)
 
     def _train_network(self) -> features.FeatureNet:
         options = {"steps": self.config.feature_steps, "seed": self.config.seed, "device": self.device}
@@ -112,11 +112,11 @@ class Evaluator:
         """(N,) distance of the slice index read from the one asked for; NaN where none can be read."""
         if self.reader is None:
             return np.full(len(samples.images), np.nan)
-        seen = np.concatenate([raw, memorisation.shrink(samples.images, self.device)], 1)
+        seen = np.concatenate([raw, distances.shrink(samples.images, self.device)], 1)
         return np.abs(self.reader.read(seen, samples.subjects) - samples.slice_indices)
 
     @cached_property
-    def audit(self) -> tuple[dict[str, np.ndarray], dict[str, memorisation.Calibration]]:
+    def audit(self) -> tuple[dict[str, np.ndarray], dict[str, distances.Calibration]]:
         """Training slices in pixels and in features, and the distances of held-out subjects from them.
 
         Both through the tokens: a copy is as blurred as any decoded slice, and would lie far from its original.
@@ -126,7 +126,7 @@ class Evaluator:
         lines = {}
         for where in bank:
             found = self._nearest(np.concatenate([one[where] for one in held]), where, bank[where])
-            lines[where] = memorisation.Calibration(found, slice_indices)
+            lines[where] = distances.Calibration(found, slice_indices)
         return bank, lines
 
     def _audited(self, name: str) -> dict[str, np.ndarray]:
@@ -135,17 +135,17 @@ class Evaluator:
             if self.vqvae is not None:
                 images = decode_codes(self.vqvae, codes_of(self.vqvae, self.cohort, name, self.device), self.device)
                 raw = self.extract(images)
-            thumbnails = memorisation.thumbnails(images, device=self.device)
+            thumbnails = distances.thumbnails(images, device=self.device)
             return {"pixels": thumbnails.astype(np.float16), "features": raw}
 
         key = self.key | {"vqvae": self.vqvae and fingerprint(self.vqvae)}
         kept = kept_arrays(self.cache, f"audit-{name}", key, look)
         return kept | {"features": self.space.project(kept["features"])}
 
-    def _nearest(self, points: np.ndarray, where: str, bank: np.ndarray, own: Any = None) -> memorisation.Nearest:
+    def _nearest(self, points: np.ndarray, where: str, bank: np.ndarray, own: Any = None) -> distances.Nearest:
         flip = where == "pixels" and self.cohort.info.get("left_right")
-        mirror = memorisation.mirrored(points) if flip else None
-        return memorisation.nearest(points, bank, self.cohort["train"].subjects, mirror, own)
+        mirror = distances.mirrored(points) if flip else None
+        return distances.nearest(points, bank, self.cohort["train"].subjects, mirror, own)
 
     @cached_property
     def _known(self) -> WeakKeyDictionary[Samples, Seen]:
@@ -156,7 +156,7 @@ class Evaluator:
         if samples not in self._known:
             raw, (bank, lines) = self.extract(samples.images) if samples.raw is None else samples.raw, self.audit
             points = self.space.project(raw)
-            query = {"pixels": memorisation.thumbnails(samples.images, device=self.device), "features": points}
+            query = {"pixels": distances.thumbnails(samples.images, device=self.device), "features": points}
             near = {where: self._nearest(query[where], where, bank[where], samples.subjects) for where in query}
             relative = {where: lines[where].relative(near[where], samples.slice_indices) for where in near}
             areas, errors = self.mixture.areas(np.asarray(samples.images)), self.slice_index_errors(samples, raw)
@@ -218,8 +218,8 @@ class Evaluator:
     def _ssim_count(self, images: np.ndarray) -> dict[str, float]:
         """The earlier projects' count: samples whose highest SSIM to a training slice exceeds 0.6."""
         some = images[:: max(1, len(images) // 100)]
-        best, _ = memorisation.best_ssim(some, self.cohort["train"].images, self.thumbnails, device=self.device)
-        return {"seeds_count": float((best > memorisation.SEEDS_LINE).mean()), "seeds_best": float(best.max())}
+        best, _ = distances.best_ssim(some, self.cohort["train"].images, self.thumbnails, device=self.device)
+        return {"seeds_count": float((best > distances.SEEDS_LINE).mean()), "seeds_best": float(best.max())}
 
     def extremes(self, samples: Samples, where: str = "pixels", count: int = 6, farthest: bool = False) -> pd.DataFrame:
         """The samples nearest to (or farthest from) a training slice, for their slice index; with that slice's row."""

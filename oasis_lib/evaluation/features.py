@@ -1,4 +1,4 @@
-"""The feature space that distances are measured in: a small network trained here, on half of the training subjects."""
+"""Sets of slices to be judged, and the feature space of distances: a small network, trained on half of the subjects."""
 
 from __future__ import annotations
 
@@ -12,13 +12,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oasis_lib.cohort import Split
 from oasis_lib.device import full_precision
-from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.metrics import batch_size_for
 from oasis_lib.storage import CONFIG, read_config, read_weights, save_model
 
 FEATURES = 32 + 64 + 4 * 128
 VERSION = 4  # of network and training: a cached network of another version is trained again
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A set of slices to be judged. Without `subjects`, as for generated slices, each slice is a subject of its own."""
+
+    images: np.ndarray  # (N, H, W) uint8, or floats in [0, 1]
+    slice_indices: np.ndarray  # (N,) asked for, or drawn; -1 where open
+    subjects: np.ndarray | None = None
+    raw: np.ndarray | None = None  # (N, features), where these are known already
+
+    @classmethod
+    def of(cls, split: Split, rows: np.ndarray | slice = slice(None)) -> Samples:
+        """Real slices."""
+        return cls(np.asarray(split.images[rows]), split.slice_indices[rows], split.subjects[rows])
+
+    def some(self, rows: np.ndarray) -> Samples:
+        """Those rows alone."""
+        parts = (self.images, self.slice_indices, self.subjects, self.raw)
+        return Samples(*(None if part is None else np.asarray(part)[rows] for part in parts))
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.arange(len(self.images)) if self.subjects is None else np.asarray(self.subjects)
+
+
+def shared_counts(*sides: np.ndarray) -> dict[int, int]:
+    """slice index -> how many slices of it every side (an array of slice indices) can give."""
+    counts = [dict(zip(*np.unique(side, return_counts=True))) for side in sides]
+    if not (shared := set.intersection(*map(set, counts))):
+        raise ValueError("samples and cohort have no slice index in common; draw samples with `slice_index=`")
+    return {int(index): int(min(count[index] for count in counts)) for index in sorted(shared)}
 
 
 class FeatureNet(nn.Module):

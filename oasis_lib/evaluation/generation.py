@@ -14,10 +14,9 @@ from oasis_lib.cohort import Cohort
 from oasis_lib.config import EvaluationConfig
 from oasis_lib.evaluation.detectability import Recipe
 from oasis_lib.evaluation.evaluator import SHARES, Evaluator, pick_rows
-from oasis_lib.evaluation.features import to_tensor
+from oasis_lib.evaluation.features import Samples, to_tensor
 from oasis_lib.evaluation.instrument import BASELINE, Instrument, Report
 from oasis_lib.evaluation.likelihood import by_position
-from oasis_lib.evaluation.prepared import Samples
 from oasis_lib.sampling import Drawn, draw, even_slice_indices
 from oasis_lib.training import best_device, codes_of, decode_codes
 from oasis_lib.vision import blur

@@ -11,8 +11,9 @@ import torch
 from tqdm.auto import tqdm
 
 from oasis_lib.cohort import Cohort
-from oasis_lib.evaluation.detectability import Recipe, Result, crop_scores, detectability, folds_of, new_detector, train
-from oasis_lib.evaluation.prepared import SCALES, Prepared, Samples, crops_of, prepare, shared_counts
+from oasis_lib.evaluation import detectability as detectors
+from oasis_lib.evaluation.detectability import SCALES, Prepared, Recipe, Result
+from oasis_lib.evaluation.features import Samples, shared_counts
 from oasis_lib.training.data import content_box
 
 BASELINE = "real-vs-real"
@@ -48,7 +49,7 @@ class Instrument:
         self.real = self.prepare(Samples.of(real))
 
     def prepare(self, samples: Samples) -> Prepared:
-        return prepare(samples, self.box, self.scales, self.device)
+        return detectors.prepare(samples, self.box, self.scales, self.device)
 
     def counts(self, sets: Sequence[np.ndarray]) -> dict[int, int]:
         """Slices of each slice index that every set (of slice indices) and the other real subjects can give."""
@@ -63,16 +64,16 @@ class Instrument:
     def surest(self, samples: Samples, scale: int = 1, count: int = 8) -> dict[str, np.ndarray]:
         """Patches (count, SIDE, SIDE) uint8 of held-out slices that a detector is surest about: real and generated."""
         side, recipe, found = self.prepare(samples), self.recipe, {}
-        fold = folds_of(side.slice_indices, side.subjects, recipe.folds, np.random.default_rng(recipe.seed))
+        fold = detectors.folds_of(side.slice_indices, side.subjects, recipe.folds, np.random.default_rng(recipe.seed))
         sides = self.fit.at(scale), side.at(scale, fold != 0)
-        net = train(new_detector(recipe.seed), sides, recipe.seed, recipe)
+        net = detectors.train(detectors.new_detector(recipe.seed), sides, recipe.seed, recipe)
         tested = {"real": self.real.at(scale), "generated": side.at(scale, fold == 0)}
         for name, (pictures, weights) in tested.items():
-            logits, places = crop_scores(net, pictures, weights, recipe.crops)
+            logits, places = detectors.crop_scores(net, pictures, weights, recipe.crops)
             logits = -logits if name == "real" else logits
             rows = np.argsort(-logits.max(1))[:count]
             best = places[rows, logits[rows].argmax(1)]
-            crops = crops_of(pictures, *(torch.from_numpy(part).to(self.device) for part in (rows, best)))
+            crops = detectors.crops_of(pictures, *(torch.from_numpy(part).to(self.device) for part in (rows, best)))
             found[name] = (crops[:, 0] * 255).round().to(torch.uint8).cpu().numpy()
         return found
 
@@ -85,7 +86,7 @@ class Instrument:
             for name, samples in sets.items():
                 bar.set_postfix_str(name)
                 chosen = self.prepare(samples.some(balanced_rows(samples.slice_indices, counts, self.recipe.seed)))
-                found[name] = detectability(self.fit, self.real, chosen, self.recipe, bar.update)
+                found[name] = detectors.detectability(self.fit, self.real, chosen, self.recipe, bar.update)
         return Report(found, self.mm)
 
 
