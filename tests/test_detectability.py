@@ -111,12 +111,12 @@ def test_the_finest_scale_passed_needs_all_coarser_ones():
         return Result(auc, auc - 0.05, auc + 0.05, 0.5)
 
     sets = {
-        "real-vs-real": {1: result(0.5), 2: result(0.4), 4: result(0.5)},
-        "good": {1: result(0.9), 2: result(0.49), 4: result(0.54)},
-        "uneven": {1: result(0.5), 2: result(0.8), 4: result(0.5)},
-        "bad": {1: result(0.5), 2: result(0.5), 4: result(0.9)},
+        "real-vs-real": {2: result(0.5), 4: result(0.4), 8: result(0.5)},
+        "good": {2: result(0.9), 4: result(0.49), 8: result(0.54)},
+        "uneven": {2: result(0.5), 4: result(0.8), 8: result(0.5)},
+        "bad": {2: result(0.5), 4: result(0.5), 8: result(0.9)},
     }
-    summary = Report(sets, 2.0).summary()
+    summary = Report(sets, "mm").summary()
     assert list(summary.columns) == ["2 mm", "4 mm", "8 mm", "mean", "finest_passed"]
     finest = summary["finest_passed"]
     assert finest.iloc[:3].tolist() == [2.0, 4.0, 8.0] and np.isnan(finest["bad"])

@@ -71,6 +71,10 @@ class Evaluator:
         baseline = Samples.of(train, self.baseline_rows)
         self.baseline = replace(baseline, raw=self.raw["train"][self.baseline_rows])
         self.thumbnails = distances.shrink(train.images, self.device)
+        self.mixture = anatomy.Mixture.fit(train.images, seed)
+        self.real_areas = self.mixture.areas(np.asarray(self.real.images))
+        self.real_similarity = self._similarity(self.real.images, self.real.slice_indices, self.real.subjects)
+        self._known: WeakKeyDictionary[Samples, Seen] = WeakKeyDictionary()
 
     def _train_network(self) -> features.FeatureNet:
         options = {"steps": self.config.feature_steps, "seed": self.config.seed, "device": self.device}
@@ -82,18 +86,6 @@ class Evaluator:
 
     def extract(self, images: np.ndarray) -> np.ndarray:
         return features.extract(self.network, images, self.device)
-
-    @cached_property
-    def mixture(self) -> anatomy.Mixture:
-        return anatomy.Mixture.fit(self.cohort["train"].images, self.config.seed)
-
-    @cached_property
-    def real_areas(self) -> np.ndarray:
-        return self.mixture.areas(np.asarray(self.real.images))
-
-    @cached_property
-    def real_similarity(self) -> pd.DataFrame:
-        return self._similarity(self.real.images, self.real.slice_indices, self.real.subjects)
 
     def _similarity(self, images: np.ndarray, slice_indices: np.ndarray, subjects: np.ndarray) -> pd.DataFrame:
         options = {"seed": self.config.seed, "device": self.device}
@@ -147,10 +139,6 @@ class Evaluator:
         mirror = distances.mirrored(points) if flip else None
         return distances.nearest(points, bank, self.cohort["train"].subjects, mirror, own)
 
-    @cached_property
-    def _known(self) -> WeakKeyDictionary[Samples, Seen]:
-        return WeakKeyDictionary()
-
     def look(self, samples: Samples) -> Seen:
         """Computed once a set."""
         if samples not in self._known:
@@ -187,7 +175,10 @@ class Evaluator:
         ends = {f"{name}_low": float(np.maximum(0, found[name] - reach)) for name, reach in half.items()}
         most = {name: 1.0 if name.startswith(SHARES) else np.inf for name in half}
         ends |= {f"{name}_high": float(np.minimum(most[name], found[name] + reach)) for name, reach in half.items()}
-        return {"slices": len(ours)} | found | self._ssim_count(images) | ends
+        some = images[:: max(1, len(images) // 100)]  # the earlier projects' count: best SSIM to a training slice > 0.6
+        best, _ = distances.best_ssim(some, self.cohort["train"].images, self.thumbnails, device=self.device)
+        count = {"seeds_count": float((best > distances.SEEDS_LINE).mean()), "seeds_best": float(best.max())}
+        return {"slices": len(ours)} | found | count | ends
 
     def _numbers(self, seen: Seen, samples: Samples, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         points, real = seen.points[ours], self.real_points[theirs]
@@ -214,12 +205,6 @@ class Evaluator:
         rows = pd.DataFrame([numbers(ours[mine != part], theirs[others != part]) for part in range(parts)])
         errors = np.sqrt((parts - 1) / parts * ((rows - rows.mean()) ** 2).sum(skipna=False))
         return (t.ppf(0.975, parts - 1) * errors).to_dict()
-
-    def _ssim_count(self, images: np.ndarray) -> dict[str, float]:
-        """The earlier projects' count: samples whose highest SSIM to a training slice exceeds 0.6."""
-        some = images[:: max(1, len(images) // 100)]
-        best, _ = distances.best_ssim(some, self.cohort["train"].images, self.thumbnails, device=self.device)
-        return {"seeds_count": float((best > distances.SEEDS_LINE).mean()), "seeds_best": float(best.max())}
 
     def extremes(self, samples: Samples, where: str = "pixels", count: int = 6, farthest: bool = False) -> pd.DataFrame:
         """The samples nearest to (or farthest from) a training slice, for their slice index; with that slice's row."""

@@ -159,7 +159,7 @@ def verdict(table: pd.DataFrame, report: Report | None, name: str) -> dict[str, 
         bound = max(0.5, real.high)
         controls = [report.results[control][scale].auc > bound for control in CONTROLS if control in report.results]
         judged = state(ours.auc, "<=", bound, real.low <= 0.5 and (any(controls) or not controls))
-        label = f"detectability at {report.size(scale):g} {report.unit}"
+        label = f"detectability at {scale:g} {report.unit}"
         found[label] = {"target": f"<= {bound:.2f}", "real": real.auc, "value": ours.auc, "verdict": judged}
     for measure, row in bounds(table).iterrows():
         if measure not in table:

@@ -86,8 +86,9 @@ class Instrument:
             for name, samples in sets.items():
                 bar.set_postfix_str(name)
                 chosen = self.prepare(samples.some(balanced_rows(samples.slice_indices, counts, self.recipe.seed)))
-                found[name] = detectors.detectability(self.fit, self.real, chosen, self.recipe, bar.update)
-        return Report(found, self.mm)
+                results = detectors.detectability(self.fit, self.real, chosen, self.recipe, bar.update)
+                found[name] = {scale * (self.mm or 1): result for scale, result in results.items()}
+        return Report(found, "mm" if self.mm else "px")
 
 
 def balanced_rows(slice_indices: np.ndarray, counts: Mapping[int, int], seed: int) -> np.ndarray:
@@ -99,18 +100,10 @@ def balanced_rows(slice_indices: np.ndarray, counts: Mapping[int, int], seed: in
 
 @dataclass(frozen=True)
 class Report:
-    """Results of all sets, the first of them real-vs-real. Lengths are in mm, or in pixels where mm are not known."""
+    """Results of all sets by size of a pixel, the first set real-vs-real. Pixels are the unit where mm are not known."""
 
-    results: dict[str, dict[int, Result]]
-    mm: float | None
-
-    @property
-    def unit(self) -> str:
-        return "mm" if self.mm else "px"
-
-    def size(self, scale: int) -> float:
-        """Of a pixel at that scale."""
-        return scale * (self.mm or 1)
+    results: dict[str, dict[float, Result]]
+    unit: str
 
     def table(self) -> pd.DataFrame:
         """One row a set and scale: size of a pixel, AUC with its interval, balanced accuracy, and whether it passes."""
@@ -118,7 +111,7 @@ class Report:
         for name, scales in self.results.items():
             for scale, found in scales.items():
                 passes = found.auc <= max(0.5, first[scale].high)
-                rows.append({"set": name, "scale": self.size(scale)} | asdict(found) | {"passes": passes})
+                rows.append({"set": name, "scale": scale} | asdict(found) | {"passes": passes})
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
