@@ -18,6 +18,7 @@ from oasis_lib.device import together
 WINDOW, SIGMA = 11, 1.5
 STRIP = 64
 BORDER = WINDOW // 2
+INNER = (..., slice(BORDER, -BORDER), slice(BORDER, -BORDER))  # where a whole window fits
 C1, C2 = 0.01**2, 0.03**2
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 
@@ -72,10 +73,6 @@ def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return luminance, structure
 
 
-def _inner(mask: Tensor) -> Tensor:
-    return mask[..., BORDER:-BORDER, BORDER:-BORDER]
-
-
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Per image: the plain mean, or the mean where the mask holds (NaN where it holds nowhere)."""
     if mask is None:
@@ -92,7 +89,7 @@ def ssim_map(x: Tensor, y: Tensor) -> Tensor:
 
 def ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     luminance, structure = _terms(x, y)
-    return _mean(luminance * structure, None if mask is None else _inner(mask))
+    return _mean(luminance * structure, None if mask is None else mask[INNER])
 
 
 def ms_ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -105,7 +102,7 @@ def ms_ssim(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     mask = None if mask is None else mask.float()
     for scale in range(scales):
         luminance, structure = _terms(x, y)
-        inside = None if mask is None else _inner(mask > 0.5)
+        inside = None if mask is None else mask[INNER] > 0.5
         last = scale == scales - 1
         factors.append(_mean(luminance * structure if last else structure, inside).clamp(min=0))
         if not last:

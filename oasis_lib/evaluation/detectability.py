@@ -73,11 +73,8 @@ def _stride(images: Tensor) -> int:
 
 def crops_of(images: Tensor, rows: Tensor, places: Tensor) -> Tensor:
     """(B, 1, SIDE, SIDE) in [0, 1]: the crop of image `rows[i]` at position `places[i]`."""
-    stride = _stride(images)
-    across = (images.shape[2] - SIDE) // stride + 1
-    reach = torch.arange(SIDE, device=images.device)
-    down, right = (places // across * stride)[:, None] + reach, (places % across * stride)[:, None] + reach
-    return (images[rows[:, None, None], down[:, :, None], right[:, None, :]].float() / 255)[:, None]
+    views = images.unfold(1, SIDE, _stride(images)).unfold(2, SIDE, _stride(images))  # (N, down, across, SIDE, SIDE)
+    return (views[rows, places // views.shape[2], places % views.shape[2]].float() / 255)[:, None]
 
 
 @dataclass(frozen=True)
