@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -155,12 +156,9 @@ def bootstrap_by_subject(
     values: np.ndarray, subjects: np.ndarray, repeats: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
     """The mean over subjects of each subject's mean, and its 95 % interval from resampling subjects, never slices."""
-    values, subjects = np.asarray(values, float), np.asarray(subjects)
-    _, subject = np.unique(subjects, return_inverse=True)
-    valid = np.isfinite(values)
-    counts = np.bincount(subject[valid], minlength=subject.max() + 1)
-    sums = np.bincount(subject[valid], weights=values[valid], minlength=subject.max() + 1)
-    means = sums[counts > 0] / counts[counts > 0]
+    values = np.array(values, float)
+    values[~np.isfinite(values)] = np.nan
+    means = pd.Series(values).groupby(np.asarray(subjects)).mean().dropna().to_numpy()
     draws = np.random.default_rng(seed).integers(len(means), size=(repeats, len(means)))
     low, high = np.quantile(means[draws].mean(axis=1), [0.025, 0.975])
     return float(means.mean()), float(low), float(high)

@@ -138,9 +138,8 @@ class Calibration:
     """The first percentile of held-out subjects' distances, each relative to the median at its slice index."""
 
     def __init__(self, held_out: Nearest, slice_indices: np.ndarray):
-        known, distance = np.unique(slice_indices), held_out.distance
-        self.usual = {index: np.median(distance[slice_indices == index]) for index in known}
-        self.all = float(np.median(distance))
+        self.usual = pd.Series(held_out.distance).groupby(slice_indices).median().to_dict()
+        self.all = float(np.median(held_out.distance))
         self.line = float(np.quantile(self.relative(held_out, slice_indices), 0.01))
 
     def relative(self, found: Nearest, slice_indices: np.ndarray) -> np.ndarray:
