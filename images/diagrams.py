@@ -1,4 +1,4 @@
-"""The models as pictures, which notebooks 02 and 04 show: forward pass and gradients of the VQ-VAE, the priors, the CodeGAN.
+"""The models as pictures for notebooks 02 and 04: VQ-VAE (forward pass and gradients), priors, the CodeGAN's networks.
 
     python images/diagrams.py
 
@@ -135,7 +135,8 @@ def main() -> None:
     middle = cohort["train"].images[cohort["train"].slice_indices == cohort.slice_indices // 2]
     codes = encode_images(vqvae, middle)
     book = CodebookStatistics(vqvae, cohort, {"train": codes})
-    figures = {"vqvae": synthetic(model(middle[0] / 255, book.shades[codes[0]], book.decode(codes[0]), book.codebook), True)}
+    drawn = model(middle[0] / 255, book.shades[codes[0]], book.decode(codes[0]), book.codebook)
+    figures = {"vqvae": synthetic(drawn, True)}
     figures["priors"] = priors(*(load(HOME / name).config.layers for name in ("transformer", "pixelcnn")))
     figures["codegan"] = gan(layers(HOME / "codegan")[0])
     for name, figure in figures.items():
