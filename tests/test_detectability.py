@@ -158,7 +158,7 @@ def test_spoiled_slices_are_detected_the_more_the_stronger(real, spoil, strength
 
 def test_two_generated_slices_make_two_folds_and_one_is_refused(real):
     """Of three folds one would be empty, and its scores not a number."""
-    box = brain_box(real[0].images)
+    box = content_box(real[0].images, 2, 8)
     fit, held = (prepare(side, box, (1,)) for side in real[:2])
     pair, alone = (prepare(real[2].some(np.arange(count) * 4), box, (1,)) for count in (2, 1))
     few = replace(QUICK, steps=2)
