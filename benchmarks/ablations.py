@@ -53,7 +53,9 @@ def main() -> None:
         print(f"training {name} ...", flush=True)
         found = []
         for seed in range(given.seed, given.seed + given.seeds):
-            part = limited(ours(**(BASE | change), batch=given.batch), argparse.Namespace(**(vars(given) | {"seed": seed})))
+            part = limited(
+                ours(**(BASE | change), batch=given.batch), argparse.Namespace(**(vars(given) | {"seed": seed}))
+            )
             with TemporaryDirectory() as scratch:
                 found.append(measure(part, cohort, Path(scratch)))
         found = pd.DataFrame(found)

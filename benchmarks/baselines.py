@@ -1,6 +1,7 @@
 """The earlier projects' VQ-VAEs and PixelCNNs, layer for layer, with their faults repaired: what ours is measured beside.
 
-Importing this module adds them to the library's kinds: `models.build` and `models.load` know them, and both trainers take them.
+Importing this module adds them to the library's kinds: `models.build` and `models.load` know them, and both trainers
+take them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Recipe:
     bias: bool = False  # inside a block
 
     def blocks(self, count: int) -> list[nn.Module]:
-        blocks = [ResidualBlock(self.stem[1], self.residual, self.bias) for _ in range(count)]  # every block its own weights
+        blocks = [
+            ResidualBlock(self.stem[1], self.residual, self.bias) for _ in range(count)
+        ]  # every block its own weights
         for block in blocks if self.batch_norm else []:
             block.layers.insert(2, nn.BatchNorm2d(self.residual))
         return blocks
@@ -82,7 +85,9 @@ class BaselineVQVAE(VQVAE):
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
         recipe = RECIPES[config.recipe]
-        self.encoder, self.decoder = (make(config.channels, config.code_dim) for make in (recipe.encoder, recipe.decoder))
+        self.encoder, self.decoder = (
+            make(config.channels, config.code_dim) for make in (recipe.encoder, recipe.decoder)
+        )
 
 
 def _recipe(recipe: str, commitment: float = 0.25, channels: int = 1, **training: float) -> Part:
@@ -125,7 +130,9 @@ class BaselinePixelCNN(GatedPixelCNN):
         for table in () if labels else (self.label_table.slice_index, self.label_table.cdr):
             nn.init.zeros_(table.weight)
 
-    def start(self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None) -> None:
+    def start(
+        self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None
+    ) -> None:
         """Nothing is counted, no position is background, and no token knows its codebook vector."""
 
     def logits(self, x: Tensor) -> Tensor:

@@ -23,9 +23,13 @@ RESULTS = PROJECT / "benchmarks" / "results"
 
 def options(about: str, minutes: float) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--cohort", default="", help="a prepared cohort's folder; empty is the synthetic one of 128 x 128 pixels")
+    parser.add_argument(
+        "--cohort", default="", help="a prepared cohort's folder; empty is the synthetic one of 128 x 128 pixels"
+    )
     parser.add_argument("--minutes", type=float, default=minutes, help="of training, for each model")
-    parser.add_argument("--steps", type=int, default=0, help="of training, for each model, where that comes first; 0 is no limit")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="of training, for each model, where that comes first; 0 is no limit"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -47,18 +51,27 @@ def limited(part: Part, given: argparse.Namespace) -> Part:
 
 
 def ours(**changes: object) -> Part:
-    """The study's own recipe, at the grid and codebook of the earlier ones unless told otherwise: changes of model or training."""
+    """The study's own recipe, at the grid and codebook of the earlier ones unless told otherwise.
+
+    Changes of model or training.
+    """
     of_model = {field.name for field in dataclasses.fields(VQVAEConfig)}
     model = {name: value for name, value in changes.items() if name in of_model}
     training = {name: value for name, value in changes.items() if name not in of_model}
     return Part(
-        VQVAEConfig(**({"factor": 4, "codebook_size": 512} | model)), TrainingConfig(**({"batch": 16, "lr": 2e-3} | training))
+        VQVAEConfig(**({"factor": 4, "codebook_size": 512} | model)),
+        TrainingConfig(**({"batch": 16, "lr": 2e-3} | training)),
     )
 
 
-def report(name: str, given: argparse.Namespace, cohort: Cohort, table: pd.DataFrame, shown: pd.DataFrame | None = None) -> Path:
+def report(
+    name: str, given: argparse.Namespace, cohort: Cohort, table: pd.DataFrame, shown: pd.DataFrame | None = None
+) -> Path:
     """Print the table (or a shorter one), and keep all of it in results/ with what is needed to read it later."""
-    environment, each = environment_line(), f"{given.steps} steps or " * bool(given.steps) + f"{given.minutes:g} minutes a model"
+    environment, each = (
+        environment_line(),
+        f"{given.steps} steps or " * bool(given.steps) + f"{given.minutes:g} minutes a model",
+    )
     print(f"\n{environment}\n{cohort.folder.name}, {cohort.size} x {cohort.size}, {each}, seed {given.seed}\n")
     print((table.round(4) if shown is None else shown).to_string())
     about = {key: cohort.info[key] for key in ("hash", "size", "synthetic")}

@@ -58,20 +58,29 @@ class Generator(nn.Module):
     statistics of others.
     """
 
-    def __init__(self, noise: int, hidden: int, outputs: int, grid: tuple[int, int], slice_indices: int = 0, cdrs: int = 0):
+    def __init__(
+        self, noise: int, hidden: int, outputs: int, grid: tuple[int, int], slice_indices: int = 0, cdrs: int = 0
+    ):
         super().__init__()
         self.grid, ups = grid, halvings(grid)
         self.base = tuple(-(-side // 2**ups) for side in grid)
         width = hidden * 2**ups
-        self.labels, self.first = Labels(slice_indices, cdrs, noise), nn.Linear(2 * noise, width * self.base[0] * self.base[1])
+        self.labels, self.first = (
+            Labels(slice_indices, cdrs, noise),
+            nn.Linear(2 * noise, width * self.base[0] * self.base[1]),
+        )
         layers: list[nn.Module] = [nn.GroupNorm(8, width), nn.ReLU()]
         for _ in range(ups):
             layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1), nn.GroupNorm(8, width // 2), nn.ReLU()]
             width //= 2
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.Conv2d(2 * width, outputs, 1))
+        self.layers = nn.Sequential(
+            *layers, nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.Conv2d(2 * width, outputs, 1)
+        )
 
     def forward(self, noise: Tensor, slice_index: Tensor | None = None, cdr: Tensor | None = None) -> Tensor:
-        start = self.first(torch.cat([noise, self.labels(slice_index, cdr, len(noise))], 1)).unflatten(1, (-1, *self.base))
+        start = self.first(torch.cat([noise, self.labels(slice_index, cdr, len(noise))], 1)).unflatten(
+            1, (-1, *self.base)
+        )
         return self.layers(start)[:, :, : self.grid[0], : self.grid[1]]
 
 
@@ -79,7 +88,13 @@ class Discriminator(nn.Module):
     """(B, inputs, h, w) -> (B,) logits, above zero for "real"; how much images of a batch differ is one more thing it sees."""
 
     def __init__(
-        self, inputs: int, hidden: int, grid: tuple[int, int], slice_indices: int = 0, cdrs: int = 0, spectral: bool = True
+        self,
+        inputs: int,
+        hidden: int,
+        grid: tuple[int, int],
+        slice_indices: int = 0,
+        cdrs: int = 0,
+        spectral: bool = True,
     ):
         super().__init__()
         bound = spectral_norm if spectral else lambda layer: layer
@@ -106,14 +121,20 @@ class DCGAN(Prior):
 
     kind = "dcgan"
 
-    def __init__(self, config: DCGANConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0):
+    def __init__(
+        self, config: DCGANConfig, grid: tuple[int, int], codebook_size: int, slice_indices: int = 0, cdrs: int = 0
+    ):
         super().__init__(config, grid, codebook_size, slice_indices, cdrs)
         outputs = {"one-hot": codebook_size, "latent": config.code_dim, "index": 1}[config.codes]
         inputs = 1 if config.codes == "index" else config.code_dim
         self.generator = Generator(config.noise, config.hidden, outputs, self.grid, slice_indices, cdrs)
-        self.discriminator = Discriminator(inputs, config.hidden, self.grid, slice_indices, cdrs, config.stabiliser == "spectral")
+        self.discriminator = Discriminator(
+            inputs, config.hidden, self.grid, slice_indices, cdrs, config.stabiliser == "spectral"
+        )
         # What a code looks like to the discriminator: its codebook entry, scaled; training puts them in.
-        self.register_buffer("vectors", torch.randn(codebook_size, config.code_dim, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer(
+            "vectors", torch.randn(codebook_size, config.code_dim, generator=torch.Generator().manual_seed(0))
+        )
         self.register_buffer(
             "frequencies", torch.full((codebook_size,), 1 / codebook_size)
         )  # of the codes, among training subjects
@@ -134,7 +155,8 @@ class DCGAN(Prior):
         if self.config.codes == "index":
             return raw.tanh()
         if self.config.codes == "one-hot":
-            # As F.gumbel_softmax does it, without its exponential numbers (a fifth of a step on a CPU) and its one-hot map.
+            # As F.gumbel_softmax does it, without its exponential numbers (a fifth of a step on a CPU) and its one-hot
+            # map.
             raw = raw.movedim(1, -1)
             noisy = raw - torch.log(-torch.log(torch.rand_like(raw).clamp(1e-20, 1 - 1e-7)))
             chosen = F.embedding(noisy.argmax(-1), self.vectors)
@@ -146,7 +168,9 @@ class DCGAN(Prior):
 
     def real_maps(self, codes: Tensor) -> Tensor:
         """(B, h, w) codes -> what the discriminator sees of real ones."""
-        if self.config.codes == "index":  # anywhere in the code's interval, or else steps alone would give real maps away
+        if (
+            self.config.codes == "index"
+        ):  # anywhere in the code's interval, or else steps alone would give real maps away
             low, high = self.real_edges[codes], self.real_edges[codes + 1]
             return (low + (high - low) * torch.rand_like(low))[:, None]
         return F.embedding(codes, self.vectors).movedim(-1, 1)
@@ -158,11 +182,18 @@ class DCGAN(Prior):
 
     @torch.no_grad()
     def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
-        """(n, h, w) int64, in one pass. Temperature, top-k and top-p act on one-hot codes; the other ways leave nothing to draw."""
+        """(n, h, w) int64, in one pass.
+
+        Temperature, top-k and top-p act on one-hot codes; the other ways leave nothing to draw.
+        """
         how = Sampler(**options)
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
-        labels, seeds, batch = self.labels(n, slice_index, cdr), image_seeds(n, how.generator, self.device), how.batch or 16
+        labels, seeds, batch = (
+            self.labels(n, slice_index, cdr),
+            image_seeds(n, how.generator, self.device),
+            how.batch or 16,
+        )
         drawn = []
         with drawing(self, n, "map", how.progress) as bar:
             for own, *label in zip(seeds.split(batch), *(label.split(batch) for label in labels)):
@@ -182,11 +213,16 @@ class DCGAN(Prior):
 
 
 class DCGANTask(PriorTask):
-    """Discriminator, then generator, each once a step. The score compares which codes are used where with validation subjects."""
+    """Discriminator, then generator, each once a step.
+
+    The score compares which codes are used where with validation subjects.
+    """
 
     model: DCGAN
 
-    def __init__(self, model: DCGAN, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path):
+    def __init__(
+        self, model: DCGAN, vqvae: VQVAE, cohort: Cohort, device: torch.device, training: TrainingConfig, out: Path
+    ):
         super().__init__(model, vqvae, cohort, device, training, out)
         self.rates = {"discriminator": model.config.discriminator_lr_scale}
         codes = codes_of(self.vqvae, cohort, "train", device)[linspace_rows(len(cohort["train"]), 512)]

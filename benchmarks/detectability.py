@@ -26,9 +26,13 @@ from oasis_lib.training.codes import encode_images
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument(
-        "samples", nargs="*", help="files with `images` and `slice_index`, as notebook 05 keeps them; NAME=FILE names a row"
+        "samples",
+        nargs="*",
+        help="files with `images` and `slice_index`, as notebook 05 keeps them; NAME=FILE names a row",
     )
     parser.add_argument("--cohort", required=True)
     parser.add_argument("--mm", type=float, default=0, help="across a pixel, where the cohort does not tell")
@@ -54,7 +58,9 @@ def main() -> None:
         mixed = np.random.default_rng(0).permutation(codes.ravel()).reshape(codes.shape)
         sets["unigram tokens"] = Samples(decode_codes(vqvae, mixed, device), real.slice_indices)
     found = instrument.compare(sets, progress=True)
-    print(f"{given.split} subjects, {(time.perf_counter() - begun) / 60:.1f} min wall, {time.process_time() / 60:.1f} core-minutes")
+    print(
+        f"{given.split} subjects, {(time.perf_counter() - begun) / 60:.1f} min wall, {time.process_time() / 60:.1f} core-minutes"
+    )
     print(found.table().round(3).to_string(index=False))
     print("\n" + found.summary().round(3).to_string())
     keep(f"detectability-{cohort.folder.name}", given, found.table().set_index("set"), cohort=cohort.info["hash"])

@@ -25,7 +25,9 @@ KEPT = "subjects' codes, which a prior's training leaves"
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0], minutes=0.3)
-    parser.add_argument("--vqvae", default="", help="a trained VQ-VAE's folder; empty trains the laptop profile's for --minutes")
+    parser.add_argument(
+        "--vqvae", default="", help="a trained VQ-VAE's folder; empty trains the laptop profile's for --minutes"
+    )
     parser.add_argument("--samples", type=int, default=1000)
     given = parser.parse_args()
     cohort, settings, seconds = cohort_of(given), profile("laptop").evaluation, {}

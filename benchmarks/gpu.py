@@ -3,8 +3,9 @@
     python benchmarks/gpu.py --cohort data/gpu --out gpu.json      # a table at the end, all numbers in the file
     python benchmarks/gpu.py --device cpu --tiny                   # the same sections in little, without a GPU
 
-Each section has a deadline and fails alone; results are written after each. It needs no Jupyter and no nilearn: the cohort
-comes prepared (`oasis prepare phantom data/gpu --size 128`). Without one, discs are drawn, whose scores mean nothing.
+Each section has a deadline and fails alone; results are written after each. It needs no Jupyter and no nilearn: the
+cohort comes prepared (`oasis prepare phantom data/gpu --size 128`). Without one, discs are drawn, whose scores mean
+nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +23,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 TOTAL = 480  # seconds for everything
-DEADLINES = {"environment": 20, "correctness": 60, "training": 120, "waits": 30, "speed": 60, "compiled": 60, "sampling": 40}
+DEADLINES = {
+    "environment": 20,
+    "correctness": 60,
+    "training": 120,
+    "waits": 30,
+    "speed": 60,
+    "compiled": 60,
+    "sampling": 40,
+}
 DEADLINES |= {"quality": 100, "evaluator": 60}
 NEEDED = {"skimage": "scikit-image", "sklearn": "scikit-learn"} | {
-    name: name for name in ("torch", "numpy", "safetensors", "accelerate", "pandas", "tqdm", "psutil", "scipy", "jinja2", "PIL")
+    name: name
+    for name in ("torch", "numpy", "safetensors", "accelerate", "pandas", "tqdm", "psutil", "scipy", "jinja2", "PIL")
 }
 
 
@@ -64,10 +74,14 @@ def table(done: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--cohort", default="", help="a prepared cohort's folder; without one, discs are drawn")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes, with the smoke profile's models")
+    parser.add_argument(
+        "--tiny", action="store_true", help="seconds instead of minutes, with the smoke profile's models"
+    )
     parser.add_argument("--only", default=",".join(DEADLINES), help="sections, separated by commas")
     parser.add_argument("--out", default="gpu.json", help="the file that takes all numbers")
     given = parser.parse_args(arguments)
@@ -90,7 +104,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for name in given.only.split(","):
             left = patience * TOTAL - (time.perf_counter() - begun)
             section = getattr(gpu_sections, name)
-            done[name] = run(section, bench, min(patience * DEADLINES[name], left)) if left > 5 else {"failed": "no time left"}
+            done[name] = (
+                run(section, bench, min(patience * DEADLINES[name], left)) if left > 5 else {"failed": "no time left"}
+            )
             write_json(given.out, json.loads(json.dumps(done, default=float)))
             print(table({name: done[name]}), file=sys.stderr, flush=True)
     print(f"{table(done)}\n\n{time.perf_counter() - begun:.0f} s in all; every number is in {given.out}")

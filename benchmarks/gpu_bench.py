@@ -37,7 +37,9 @@ class Waits(TorchDispatchMode):
         name = function.name().split("::")[-1].split(".")[0]
         by_mask = name.startswith("index") and any(getattr(x, "dtype", None) == torch.bool for x in flattened(args[1:]))
         if name in WAITING or by_mask:
-            ours = [f for f in traceback.extract_stack() if "oasis_lib" in f.filename] or traceback.extract_stack()[-2:-1]
+            ours = [f for f in traceback.extract_stack() if "oasis_lib" in f.filename] or traceback.extract_stack()[
+                -2:-1
+            ]
             self.found[f"{name} {Path(ours[-1].filename).name}:{ours[-1].lineno}"] += 1
         return function(*args, **(kwargs or {}))
 
@@ -73,7 +75,14 @@ def discs(size: int, subjects: int, slices: int) -> Cohort:
         subject = np.repeat([f"{name}-{i}" for i in range(count)], slices)
         table = pd.DataFrame({"subject": subject, "slice_index": np.tile(np.arange(slices), count), "cdr": 0.0})
         splits[name] = Split(name, (images + rng.uniform(0, 20, images.shape)).astype(np.uint8), table)
-    info = {"hash": "discs", "size": size, "slice_indices": slices, "cdrs": [0.0], "synthetic": True, "left_right": "columns"}
+    info = {
+        "hash": "discs",
+        "size": size,
+        "slice_indices": slices,
+        "cdrs": [0.0],
+        "synthetic": True,
+        "left_right": "columns",
+    }
     return Cohort(Path("discs"), info, splits)
 
 

@@ -90,7 +90,10 @@ def correctness(bench: Bench) -> Found:
 
 
 def training(bench: Bench) -> Found:
-    """Every kind in bf16 and float32: the loss falls; stopped half way and started again, it ends with the same weights."""
+    """Every kind in bf16 and float32.
+
+    The loss falls; stopped half way and started again, it ends with the same weights.
+    """
     found = {}
 
     def stop_half_way(step: int) -> None:
@@ -113,12 +116,21 @@ def training(bench: Bench) -> Found:
             differ = max(float((one[key].float() - two[key].float()).abs().max()) for key in one)
             scores = history["score"].iloc[-1], again["score"].iloc[-1]
             ok = bool(np.isfinite(scores).all()) and int(again["step"].iloc[-1]) == bench.steps
-            found[name] = {"seconds": seconds, "score": scores[0], "score resumed": scores[1], "weights differ": differ, "ok": ok}
+            found[name] = {
+                "seconds": seconds,
+                "score": scores[0],
+                "score resumed": scores[1],
+                "weights differ": differ,
+                "ok": ok,
+            }
     return found
 
 
 def waits(bench: Bench) -> Found:
-    """Operations a step that a GPU is waited for in, by file and line: as CUDA itself reports them, else as dispatched."""
+    """Operations a step that a GPU is waited for in, by file and line.
+
+    As CUDA itself reports them, else as dispatched.
+    """
     found, cuda = {}, bench.device.type == "cuda"
     _ = bench.vqvae
     for kind in ("vqvae", *PRIORS):
@@ -186,7 +198,10 @@ def compiled(bench: Bench) -> Found:
 
 
 def sampling(bench: Bench) -> Found:
-    """Seconds for maps drawn together, a token's and a thousand maps': each step one CUDA graph, and launch by launch."""
+    """Seconds for maps drawn together, a token's and a thousand maps'.
+
+    Each step one CUDA graph, and launch by launch.
+    """
     found, prior, graphs = {}, load(bench.prior).to(bench.device), transformer.GRAPHS
     for count, recorded in product((2, 8) if bench.tiny else (64, 512), (True, False)):
         begun, transformer.GRAPHS = time.perf_counter(), graphs if recorded else ()
@@ -205,12 +220,19 @@ def sampling(bench: Bench) -> Found:
 def quality(bench: Bench) -> Found:
     """VQ-VAE for 40 s, then the default prior for 30 s over its tokens: how good they become."""
     limits = (
-        [{"steps": bench.steps}] * 2 if bench.tiny else [{"steps": 0, "minutes": s / 60, "validate_every": 200} for s in (40, 30)]
+        [{"steps": bench.steps}] * 2
+        if bench.tiny
+        else [{"steps": 0, "minutes": s / 60, "validate_every": 200} for s in (40, 30)]
     )
     first = bench.train("vqvae", "quality/vqvae", bench.part("vqvae", **limits[0])).iloc[-1]
     part = bench.part(DEFAULT_PRIOR, **limits[1])
     second = train_prior(
-        DEFAULT_PRIOR, bench.cohort, bench.folder / "quality/vqvae", bench.folder / "quality/prior", part, progress=False
+        DEFAULT_PRIOR,
+        bench.cohort,
+        bench.folder / "quality/vqvae",
+        bench.folder / "quality/prior",
+        part,
+        progress=False,
     )
     prior = load(bench.folder / "quality/prior").to(bench.device)
     bits = second["validate_bits"].min() / (prior.grid[0] * prior.grid[1])

@@ -2,8 +2,9 @@
 
     python benchmarks/loading.py --cohort data/oasis1-256
 
-All four give the same batches in the same shuffled order; files come from the disk's cache. The first epoch of the store opens the
-cohort and reads it into memory; that of kept codes encodes and writes them. The VQ-VAE is untrained, and as fast as a trained one.
+All four give the same batches in the same shuffled order; files come from the disk's cache. The first epoch of the
+store opens the cohort and reads it into memory; that of kept codes encodes and writes them. The VQ-VAE is untrained,
+and as fast as a trained one.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ def decoded(files: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--cohort", default="", help="a prepared cohort's folder; empty is the synthetic one of 128 x 128 pixels")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--cohort", default="", help="a prepared cohort's folder; empty is the synthetic one of 128 x 128 pixels"
+    )
     parser.add_argument("--slices", type=int, default=256, help="of training subjects, spread over all of them")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3, help="later epochs; the quickest counts")
@@ -69,7 +74,11 @@ def main() -> None:
         }
         for name, (read, before) in ways.items():
             seconds = min(epoch(read, order, given.batch) for _ in range(given.repeats))
-            table[name] = {"first epoch, s": before + seconds, "later epochs, s": seconds, "ms a slice": 1000 * seconds / len(rows)}
+            table[name] = {
+                "first epoch, s": before + seconds,
+                "later epochs, s": seconds,
+                "ms a slice": 1000 * seconds / len(rows),
+            }
         plain, stored, anew, kept = (read(order[: given.batch]) for read, _ in ways.values())
     assert torch.equal(plain, stored), "the store holds other pixels than the files"
     assert (anew == kept).mean() > 0.999, "the kept codes are others"  # a batch may round otherwise than the whole

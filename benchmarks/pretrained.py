@@ -2,8 +2,8 @@
 
     python benchmarks/pretrained.py --minutes vqvae=15 transformer=38 pixelcnn=45 codegan=10
 
-Each training takes one core of a CPU, or a GPU; one that was stopped goes on. Weights are rounded to half precision, the VQ-VAE's
-before anything is encoded with it. What is shipped agrees with a run's own model folders, file by file.
+Each training takes one core of a CPU, or a GPU; one that was stopped goes on. Weights are rounded to half precision,
+the VQ-VAE's before anything is encoded with it. What is shipped agrees with a run's own model folders, file by file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def rounded(folder: Path, out: Path) -> None:
     """The model in `folder`, its weights in half precision, with all that a run's own folder has."""
     from safetensors.torch import load_file
 
-    state = {name: value.half() if value.is_floating_point() else value for name, value in load_file(folder / WEIGHTS).items()}
+    state = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in load_file(folder / WEIGHTS).items()
+    }
     config = {name: value for name, value in read_config(folder).items() if name not in ("format", "weights")}
     if folder.name == CRISP:
         config["vqvae"] = fingerprint(load(out.parent, crisp=False))

@@ -99,9 +99,15 @@ def main() -> None:
         "--vqvae", default="", help="a trained VQ-VAE's folder; empty trains the laptop profile's for as many minutes"
     )
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--images", type=int, default=160, help="of each split that bits are told of, spread over everybody")
-    parser.add_argument("--samples", type=int, default=128, help="drawn from each prior, to be held against test subjects")
-    parser.add_argument("--gan-hidden", type=int, default=64, help="channels of the DCGANs' last layers; few make quicker steps")
+    parser.add_argument(
+        "--images", type=int, default=160, help="of each split that bits are told of, spread over everybody"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=128, help="drawn from each prior, to be held against test subjects"
+    )
+    parser.add_argument(
+        "--gan-hidden", type=int, default=64, help="channels of the DCGANs' last layers; few make quicker steps"
+    )
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="rows of the table")
     given = parser.parse_args()
     cohort = cohort_of(given)
@@ -134,7 +140,9 @@ def main() -> None:
         for column, key in (("validate bits", "validate"), ("test bits", "test")):
             table.loc[name, column] = bits["bits"].loc[name, key]
     table["steps"] = pd.Series(steps)
-    table["million weights"] = pd.Series({name: sum(w.numel() for w in prior.parameters()) / 1e6 for name, prior in priors.items()})
+    table["million weights"] = pd.Series(
+        {name: sum(w.numel() for w in prior.parameters()) / 1e6 for name, prior in priors.items()}
+    )
     report("priors", given, cohort, table.sort_values("test bits"))
 
 

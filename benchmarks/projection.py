@@ -17,7 +17,9 @@ from oasis_lib.projection import project
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--entries", type=int, default=512)
     parser.add_argument("--outputs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -31,7 +33,9 @@ def main() -> None:
         rows[method] = {"seconds": time.perf_counter() - begun, "processor seconds": time.process_time() - used}
     table = pd.DataFrame(rows).T
     table["times PCA"] = table["seconds"] / table.loc["PCA", "seconds"]
-    print(f"\n{environment_line()}\n{given.codebook_size} entries, {given.outputs} outputs\n\n{table.round(3).to_string()}")
+    print(
+        f"\n{environment_line()}\n{given.codebook_size} entries, {given.outputs} outputs\n\n{table.round(3).to_string()}"
+    )
     keep("projection", given, table)
 
 

@@ -2,7 +2,8 @@
 
 python benchmarks/sampling.py --grid 32 --maps 64 --whole
 
-The plain loop makes one whole pass a code, all alike, so a few rows of it are timed and the rest reckoned, unless --whole is given.
+The plain loop makes one whole pass a code, all alike, so a few rows of it are timed and the rest reckoned, unless
+--whole is given.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def timed(prior, count: int, rows: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--grid", type=int, default=32, help="codes a side")
     parser.add_argument("--entries", type=int, default=1024)
     parser.add_argument("--maps", type=int, default=64, help="drawn together, cached")

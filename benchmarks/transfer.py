@@ -3,7 +3,8 @@
     python benchmarks/transfer.py ../shared/oasis1 --subjects 10 30 120
 
 SOURCE holds the folders train, validate and test with one image a slice. Scores are of validation subjects, all at
-128 x 128: SSIM of each VQ-VAE, and bits of each transformer on the tokens of the VQ-VAE that went on from data/pretrained.
+128 x 128: SSIM of each VQ-VAE, and bits of each transformer on the tokens of the VQ-VAE that went on from
+data/pretrained.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python benchmarks/vqvae.py --minutes 10 --cohort data/oasis1-256
 
-Recipes keep their network, codebook, loss, optimiser, rate and batch. Repaired is what kept them from running or learning
-(benchmarks/baselines.py says what); the loop around them, its half precision and its falling learning rate are ours for all.
+Recipes keep their network, codebook, loss, optimiser, rate and batch. Repaired is what kept them from running or
+learning (benchmarks/baselines.py says what); the loop around them, its half precision and its falling learning rate
+are ours for all.
 """
 
 from __future__ import annotations
@@ -42,10 +43,15 @@ def contest(name: str, part: Part, cohort: Cohort, folder: Path, slices: int) ->
     table = reconstruction.scores(model, cohort["test"], slices)
     codes = encode_images(model.cpu(), cohort["test"].images[table["row"].to_numpy()])
     used = np.bincount(codes.ravel(), minlength=model.config.codebook_size)
-    cost = {"codes_used": int((used > 0).sum()), "codebook_size": model.config.codebook_size, "perplexity": _perplexity(used)}
+    cost = {
+        "codes_used": int((used > 0).sum()),
+        "codebook_size": model.config.codebook_size,
+        "perplexity": _perplexity(used),
+    }
     cost |= {"images_per_second": float(history["images_per_second"].median()), "steps": int(history["step"].iloc[-1])}
     cost["parameters"] = (
-        sum(p.numel() for p in [*model.encoder.parameters(), *model.decoder.parameters()]) + model.quantizer.codebook.numel()
+        sum(p.numel() for p in [*model.encoder.parameters(), *model.decoder.parameters()])
+        + model.quantizer.codebook.numel()
     )
     cost["bytes"] = point(folder, cohort)["bytes"]
     cost["plain_bytes"] = math.prod(codes.shape[1:]) * math.log2(model.config.codebook_size) / 8
@@ -62,7 +68,9 @@ def main() -> None:
     parser = options(__doc__.splitlines()[0], minutes=0.5)
     parser.add_argument("--only", nargs="*", default=[], help="names that begin like these; the default is all")
     parser.add_argument("--batch", type=int, default=16, help="of ours; the recipes keep theirs")
-    parser.add_argument("--slices", type=int, default=100_000, help="of test subjects that models are scored by, at most")
+    parser.add_argument(
+        "--slices", type=int, default=100_000, help="of test subjects that models are scored by, at most"
+    )
     parser.add_argument("--keep", default="", help="a folder to keep the models in; the default throws them away")
     given = parser.parse_args()
     cohort, tables, costs = cohort_of(given), {}, {}

@@ -1,7 +1,7 @@
 """The gallery, from a finished laptop run on synthetic subjects: `make publish RUN=runs/latest`.
 
-docs/study/ takes the executed notebooks, html/ beside them the same as pages without scripts, and thumbnails. Figures are drawn
-smaller and with fewer colours. images/overview.webp is made anew.
+docs/study/ takes the executed notebooks, html/ beside them the same as pages without scripts, and thumbnails. Figures
+are drawn smaller and with fewer colours. images/overview.webp is made anew.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def refuse(run: Path) -> None:
 
 
 def smaller(png: str) -> tuple[str, str]:
-    """The picture at most WIDEST pixels wide: PNG with a palette (charts) or JPEG (slices), whichever is smaller; base64 both."""
+    """The picture at most WIDEST pixels wide.
+
+    PNG with a palette (charts) or JPEG (slices), whichever is smaller; base64 both.
+    """
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     if image.width > WIDEST:
         image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)

@@ -1,4 +1,7 @@
-"""A sheet of samples, none picked: the first of every third slice index. `python images/samples.py NEW/samples.npz OUT.webp`"""
+"""A sheet of samples, none picked: the first of every third slice index.
+
+`python images/samples.py NEW/samples.npz OUT.webp`
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ def main(samples: str, out: str) -> None:
     drawn = np.load(samples)
     images, indices = drawn["images"], drawn["slice_index"]
     shown = np.linspace(indices.min(), indices.max(), COLUMNS).round().astype(int)
-    picked = np.stack([images[np.flatnonzero(indices == index)[:ROWS]] for index in shown], axis=1)  # rows, columns, H, W
+    picked = np.stack(
+        [images[np.flatnonzero(indices == index)[:ROWS]] for index in shown], axis=1
+    )  # rows, columns, H, W
     lit = np.argwhere((picked > 12).mean((0, 1)) > 0.005)
     (top, left), (bottom, right) = lit.min(0), lit.max(0) + 1
     tiles = np.pad(picked[:, :, top:bottom, left:right], ((0, 0), (0, 0), (2, 2), (2, 2)))

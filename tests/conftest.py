@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads of both on each would only wait for each other
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # workers share the cores: threads of both on each would only wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +37,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    looking = {path.name for path in (PROJECT / "tests").glob("test_*.py") if re.search(r"def \w+\(.*\bsmoke\b", path.read_text())}
+    looking = {
+        path.name
+        for path in (PROJECT / "tests").glob("test_*.py")
+        if re.search(r"def \w+\(.*\bsmoke\b", path.read_text())
+    }
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:

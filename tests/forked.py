@@ -1,6 +1,7 @@
 """Runs commands of the library in forked children: a kill at any moment costs no new start of Python. See test_interruption.py.
 
-One JSON line a request: the command's words, and seconds until SIGKILL (null: none). One line back: exit code, seconds taken.
+One JSON line a request: the command's words, and seconds until SIGKILL (null: none). One line back: exit code,
+seconds taken.
 """
 
 import json

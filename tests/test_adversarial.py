@@ -46,7 +46,9 @@ def test_codes_and_the_faithful_decoder_stay_bit_for_bit(cohort, faithful, tmp_p
         both.decoder[-1].weight.zero_(), both.decoder[-1].bias.fill_(-9.0)
         assert float(both.decode(codes, crisp=True).max()) == 0, "background is where the faithful decoder draws it"
     both = load(folder)
-    drawn = [decode_codes(model, codes.numpy(), crisp=crisp) for model, crisp in ((both, None), (both, True), (plain, None))]
+    drawn = [
+        decode_codes(model, codes.numpy(), crisp=crisp) for model, crisp in ((both, None), (both, True), (plain, None))
+    ]
     assert np.array_equal(*drawn[:2]) and not np.array_equal(*drawn[1:]), (
         "samples are drawn by the crisp decoder where there is one"
     )

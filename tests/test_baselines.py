@@ -1,4 +1,7 @@
-"""The earlier recipes, layer for layer: they live in benchmarks/, are built from the library's blocks, and still train."""
+"""The earlier recipes, layer for layer.
+
+They live in benchmarks/, are built from the library's blocks, and still train.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,27 @@ sys.path.insert(0, str(PROJECT / "benchmarks"))
 import baselines
 import dcgan
 
-COUNTED = {"seed-000": 547_267, "seed-002": 330_433, "seed-003": 222_465}  # parameters, counted in the recipes' own code
+COUNTED = {
+    "seed-000": 547_267,
+    "seed-002": 330_433,
+    "seed-003": 222_465,
+}  # parameters, counted in the recipes' own code
 GAN = dcgan.DCGANConfig(hidden=8, noise=8, code_dim=4)
-WAYS = [("one-hot", "quantile"), ("latent", "quantile"), ("index", "uniform"), ("index", "quantile"), ("index", "learned")]
+WAYS = [
+    ("one-hot", "quantile"),
+    ("latent", "quantile"),
+    ("index", "uniform"),
+    ("index", "quantile"),
+    ("index", "learned"),
+]
 
 
 def convolutions(model: nn.Module) -> list[tuple[int, int, int, int]]:
     """(in, out, kernel, stride) of each, in order."""
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
-    return [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in model.modules() if isinstance(m, kinds)]
+    return [
+        (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in model.modules() if isinstance(m, kinds)
+    ]
 
 
 def test_the_papers_layers_and_its_grid():
@@ -55,7 +70,10 @@ def test_every_recipe_encodes_decodes_and_shares_no_weights(name: str):
         assert torch.equal(model.decode(model.encode(images)), model(images).images)
     assert len({p.data_ptr() for p in model.parameters()}) == len(list(model.parameters()))
     assert (
-        config.codebook == "gradient" and config.loss == "l2" and config.dead_code_threshold == 0 and config.autoencoder_steps == 0
+        config.codebook == "gradient"
+        and config.loss == "l2"
+        and config.dead_code_threshold == 0
+        and config.autoencoder_steps == 0
     )
     assert (config.codebook_size, config.code_dim, config.factor) == (512, 64, 4)
 
@@ -71,10 +89,19 @@ def test_every_codebook_gets_a_gradient():
 def test_recipes_train_and_are_loaded_again(tmp_path):
     cohort, steps = made_cohort(tmp_path), replace(TRAINING, steps=4)
     part = baselines.VQVAES["seed-002"]
-    train_vqvae(cohort, tmp_path / "vqvae", Part(replace(part.model, codebook_size=16), steps), kind="baseline", progress=False)
+    train_vqvae(
+        cohort, tmp_path / "vqvae", Part(replace(part.model, codebook_size=16), steps), kind="baseline", progress=False
+    )
     assert load(tmp_path / "vqvae").config.recipe == "seed-002"
     for name, part in baselines.PIXELCNNS.items():
-        train_prior(name, cohort, tmp_path / "vqvae", tmp_path / name, Part(replace(part.model, hidden=8), steps), progress=False)
+        train_prior(
+            name,
+            cohort,
+            tmp_path / "vqvae",
+            tmp_path / name,
+            Part(replace(part.model, hidden=8), steps),
+            progress=False,
+        )
         assert load(tmp_path / name).sample(2, generator=torch.Generator().manual_seed(0)).shape == (2, 8, 8)
 
 
@@ -83,7 +110,12 @@ def test_the_recipes_pixelcnn_has_its_size_and_sees_only_so_far():
     prior = build("pixelcnn-002", part.model, grid=(64, 64), codebook_size=512)
     count = sum(weight.numel() for weight in prior.parameters() if weight.requires_grad)
     assert count == pytest.approx(1.39e6, rel=0.06)  # masked taps are not stored
-    assert build("pixelcnn-004", baselines.PIXELCNNS["pixelcnn-004"].model, grid=(64, 64), codebook_size=512).receptive_field == 17
+    assert (
+        build(
+            "pixelcnn-004", baselines.PIXELCNNS["pixelcnn-004"].model, grid=(64, 64), codebook_size=512
+        ).receptive_field
+        == 17
+    )
     torch.manual_seed(0)
     prior = build("pixelcnn-002", replace(part.model, hidden=8), grid=(24, 24), codebook_size=7).eval()
     assert prior.receptive_field == 12
@@ -159,5 +191,7 @@ def test_every_dcgan_trains(codes, stabiliser, tmp_path):
     part = Part(replace(GAN, codes=codes, stabiliser=stabiliser, bins="learned"), training)
     history = train_prior("dcgan", cohort, tmp_path / "vqvae", tmp_path / "gan", part, progress=False)
     assert {"train_generator", "train_discriminator", "train_real_score", "train_fake_score"} <= set(history.columns)
-    drawn = load(tmp_path / "gan").sample(16, slice_index=torch.arange(16) % 4, generator=torch.Generator().manual_seed(0))
+    drawn = load(tmp_path / "gan").sample(
+        16, slice_index=torch.arange(16) % 4, generator=torch.Generator().manual_seed(0)
+    )
     assert len(drawn.flatten(1).unique(dim=0)) > 8

@@ -1,4 +1,7 @@
-"""Notebooks with panels in a real browser: every cell runs, controls change the picture, and the console stays clean."""
+"""Notebooks with panels in a real browser.
+
+Every cell runs, controls change the picture, and the console stays clean.
+"""
 
 from __future__ import annotations
 
@@ -69,8 +72,17 @@ def lab(folder: Path, notebook: str) -> Iterator[str]:
         "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "LabApp.extension_manager": "readonly",
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", *(f"--{name}={value}" for name, value in options.items())]
-    env = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTER_CONFIG_DIR": str(folder / "config")}
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
+    env = os.environ | {
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+    }
     log = (folder / "lab.log").open("w")
     server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -112,8 +124,13 @@ def changed(picture, before: str, page) -> bool:
 
 @contextmanager
 def ran(name: str, last_words: str, smoke: Smoke, folder: Path) -> Iterator[Any]:
-    """A notebook over the smoke run, all of it run in the browser. When its test is through, nothing may have complained."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
+    """A notebook over the smoke run, all of it run in the browser.
+
+    When its test is through, nothing may have complained.
+    """
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (pip install -e .[test])"
+    )
     copy_with({"profile": "smoke", "run": str(smoke.folder), "cohort": str(smoke.cohort)}, folder / f"{name}.ipynb")
     with lab(folder, name) as address, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -123,7 +140,9 @@ def ran(name: str, last_words: str, smoke: Smoke, folder: Path) -> Iterator[Any]
         page.on("console", lambda said: errors.append(f"console: {said.text}") if said.type == "error" else None)
         page.goto(address)
         page.locator(".jp-Notebook").wait_for(timeout=2 * MINUTES)
-        page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.get_by_title("Python 3")).first.wait_for(timeout=2 * MINUTES)
+        page.get_by_text("Python 3 (ipykernel) | Idle").or_(page.get_by_title("Python 3")).first.wait_for(
+            timeout=2 * MINUTES
+        )
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         page.locator(".jp-OutputArea-output li", has_text=last_words).first.wait_for(timeout=4 * MINUTES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ import pytest
 LIBRARY = Path(__file__).resolve().parent.parent / "oasis_lib"
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 AIM = (7_000, 350_000)  # lines and characters of the library, as issue 21 states it
-REACHED = (10_200, 510_000)  # lower these whenever less is needed; never raise them
+REACHED = (9_690, 489_500)  # lower these whenever less is needed; never raise them
 FILE, FUNCTION, PARAMETERS = 300, 60, 7
-WIDTH = tomllib.loads((LIBRARY.parent / "pyproject.toml").read_text())["tool"]["ruff"]["line-length"]  # aim: 120
+WIDTH = 120
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -42,7 +41,9 @@ def test_functions_are_short_and_take_few_parameters(path: Path):
             count = len(given.posonlyargs + given.args + given.kwonlyargs) + bool(given.vararg) + bool(given.kwarg)
             count -= bool(given.args) and given.args[0].arg in ("self", "cls")
             assert count <= PARAMETERS, f"{node.name} takes {count} parameters"
-            assert node.end_lineno - node.lineno < FUNCTION, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            assert node.end_lineno - node.lineno < FUNCTION, (
+                f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            )
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -50,8 +51,12 @@ def test_no_modules_import_each_other_in_a_circle():
     modules = {".".join(path.relative_to(LIBRARY.parent).with_suffix("").parts): path for path in SOURCES}
     imports = {}
     for name, path in modules.items():
-        found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
-        named = {f"{node.module}.{alias.name}" for node in found for alias in node.names} | {node.module for node in found}
+        found = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module
+        ]
+        named = {f"{node.module}.{alias.name}" for node in found for alias in node.names} | {
+            node.module for node in found
+        }
         imports[name] = named & set(modules) - {name}
     while free := [name for name, needed in imports.items() if not needed & set(imports)]:
         imports = {name: needed for name, needed in imports.items() if name not in free}

@@ -42,14 +42,14 @@ def test_help_has_an_example_that_parses(command: str, capsys: pytest.CaptureFix
 
 
 def test_help_imports_nothing_heavy():
-    code = (
-        "import sys; from oasis_lib.__main__ import main; main(['--help']); print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
-    )
+    code = "import sys; from oasis_lib.__main__ import main; main(['--help']); print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip().endswith("set()")
 
 
 def test_the_eight_short_options_become_settings():
-    words = "study --epoch 3 --batch 8 --lr 0.002 --epoch_prior 4 --batch-prior 16 --lr-prior 1e-4 --k 128 --d 16".split()
+    words = (
+        "study --epoch 3 --batch 8 --lr 0.002 --epoch_prior 4 --batch-prior 16 --lr-prior 1e-4 --k 128 --d 16".split()
+    )
     changed = profile("laptop", short_forms(parsed(words)))
     vqvae, training = changed.vqvae.model, changed.vqvae.training
     assert (vqvae.codebook_size, vqvae.code_dim) == (128, 16)

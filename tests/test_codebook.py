@@ -22,7 +22,10 @@ ENTRIES, SIZE, LEVELS = 24, 32, 3
 
 
 def make_reading(slice_indices_known: bool = True) -> analysis.CodebookStatistics:
-    """An untrained model whose codebook was started on made-up heads: discs of two tissues, eight subjects of three slices."""
+    """An untrained model whose codebook was started on made-up heads.
+
+    Discs of two tissues, eight subjects of three slices.
+    """
     dice = np.random.default_rng(0)
     torch.manual_seed(0)
     y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
@@ -33,7 +36,9 @@ def make_reading(slice_indices_known: bool = True) -> analysis.CodebookStatistic
         tissue = np.select([far > 1, far > 0.8, far > 0.5], [0, 1, 2], 3).astype(np.uint8)
         images = (tissue * 70 + dice.integers(0, 20, tissue.shape) * (tissue > 0)).astype(np.uint8)
         slice_index = np.tile(np.arange(LEVELS), subjects) if slice_indices_known else -1
-        table = pd.DataFrame({"subject": np.repeat([f"{name}-{p}" for p in range(subjects)], LEVELS), "slice_index": slice_index})
+        table = pd.DataFrame(
+            {"subject": np.repeat([f"{name}-{p}" for p in range(subjects)], LEVELS), "slice_index": slice_index}
+        )
         splits[name] = Split(name, images, table, tissue=tissue if name == "train" else None)
     cohort = Cohort(Path("nowhere"), {"size": SIZE, "slice_indices": LEVELS, "synthetic": True}, splits)
     model = VQVAE(VQVAEConfig(codebook_size=ENTRIES, hidden=8, blocks=1, code_dim=4, factor=4)).eval()
@@ -136,7 +141,9 @@ def test_projection_is_seeded_and_quiet():
     assert (project(points).points == first.points).all() and (project(points, seed=1).points != first.points).any()
 
 
-@pytest.mark.parametrize("points", [np.zeros((1, 3)), np.zeros((50, 3)), np.eye(FEW - 1)], ids=["one", "all alike", "few"])
+@pytest.mark.parametrize(
+    "points", [np.zeros((1, 3)), np.zeros((50, 3)), np.eye(FEW - 1)], ids=["one", "all alike", "few"]
+)
 def test_too_few_points_are_answered_by_pca(points):
     answer = project(points, "UMAP")
     assert answer.method == "PCA" and np.isfinite(answer.points).all() and 0 <= answer.kept <= 1
@@ -190,7 +197,9 @@ def test_charts_show_what_they_were_given(book):
     assert (bright.collections[0].get_array() == book.shades).all()
     assert [len(drawn.get_offsets()) for drawn in kinds.collections] == [(tissue == kind).sum() for kind in range(4)]
     corners = [np.array(image.get_extent()).reshape(2, 2) for image in pictures.images]
-    assert len(corners) > 2 and all((abs(a - b).max(0) > 0.06).any() for i, a in enumerate(corners) for b in corners[:i])
+    assert len(corners) > 2 and all(
+        (abs(a - b).max(0) > 0.06).any() for i, a in enumerate(corners) for b in corners[:i]
+    )
     unknown = draw.embedding(flat, book.counts, book.shades, tissue * 0 - 1, book.patches, "PCA")
     assert "tissue is not known here" in [axis.get_title() for axis in unknown.axes]
 

@@ -29,7 +29,9 @@ import diagrams
 LEVELS = 6
 MODEL = CodeGANConfig(hidden=16, noise=6, knots=4, code_dim=4)
 VQVAE = VQVAEConfig(codebook_size=32, code_dim=4, hidden=16, blocks=1, autoencoder_steps=5, adversarial=0.0)
-TRAINING = TrainingConfig(steps=40, batch=8, lr=4e-4, beta1=0.0, shift=0, intensity=0.0, precision="no", validate_every=20)
+TRAINING = TrainingConfig(
+    steps=40, batch=8, lr=4e-4, beta1=0.0, shift=0, intensity=0.0, precision="no", validate_every=20
+)
 
 
 def growing_discs(folder, subjects=12, size=32) -> Cohort:
@@ -43,7 +45,14 @@ def growing_discs(folder, subjects=12, size=32) -> Cohort:
         images = 200 * (np.hypot(x, y) < radius[:, None, None])
         table = pd.DataFrame({"subject": [f"{name}-{i}" for i in of], "slice_index": slice_index})
         splits[name] = Split(name, images.astype(np.uint8), table)
-    info = {"hash": "made", "size": size, "slice_indices": LEVELS, "cdrs": [], "synthetic": True, "left_right": "columns"}
+    info = {
+        "hash": "made",
+        "size": size,
+        "slice_indices": LEVELS,
+        "cdrs": [],
+        "synthetic": True,
+        "left_right": "columns",
+    }
     return Cohort(folder, info, splits)
 
 
@@ -59,7 +68,9 @@ def trained(tmp_path_factory):
 
 def lit(folder, slice_index, seed=0) -> torch.Tensor:
     """(n,) radii of the discs that samples decode to."""
-    drawn = load(folder / "gan").sample(len(slice_index), slice_index=slice_index, generator=torch.Generator().manual_seed(seed))
+    drawn = load(folder / "gan").sample(
+        len(slice_index), slice_index=slice_index, generator=torch.Generator().manual_seed(seed)
+    )
     return ((load(folder / "vqvae").decode(drawn) > 0.4).sum((1, 2, 3)) / torch.pi).sqrt()
 
 
@@ -134,7 +145,9 @@ def test_the_linear_start_is_mean_and_components_at_each_slice_index():
     noise = torch.zeros(5, 4)
     noise[:, 0] = 1  # one standard deviation along the first component
     moved = start(noise, slice_index[:5]) - start.expected(slice_index[:5])
-    torch.testing.assert_close(moved.abs(), (scores.std(unbiased=False) * direction).abs(), rtol=0.01, atol=0.012)  # kept in bytes
+    torch.testing.assert_close(
+        moved.abs(), (scores.std(unbiased=False) * direction).abs(), rtol=0.01, atol=0.012
+    )  # kept in bytes
     noise = torch.zeros(5, 4)
     noise[:, 1:] = 1  # there is no second one
     torch.testing.assert_close(start(noise, slice_index[:5]), start.expected(slice_index[:5]), rtol=0, atol=2e-3)
@@ -145,7 +158,9 @@ def test_a_gan_takes_temperature_and_no_cuts_and_fills_nothing_in(trained):
     slice_index = torch.full((20,), 2)
 
     def apart_at(temperature: float) -> float:
-        drawn = gan.sample(20, slice_index=slice_index, temperature=temperature, generator=torch.Generator().manual_seed(2))
+        drawn = gan.sample(
+            20, slice_index=slice_index, temperature=temperature, generator=torch.Generator().manual_seed(2)
+        )
         return float((gan.vectors[drawn] - gan.vectors[drawn.roll(1, 0)]).square().mean())
 
     assert apart_at(0.2) < apart_at(1.0)

@@ -38,7 +38,10 @@ def test_course_layout_gives_the_same_arrays_and_its_masks(tmp_path):
         table = flat[split].table
         for image, subject, slice_index in zip(flat[split].images, table["subject"], table["slice_index"]):
             number = int(subject[4:])
-            save(course / f"keras_png_slices_{split}" / f"case_{number:03d}_slice_{slice_index}.nii.png", np.asarray(image))
+            save(
+                course / f"keras_png_slices_{split}" / f"case_{number:03d}_slice_{slice_index}.nii.png",
+                np.asarray(image),
+            )
             mask = (np.arange(32 * 32).reshape(32, 32) % 4 * 85).astype(np.uint8)
             save(course / f"keras_png_slices_seg_{split}" / f"seg_{number:03d}_slice_{slice_index}.nii.png", mask)
     cohort = prepare(tmp_path / "course", tmp_path / "again", size=32, progress=False)
@@ -93,7 +96,10 @@ def test_class_folders_without_subjects_warn_of_leaks_and_are_stratified(tmp_pat
 def test_class_folders_with_subjects_are_split_by_subject(tmp_path):
     for i in range(10):
         for slice_index in (80, 81, 82):
-            save(tmp_path / "in" / ("AD" if i % 2 else "NC") / f"OAS1_{i:04d}_MR1_mpr-1_{slice_index}.jpg", head(value=60))
+            save(
+                tmp_path / "in" / ("AD" if i % 2 else "NC") / f"OAS1_{i:04d}_MR1_mpr-1_{slice_index}.jpg",
+                head(value=60),
+            )
     cohort = make(tmp_path / "in", tmp_path)
     assert cohort.slice_indices == 3 and cohort["train"].table["session"].eq("MR1").all()
     parts = [set(cohort[s].subjects) for s in cohort.splits]

@@ -1,4 +1,7 @@
-"""Volumes of every kind, in every orientation, come out alike: anterior up, right on the right, slice indices bottom to top."""
+"""Volumes of every kind, in every orientation, come out alike.
+
+Anterior up, right on the right, slice indices bottom to top.
+"""
 
 from __future__ import annotations
 
@@ -97,13 +100,17 @@ def test_oasis1_discs_with_demographics_and_tissue(tmp_path, kind):
     name = tmp_path / "in" / f"oasis_cross-sectional.{kind}"
     sheet.to_csv(name, index=False) if kind == "csv" else sheet.to_excel(name, index=False)
     cohort = make(tmp_path)
-    assert sum(cohort.info["counts"].values()) == 5 * LEVELS  # the atlas images alone, both sessions of the first subject
+    assert (
+        sum(cohort.info["counts"].values()) == 5 * LEVELS
+    )  # the atlas images alone, both sessions of the first subject
     for split in cohort.splits:
         check_orientation(cohort[split].images[:LEVELS])
         np.testing.assert_array_equal(cohort[split].tissue > 0, cohort[split].images > 0)
     subjects = cohort.subjects.set_index("subject")
     assert (
-        subjects.loc["OAS1_0001", "age"] == 70 and subjects.loc["OAS1_0003", "cdr"] == 1 and subjects.loc["OAS1_0001", "sex"] == "F"
+        subjects.loc["OAS1_0001", "age"] == 70
+        and subjects.loc["OAS1_0003", "cdr"] == 1
+        and subjects.loc["OAS1_0001", "sex"] == "F"
     )
     mine = [s for s in cohort.splits if "OAS1_0001" in cohort[s].subjects]
     assert len(mine) == 1 and set(cohort[mine[0]].table.query("subject == 'OAS1_0001'")["session"]) == {"MR1", "MR2"}
@@ -116,7 +123,9 @@ def test_bids_trees_take_one_volume_a_session(tmp_path):
             nifti(folder / f"sub-{subject}_ses-{session}_T1w.nii.gz", brain())
             nifti(folder / f"sub-{subject}_ses-{session}_T2w.nii.gz", brain())
             nifti(folder / f"sub-{subject}_ses-{session}_run-2_T1w.nii.gz", brain())
-    (tmp_path / "in" / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t61\tM\nsub-02\t62\tF\nsub-03\t63\tM\n")
+    (tmp_path / "in" / "participants.tsv").write_text(
+        "participant_id\tage\tsex\nsub-01\t61\tM\nsub-02\t62\tF\nsub-03\t63\tM\n"
+    )
     cohort = make(tmp_path)
     assert {s: len(cohort[s]) for s in cohort.splits} == dict.fromkeys(cohort.splits, 2 * LEVELS)
     assert set(cohort["test"].table["age"]) < {61, 62, 63}

@@ -190,7 +190,9 @@ def test_an_altered_file_is_named_when_the_cohort_is_opened(prepared, tmp_path, 
     assert str(folder / name) in str(error.value) and "again" in str(error.value)
 
 
-def test_one_changed_pixel_is_found_where_the_file_was_touched_by_a_full_check_and_by_preparing_again(prepared, tmp_path):
+def test_one_changed_pixel_is_found_where_the_file_was_touched_by_a_full_check_and_by_preparing_again(
+    prepared, tmp_path
+):
     source, folder = prepared[0], shutil.copytree(prepared[1], tmp_path / "copy")
     data = bytearray((folder / "train.npy").read_bytes())
     data[128 + 64 * 64 * 100 + 2000] ^= 1  # between the blocks of the sample
@@ -216,7 +218,10 @@ def test_memory_stays_flat(tmp_path):
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, source, tmp_path / f"out{subjects}"], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, source, tmp_path / f"out{subjects}"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         peaks.append(int(done.stdout))
     assert peaks[1] < peaks[0] + 20  # MB, where the larger cohort's arrays have 65

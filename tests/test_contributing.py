@@ -1,4 +1,7 @@
-"""CONTRIBUTING.md, followed to the letter on a copy of the project: a prior, a figure, a measure and a reader of one's own."""
+"""CONTRIBUTING.md, followed to the letter on a copy of the project.
+
+A prior, a figure, a measure and a reader of one's own.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ def patched(text: str, diff: str) -> str:
             at = f"{line[1:]}\n"
         else:
             at = f"{line[1:]}\n"
-            assert len(re.findall(rf"^{re.escape(at)}", text, re.M)) == 1, f"CONTRIBUTING.md speaks of another line: {line}"
+            assert len(re.findall(rf"^{re.escape(at)}", text, re.M)) == 1, (
+                f"CONTRIBUTING.md speaks of another line: {line}"
+            )
     return text
 
 
@@ -62,7 +67,9 @@ def test_what_is_added_is_known_by_name_and_well_formed(copy: Path):
         "oasis_lib/cohort/stacks.py",
     }
     subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--config", PROJECT / "pyproject.toml", "oasis_lib"], cwd=copy, check=True
+        [sys.executable, "-m", "ruff", "check", "--config", PROJECT / "pyproject.toml", "oasis_lib"],
+        cwd=copy,
+        check=True,
     )
     assert "frequencies" in python(copy, "-m", "oasis_lib", "train", "--help")
 
@@ -86,12 +93,22 @@ def test_the_reader_prepares_a_cohort(copy: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_prior_runs_through_notebooks_04_to_06_and_the_measure_is_in_their_table(smoke: Smoke, copy: Path, tmp_path: Path):
+def test_the_prior_runs_through_notebooks_04_to_06_and_the_measure_is_in_their_table(
+    smoke: Smoke, copy: Path, tmp_path: Path
+):
     run = tmp_path / "run"
     shutil.copytree(smoke.folder, run)
     for name in ("04_priors", "05_generation", "06_evaluation"):
         words = ["-p", "profile", "smoke", "-p", "run", run, "--no-progress-bar", "--cwd", copy / "notebooks"]
-        python(copy, "-m", "papermill", copy / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb", *words, data=smoke.data)
+        python(
+            copy,
+            "-m",
+            "papermill",
+            copy / "notebooks" / f"{name}.ipynb",
+            tmp_path / "out.ipynb",
+            *words,
+            data=smoke.data,
+        )
     assert (run / "frequencies" / "model.safetensors").is_file() and (run / "samples" / "frequencies.npz").is_file()
     metrics = json.loads((run / "metrics.json").read_text())
     assert "frequencies" in metrics["generation"]["verdict"], list(metrics["generation"])

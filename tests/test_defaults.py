@@ -17,7 +17,15 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     def call(**given) -> Part:
         parts: list[Part] = []
-        words = {"device": "auto", "kind": "vqvae", "vqvae": "", "begin": None, "profile": None, "minutes": None, "quiet": True}
+        words = {
+            "device": "auto",
+            "kind": "vqvae",
+            "vqvae": "",
+            "begin": None,
+            "profile": None,
+            "minutes": None,
+            "quiet": True,
+        }
         with pytest.raises(KeyboardInterrupt):
             monkeypatch.setattr("oasis_lib.training.train_vqvae", lambda cohort, out, part, **_: stop(parts, part))
             train.callback(**words | {"cohort": tmp_path, "out": tmp_path, "settings": []} | given)
@@ -51,14 +59,20 @@ def test_defaults_are_the_same_on_every_machine(gpu, asked, monkeypatch: pytest.
     monkeypatch.setattr("oasis_lib.evaluation.reconstruction.baselines", lambda *given: {})
     monkeypatch.setattr("oasis_lib.evaluation.reconstruction.summary", summary)
     monkeypatch.setattr("oasis_lib.cohort.open_cohort", lambda folder: {"test": None})
-    monkeypatch.setattr("oasis_lib.config.PROFILES", PROFILES | {"full": replaced("full", 7), "laptop": replaced("laptop", 9)})
+    monkeypatch.setattr(
+        "oasis_lib.config.PROFILES", PROFILES | {"full": replaced("full", 7), "laptop": replaced("laptop", 9)}
+    )
     with pytest.raises(KeyboardInterrupt):
-        evaluate.callback(device="auto", quiet=True, settings=[], cohort=tmp_path, vqvae=tmp_path, split="test", out="x")
+        evaluate.callback(
+            device="auto", quiet=True, settings=[], cohort=tmp_path, vqvae=tmp_path, split="test", out="x"
+        )
     assert repeats == [9]
 
 
 def replaced(name: str, bootstrap: int):
-    return dataclasses.replace(PROFILES[name], evaluation=dataclasses.replace(PROFILES[name].evaluation, bootstrap=bootstrap))
+    return dataclasses.replace(
+        PROFILES[name], evaluation=dataclasses.replace(PROFILES[name].evaluation, bootstrap=bootstrap)
+    )
 
 
 def test_smoke_leaves_the_codebook_time_to_start():

@@ -13,7 +13,11 @@ from oasis_lib.report import export_notebooks
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")]
-PAGES += [*sorted((PROJECT / "docs").rglob("*.md")), *sorted(PROJECT.glob("notebooks/*.ipynb")), PROJECT / "driver.ipynb"]
+PAGES += [
+    *sorted((PROJECT / "docs").rglob("*.md")),
+    *sorted(PROJECT.glob("notebooks/*.ipynb")),
+    PROJECT / "driver.ipynb",
+]
 PAGES += [*sorted(PROJECT.glob("docs/study/*.ipynb")), *sorted(PROJECT.glob("docs/study/html/*.html"))]
 LINK = re.compile(r"\[[^\]\[]*\]\(([^)\s]+)\)")
 
@@ -69,7 +73,9 @@ def test_references_name_what_is_cited():
     entries = re.split(r"^- ", text.split("## Tools")[0], flags=re.M)[1:]
     assert len(entries) >= 40
     for entry in entries:
-        assert re.match(r'<a id="[\w-]+"></a>', entry) and re.search(r"<https://(arxiv\.org/abs|doi\.org)/", entry), entry
+        assert re.match(r'<a id="[\w-]+"></a>', entry) and re.search(r"<https://(arxiv\.org/abs|doi\.org)/", entry), (
+            entry
+        )
     for page in PROJECT.glob("notebooks/*.ipynb"):
         cited = [target for target in LINK.findall(prose(page)) if "references.md" in target]
         assert cited and all("#" in target for target in cited), page.name
@@ -122,6 +128,8 @@ def test_no_feature_row_was_lost():
 
 def test_every_package_is_in_the_file_table():
     table = prose(PROJECT / "docs" / "extending.md")
-    parts = {path.name + "/" * path.is_dir() for path in (PROJECT / "oasis_lib").iterdir() if not path.name.startswith("__")}
+    parts = {
+        path.name + "/" * path.is_dir() for path in (PROJECT / "oasis_lib").iterdir() if not path.name.startswith("__")
+    }
     missing = sorted(part for part in parts if f"`{part}`" not in table)
     assert not missing, f"not in docs/extending.md: {', '.join(missing)}"

@@ -26,7 +26,9 @@ def rng():
     return np.random.default_rng(0)
 
 
-def heads(subjects: int, slice_indices: int = 4, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def heads(
+    subjects: int, slice_indices: int = 4, size: int = 64, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Discs with a dark middle, bigger at higher slice indices, textured by subject."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - size / 2
@@ -219,7 +221,9 @@ def test_too_few_slices_to_compare_are_refused_in_words():
     here = SimpleNamespace(real=at(3, 3, 4, 4), baseline=at(3, 3, 4, 4), split="test")
     here.cohort = SimpleNamespace(who=lambda split: f"real {split} subjects")
     assert Evaluator.counts(here, at(3, 3, 4, 4)) == {3: 2, 4: 2}
-    with pytest.raises(ValueError, match=r"2 slices .* 4 are needed: all are at slice indices \[3\], where real test subjects"):
+    with pytest.raises(
+        ValueError, match=r"2 slices .* 4 are needed: all are at slice indices \[3\], where real test subjects"
+    ):
         Evaluator.counts(here, at(*[3] * 32))
 
 

@@ -39,7 +39,9 @@ def test_a_cut_that_was_chosen_is_not_asked_of_a_prior_without_probabilities(run
     shutil.copytree(run.path("codegan"), tmp_path / "codegan")
     shutil.copytree(run.path("transformer"), tmp_path / "transformer")
     other = dataclasses.replace(run, folder=tmp_path)
-    drawn = sampling.draw_all(other, sampling.trained_priors(other), load(run.path("vqvae")), temperature=0.9, top_p=0.9)
+    drawn = sampling.draw_all(
+        other, sampling.trained_priors(other), load(run.path("vqvae")), temperature=0.9, top_p=0.9
+    )
     assert set(drawn) == {"transformer", "codegan"}
 
 
@@ -127,7 +129,8 @@ def test_a_cohort_without_slice_indices_can_be_judged(smoke, run):
 
     whole = open_cohort(smoke.cohort)
     splits = {
-        name: Split(name, whole[name].images, whole[name].table.assign(slice_index=-1)) for name in ("train", "validate", "test")
+        name: Split(name, whole[name].images, whole[name].table.assign(slice_index=-1))
+        for name in ("train", "validate", "test")
     }
     flat = Cohort(whole.folder, whole.info | {"slice_indices": 0, "hash": "flat"}, splits)
     evaluator = Evaluator(flat, profile("smoke", ["evaluation.feature_steps=2"]).evaluation)

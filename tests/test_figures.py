@@ -37,14 +37,22 @@ def test_content_is_the_brain_and_not_a_speck():
 
 def test_cells_hold_what_was_given_and_show_the_same_part_of_it():
     images, tokens = np.stack([disc(), disc()]), np.linspace(0, 1, 2 * 256).reshape(2, 16, 16)
-    rows = {"slice": images, "tokens": Row(tokens, ["a", "b"], cmap="viridis", bar="brightness"), "one": [images[0], None]}
+    rows = {
+        "slice": images,
+        "tokens": Row(tokens, ["a", "b"], cmap="viridis", bar="brightness"),
+        "one": [images[0], None],
+    }
     figure = image_grid(rows, ["sub-1", "sub-2"], "Title", mm=2.0)
     cells = figure.axes[:6]
     for axis, given in zip(cells, [*images, *tokens, images[0]]):
         assert (axis.images[0].get_array() == given).all()
     assert cells[0].images[0].get_clim() == (0, 255) and cells[2].images[0].get_clim() == (0, 1) and not cells[5].images
-    parts = [(np.array([*axis.get_xlim(), *axis.get_ylim()]) + 0.5) / side for axis, side in ((cells[0], 64), (cells[2], 16))]
-    assert parts[0] == pytest.approx(parts[1]) and (parts[0][1] - parts[0][0]) < 0.5, "cut, and alike at both resolutions"
+    parts = [
+        (np.array([*axis.get_xlim(), *axis.get_ylim()]) + 0.5) / side for axis, side in ((cells[0], 64), (cells[2], 16))
+    ]
+    assert parts[0] == pytest.approx(parts[1]) and (parts[0][1] - parts[0][0]) < 0.5, (
+        "cut, and alike at both resolutions"
+    )
     assert [axis.get_title() for axis in cells] == ["sub-1", "sub-2", "a", "b", "", ""]
     assert {"slice", "tokens", "Title", "brightness", "50 mm"} <= set(words(figure))
     whole = image_grid(rows, crop=False).axes[0]
@@ -64,7 +72,9 @@ def test_sheets_lay_images_out_row_by_row():
     images = np.stack([np.full((4, 4), value, np.uint8) for value in (0, 51, 102, 153, 255)])
     whole = sheet(images, 3)
     assert (
-        whole.shape == (2 * 5 + 1, 3 * 5 + 1, 3) and whole[1, 6, 0] == pytest.approx(0.2) and whole[6, 1, 0] == pytest.approx(0.6)
+        whole.shape == (2 * 5 + 1, 3 * 5 + 1, 3)
+        and whole[1, 6, 0] == pytest.approx(0.2)
+        and whole[6, 1, 0] == pytest.approx(0.6)
     )
     assert whole[0, 0, 0] == 1
 
@@ -102,11 +112,16 @@ def test_nearest_neighbours_and_lesions_are_cut_to_the_brain():
     figure = draw.pairs(sample, real, pd.DataFrame({"relative": [0.5, 1.25]}), "Nearest")
     cells = figure.axes[:6]
     assert np.ptp(cells[0].get_xlim()) < 40 and cells[0].get_title() == "distance 0.50"
-    assert cells[4].images[0].get_array().max() > 0.5 and not cells[5].images[0].get_array().any(), "an equal pair leaves nothing"
+    assert cells[4].images[0].get_array().max() > 0.5 and not cells[5].images[0].get_array().any(), (
+        "an equal pair leaves nothing"
+    )
     truth = np.zeros((3, 64, 64), bool)
     truth[:, 30:34, 30:34], truth[1, 28:34] = True, True
     shown = {"images": np.stack([disc()] * 3), "truth": truth, "inside": np.stack([disc() > 0] * 3)}
-    shown |= {"subjects": np.array(["a", "a", "b"]), "maps": {"surprisal": np.random.default_rng(0).random((3, 64, 64))}}
+    shown |= {
+        "subjects": np.array(["a", "a", "b"]),
+        "maps": {"surprisal": np.random.default_rng(0).random((3, 64, 64))},
+    }
     figure = draw.anomalies(shown, pd.DataFrame({"roc_area": [0.75]}, index=["surprisal"]))
     assert {"a", "b", "surprisal\nAUC 0.75"} <= set(words(figure)) and len(figure.axes) == 4
 

@@ -49,9 +49,18 @@ def split(name: str, subjects: int, seed: int) -> Split:
 
 @pytest.fixture(scope="module")
 def cohort() -> Cohort:
-    info = {"hash": "x", "size": SIZE, "slice_indices": 4, "synthetic": True, "cdrs": [], "left_right": None, "source": "discs"}
+    info = {
+        "hash": "x",
+        "size": SIZE,
+        "slice_indices": 4,
+        "synthetic": True,
+        "cdrs": [],
+        "left_right": None,
+        "source": "discs",
+    }
     parts = {
-        name: split(name, subjects, seed) for seed, (name, subjects) in enumerate({"train": 4, "validate": 2, "test": 3}.items())
+        name: split(name, subjects, seed)
+        for seed, (name, subjects) in enumerate({"train": 4, "validate": 2, "test": 3}.items())
     }
     return Cohort(Path("nowhere"), info, parts)
 
@@ -111,7 +120,9 @@ def test_another_subject_is_of_the_same_slice_index(cohort: Cohort):
 
 
 def test_the_summary_is_by_subject_and_counts(cohort: Cohort):
-    table = pd.DataFrame({"subject": ["a"] * 3 + ["b"], "ssim": [0.9, 0.9, 0.9, 0.5], "ssim_brain": [0.8] * 4, "psnr": [20.0] * 4})
+    table = pd.DataFrame(
+        {"subject": ["a"] * 3 + ["b"], "ssim": [0.9, 0.9, 0.9, 0.5], "ssim_brain": [0.8] * 4, "psnr": [20.0] * 4}
+    )
     row = reconstruction.summary({"x": table}).loc["x"]
     assert row["ssim"] == pytest.approx(0.7) and row["subjects"] == 2 and row["above_0.6"] == 0.75
     assert row["ssim_low"] == pytest.approx(0.5) and row["ssim_high"] == pytest.approx(0.9)
@@ -244,9 +255,13 @@ def test_the_plane_of_a_codebook_that_learns_by_gradient(cohort: Cohort):
     assert reconstruction.plane(model, cohort["test"].images)[1].shape == (16, 2)
 
 
-def test_the_plane_leaves_out_entries_whose_latents_coincide(cohort: Cohort, model: VQVAE, monkeypatch: pytest.MonkeyPatch):
+def test_the_plane_leaves_out_entries_whose_latents_coincide(
+    cohort: Cohort, model: VQVAE, monkeypatch: pytest.MonkeyPatch
+):
     model = deepcopy(model)
-    centres = 9 * torch.eye(4).repeat(2, 1) * torch.tensor([1] * 4 + [-1] * 4)[:, None]  # entries 1 to 8; 0 is background
+    centres = (
+        9 * torch.eye(4).repeat(2, 1) * torch.tensor([1] * 4 + [-1] * 4)[:, None]
+    )  # entries 1 to 8; 0 is background
     model.quantizer.codebook[:9] = torch.cat([torch.zeros(1, 4), centres])
     around = centres.repeat_interleave(20, 0) + torch.randn(160, 4, generator=torch.Generator().manual_seed(0))
     flat = torch.cat([torch.zeros(240, 4), around])
@@ -258,11 +273,15 @@ def test_the_plane_leaves_out_entries_whose_latents_coincide(cohort: Cohort, mod
 def test_probes_and_pairs_and_diagram(cohort: Cohort, model: VQVAE):
     odd, shades = reconstruction.probes(cohort["test"]), np.linspace(0, 1, 16)
     look = reconstruction.look(model, np.stack(list(odd.values())))
-    assert "noise" in texts(draw.compare(look, list(odd), ("images", "codes", "decoded", "decoded - images"), shades, crop=False))
+    assert "noise" in texts(
+        draw.compare(look, list(odd), ("images", "codes", "decoded", "decoded - images"), shades, crop=False)
+    )
     pairs = draw.compare({name: some[:2] for name, some in look.items()}, ["this", "that"], ("images", "decoded"))
     assert [axis.get_title() for axis in pairs.axes] == ["this", "that", "", ""]
     np.testing.assert_array_equal(grey(pairs.axes)[3], look["decoded"][1])
-    figure = diagrams.model(look["images"][0], shades[look["codes"][0]], look["decoded"][0], model.quantizer.codebook.numpy())
+    figure = diagrams.model(
+        look["images"][0], shades[look["codes"][0]], look["decoded"][0], model.quantizer.codebook.numpy()
+    )
     assert all(word in texts(figure) for word in ("encoder", "decoder", "8 x 8 numbers", "16 x 4", "commitment"))
 
 
@@ -279,7 +298,9 @@ def test_curves_of_a_vqvae(trained):
 
 @pytest.mark.parametrize("columns", [["train_bits", "validate_bits"], ["train_generator", "train_real"], []])
 def test_curves_of_any_other_history(columns: list[str]):
-    history = pd.DataFrame({"step": [1, 2, 3], "score": [-3.0, -2.0, -1.0]} | {name: [3.0, 0.0, 1.0] for name in columns})
+    history = pd.DataFrame(
+        {"step": [1, 2, 3], "score": [-3.0, -2.0, -1.0]} | {name: [3.0, 0.0, 1.0] for name in columns}
+    )
     figure = training.curves(history)
     assert len(figure.axes) >= 2 and figure.axes[1].lines
 

@@ -51,7 +51,17 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.timeout(1200)
 def test_the_script_for_a_gpu_runs_on_a_cpu_without_what_a_bare_machine_lacks(tmp_path):
     """All kinds in bf16 and float32, stopped and resumed, compiled, sampled, evaluated: what a GPU will be asked."""
-    words = [sys.executable, "-c", BARE, str(PROJECT / "benchmarks/gpu.py"), "--device", "cpu", "--tiny", "--out", "gpu.json"]
+    words = [
+        sys.executable,
+        "-c",
+        BARE,
+        str(PROJECT / "benchmarks/gpu.py"),
+        "--device",
+        "cpu",
+        "--tiny",
+        "--out",
+        "gpu.json",
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -60,7 +70,9 @@ def test_the_script_for_a_gpu_runs_on_a_cpu_without_what_a_bare_machine_lacks(tm
     for section, numbers in found.items():
         assert "failed" not in numbers, (section, numbers["failed"])
         assert all(value.get("ok", True) for value in numbers.values() if isinstance(value, dict)), (section, numbers)
-    assert all(row["weights differ"] == 0 for name, row in found["training"].items() if name != "took_s"), found["training"]
+    assert all(row["weights differ"] == 0 for name, row in found["training"].items() if name != "took_s"), found[
+        "training"
+    ]
 
 
 def test_a_section_that_fails_or_takes_too_long_is_told_and_the_others_go_on():
@@ -101,7 +113,9 @@ def test_a_training_step_reads_nothing_back(kind, world, tmp_path, monkeypatch):
             train_vqvae(cohort, tmp_path / kind, Part(replace(MODEL, autoencoder_steps=2), STEPS), progress=False)
         else:
             train_prior(kind, cohort, vqvae, tmp_path / kind, Part(PRIORS[kind], STEPS), progress=False)
-    steps = [dict(after - before) for before, after in zip(seen[5:], seen[6:])]  # the first ones start the codebook and the clock
+    steps = [
+        dict(after - before) for before, after in zip(seen[5:], seen[6:])
+    ]  # the first ones start the codebook and the clock
     assert len(steps) >= 5 and not any(steps), steps
     assert waits.found, "what is done before the first step and in validation is seen, or the counter is blind"
 
@@ -274,7 +288,10 @@ def test_known_tokens_are_shown_and_not_found_again(world):
 
 
 def test_a_full_step_fits_a_small_card():
-    """What autograd keeps of one step in float32, parameters and their averages and moments: on the meta device, at no cost."""
+    """What autograd keeps of one step in float32, parameters and their averages and moments.
+
+    On the meta device, at no cost.
+    """
     profile, seen = PROFILES["full"], {}
     side = profile.cohort.size // profile.vqvae.model.factor
 

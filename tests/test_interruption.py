@@ -90,7 +90,9 @@ def whole(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dic
     return root, times
 
 
-def test_each_command_killed_at_random_moments_ends_alike(ask: Ask, whole: tuple[Path, dict[str, float]], tmp_path: Path):
+def test_each_command_killed_at_random_moments_ends_alike(
+    ask: Ask, whole: tuple[Path, dict[str, float]], tmp_path: Path
+):
     draw, killed = random.Random(0), 0
     for name, text in COMMANDS.items():
         words = text.format(root=tmp_path).split()
@@ -119,12 +121,16 @@ def meaning(data: bytes) -> object:
     return {k: v for k, v in json.loads(data).items() if k != "weights"} if data.startswith(b'{\n  "kind"') else data
 
 
-def test_a_damaged_file_is_named_or_made_anew_and_never_silently_used(whole: tuple[Path, dict[str, float]], tmp_path: Path):
+def test_a_damaged_file_is_named_or_made_anew_and_never_silently_used(
+    whole: tuple[Path, dict[str, float]], tmp_path: Path
+):
     root, draw, silent = shutil.copytree(whole[0], tmp_path / "run"), random.Random(0), []
     cohort, part = open_cohort(root / "cohort"), trained_with(root / "transformer", "transformer")
     readers = {f"cohort/{path.name}": open_cohort for path in (root / "cohort").iterdir()}
     for folder, inner in (("vqvae", ""), ("vqvae", "crisp/"), ("transformer", ""), ("codegan", "")):
-        readers |= {f"{folder}/{inner}{name}": lambda path, folder=folder: load(root / folder) for name in (CONFIG, WEIGHTS)}
+        readers |= {
+            f"{folder}/{inner}{name}": lambda path, folder=folder: load(root / folder) for name in (CONFIG, WEIGHTS)
+        }
     readers["new/samples.npz"] = lambda path: sampling.read(root / "new/samples.npz")
     again = {"begin": "", "progress": False}
     for name in (once.HISTORY, once.REQUEST):
@@ -189,12 +195,29 @@ def killed_in(running: subprocess.Popen, manifest: Path, stage: str, seconds: fl
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif(not STUDY_KILLS, reason="takes minutes; OASIS_KILLS=20 asks for it")
 def test_a_smoke_study_killed_at_random_moments_ends_with_the_same_metrics(tmp_path: Path):
-    """Moments are spread over all that an unbroken study does. Kernels, in sessions of their own, must end by themselves."""
+    """Moments are spread over all that an unbroken study does.
+
+    Kernels, in sessions of their own, must end by themselves.
+    """
     draw, killed = random.Random(0), []
 
     def study(name: str) -> subprocess.Popen:
-        words = [sys.executable, "-m", "oasis_lib", "study", "--profile", "smoke", "--run", str(tmp_path / name), "--quiet"]
-        env = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "OASIS_DATA": str(tmp_path / f"data-{name}")}
+        words = [
+            sys.executable,
+            "-m",
+            "oasis_lib",
+            "study",
+            "--profile",
+            "smoke",
+            "--run",
+            str(tmp_path / name),
+            "--quiet",
+        ]
+        env = os.environ | {
+            "PYTHONPATH": str(PROJECT),
+            "OMP_NUM_THREADS": "1",
+            "OASIS_DATA": str(tmp_path / f"data-{name}"),
+        }
         out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(words, cwd=tmp_path, start_new_session=True, env=env, **out)
 

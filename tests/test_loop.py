@@ -38,7 +38,14 @@ def made_cohort(folder, subjects=6, slices=4, size=32, grain=0) -> Cohort:
         subject = np.repeat([f"{name}-{i}" for i in range(subjects)], slices)
         table = pd.DataFrame({"subject": subject, "slice_index": np.tile(np.arange(slices), subjects), "cdr": 0.0})
         splits[name] = Split(name, images.astype(np.uint8), table)
-    info = {"hash": "made", "size": size, "slice_indices": slices, "cdrs": [0.0], "synthetic": True, "left_right": "columns"}
+    info = {
+        "hash": "made",
+        "size": size,
+        "slice_indices": slices,
+        "cdrs": [0.0],
+        "synthetic": True,
+        "left_right": "columns",
+    }
     return Cohort(folder, info, splits)
 
 
@@ -167,7 +174,9 @@ def test_nan_stops_with_words_and_the_good_weights_stay(tmp_path, monkeypatch):
         return (loss * float("nan") if len(seen) > 8 else loss), logs
 
     monkeypatch.setattr(vqvae, "reconstruction_loss", poisoned)
-    with pytest.raises(FloatingPointError, match=r"at step \d+, at a learning rate of .*kept in .*smaller learning rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"at step \d+, at a learning rate of .*kept in .*smaller learning rate"
+    ):
         train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "m").values())
 
@@ -216,7 +225,8 @@ def test_a_codebook_that_collapses_is_said_in_words_and_kept(tmp_path, monkeypat
     monkeypatch.setattr(vqvae, "MEANT", 0)
     monkeypatch.setattr(vqvae, "perplexity", lambda counts: 1.2)
     with pytest.warns(
-        UserWarning, match="the codebook collapses: its use equals that of 1.2 of 32 tokens; raise vqvae.dead_code_threshold"
+        UserWarning,
+        match="the codebook collapses: its use equals that of 1.2 of 32 tokens; raise vqvae.dead_code_threshold",
     ):
         train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
     assert "step 12: the codebook collapses" in (tmp_path / "m" / loop.WARNINGS).read_text()

@@ -30,7 +30,12 @@ def test_it_is_a_whole_cohort(cohort):
     assert cohort.synthetic and cohort.slice_indices == LEVELS and cohort.size == 32 and cohort.info["mm"] == 8.0
     assert list(cohort.splits) == ["train", "validate", "test", "lesion"] and 0.0 in cohort.cdrs
     for split in cohort.splits.values():
-        assert len(split.images) == len(split.tissue) == len(split.table) and set(np.unique(split.tissue)) <= {0, 1, 2, 3}
+        assert len(split.images) == len(split.tissue) == len(split.table) and set(np.unique(split.tissue)) <= {
+            0,
+            1,
+            2,
+            3,
+        }
         np.testing.assert_array_equal(split.images > 0, split.tissue > 0)  # exactly 0 outside the head
         np.testing.assert_array_equal(split.slice_indices.reshape(-1, LEVELS), [range(LEVELS)] * (len(split) // LEVELS))
     assert {"age", "sex", "cdr", "atrophy"} <= set(cohort["train"].table)

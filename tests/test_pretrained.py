@@ -36,9 +36,13 @@ def run(tmp_path: Path, monkeypatch) -> Run:
     longer = [Part(part.model, replace(part.training, epochs=4)) for part in (VQVAE, PRIOR)]
     train_vqvae(cohort, tmp_path / "work" / "vqvae", longer[0], progress=False)
     rounded(tmp_path / "work" / "vqvae", tmp_path / "home" / "vqvae")
-    train_prior("transformer", cohort, tmp_path / "home" / "vqvae", tmp_path / "work" / "transformer", longer[1], progress=False)
+    train_prior(
+        "transformer", cohort, tmp_path / "home" / "vqvae", tmp_path / "work" / "transformer", longer[1], progress=False
+    )
     rounded(tmp_path / "work" / "transformer", tmp_path / "home" / "transformer")
-    files = {str(p.relative_to(tmp_path / "home")): content_hash(p) for p in (tmp_path / "home").rglob("*") if p.is_file()}
+    files = {
+        str(p.relative_to(tmp_path / "home")): content_hash(p) for p in (tmp_path / "home").rglob("*") if p.is_file()
+    }
     write_json(tmp_path / "home" / "manifest.json", {"cohort": cohort.info.get("request"), "files": files})
     run = Run(tmp_path / "run", laptop, cohort.folder)
     vars(run)["cohort"] = cohort  # it is in memory alone
@@ -55,7 +59,9 @@ def test_what_fits_is_taken_and_what_was_taken_gives_way_to_other_settings(run: 
     assert pretrained.taken(run.path("vqvae")) and pretrained.taken(run.path("transformer"))
     assert steps(pretrained.live(run)) == taken[0] // 4, "trained beside it for as long as the profile says"
     own = [steps(pretrained.trained(run, kind, scratch=True)) for kind in ("vqvae", "transformer")]
-    assert own == [one // 4 for one in taken] and not pretrained.taken(run.path("vqvae")) and pretrained.live(run) is None
+    assert (
+        own == [one // 4 for one in taken] and not pretrained.taken(run.path("vqvae")) and pretrained.live(run) is None
+    )
     other = replace(run, profile=replace(run.profile, vqvae=Part(replace(VQVAE.model, hidden=16), VQVAE.training)))
     vars(other)["cohort"] = run.cohort
     with pytest.raises(ValueError, match="trained otherwise: model.hidden 8, now 16"):

@@ -1,4 +1,7 @@
-"""Priors as distributions: nothing leaks, nothing is out of sight, chances sum to one, and draws depend on the seed alone."""
+"""Priors as distributions.
+
+Nothing leaks, nothing is out of sight, chances sum to one, and draws depend on the seed alone.
+"""
 
 from __future__ import annotations
 
@@ -232,7 +235,12 @@ def test_top_k_and_top_p_cut_the_tail_and_nothing_else():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]])).expand(6000, 4)
     noise = gumbel(torch.arange(6000), 0, 4)[:, 0]
     two, three = [2 / 3, 1 / 3, 0, 0], [5 / 9, 2.5 / 9, 1.5 / 9, 0]
-    for options, wanted in (({}, [0.5, 0.25, 0.15, 0.1]), ({"top_k": 2}, two), ({"top_p": 0.8}, three), ({"top_p": 0.7}, two)):
+    for options, wanted in (
+        ({}, [0.5, 0.25, 0.15, 0.1]),
+        ({"top_k": 2}, two),
+        ({"top_p": 0.8}, three),
+        ({"top_p": 0.7}, two),
+    ):
         found = torch.bincount(Sampler(**options)(logits, noise), minlength=4) / 6000
         np.testing.assert_allclose(found, wanted, atol=0.03)
 
@@ -244,7 +252,10 @@ def test_counts_know_each_slice_index_what_lies_between_and_what_is_left_open():
     counts = PositionPrior((2, 2), 7, slice_indices=5, knots=3)
     counts.start(codes, 2 * slice_index, pull=1.0, spread=0.0)
     chances = counts(slice(None), torch.tensor([0, 2, 4, 1, -1])).softmax(-1)
-    assert chances.argmax(-1)[:3].tolist() == [[6, 0, 0, 0], [6, 2, 2, 2], [6, 4, 4, 4]] and float(chances[:3].amax(-1).min()) > 0.9
+    assert (
+        chances.argmax(-1)[:3].tolist() == [[6, 0, 0, 0], [6, 2, 2, 2], [6, 4, 4, 4]]
+        and float(chances[:3].amax(-1).min()) > 0.9
+    )
     torch.testing.assert_close(chances[3, 1:, 0], chances[3, 1:, 2], atol=0.02, rtol=0)  # half way between two
     torch.testing.assert_close(chances[4], counts(slice(None)).softmax(-1))
     torch.testing.assert_close(chances[4, 1, [0, 2, 4]], torch.full((3,), 1 / 3), atol=0.02, rtol=0)
@@ -256,7 +267,10 @@ def test_places_lend_their_counts_to_those_beside_them():
     counts = PositionPrior((3, 3), 7)
     counts.start(codes, weight=0.0, spread=0.3)
     chances = counts(slice(None)).softmax(-1).view(3, 3, 7)[..., 5]
-    beside, corner = 0.3 / 6, 0.3 / 12  # of 100 maps; a corner has 1 + 0.3 * 2.5 / 6 in all, the middle of a side 1 + 0.3 * 4 / 6
+    beside, corner = (
+        0.3 / 6,
+        0.3 / 12,
+    )  # of 100 maps; a corner has 1 + 0.3 * 2.5 / 6 in all, the middle of a side 1 + 0.3 * 4 / 6
     row = torch.tensor([corner / (1 + 0.3 * 2.5 / 6), beside / 1.2, corner / (1 + 0.3 * 2.5 / 6)])
     kept = {"rtol": STEP, "atol": 0}  # log-frequencies are rounded to steps
     torch.testing.assert_close(chances[0], row, **kept)
@@ -266,7 +280,9 @@ def test_places_lend_their_counts_to_those_beside_them():
 def test_noise_is_even_and_belongs_to_its_image():
     numbers = uniform(torch.arange(500), 7, 100)[:, 0]
     assert float(numbers.min()) > 0 and float(numbers.max()) < 1
-    assert float(numbers.mean()) == pytest.approx(0.5, abs=0.01) and float(numbers.var()) == pytest.approx(1 / 12, abs=0.002)
+    assert float(numbers.mean()) == pytest.approx(0.5, abs=0.01) and float(numbers.var()) == pytest.approx(
+        1 / 12, abs=0.002
+    )
     assert abs(float(torch.corrcoef(numbers[:, :2].T)[0, 1])) < 0.15
     assert torch.equal(uniform(torch.tensor([41]), torch.tensor([3, 7]), 100)[0, 1], numbers[41])
 

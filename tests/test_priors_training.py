@@ -125,7 +125,9 @@ def test_a_prior_goes_on_from_another_ones_weights(kind, world, tmp_path):
     train_prior(kind, cohort, vqvae, tmp_path / "second", hardly, begin=tmp_path / "first", progress=False)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     for name, _ in load(tmp_path / "first").named_parameters():
-        torch.testing.assert_close(second[name], first[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            second[name], first[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_a_vqvae_goes_on_from_another_ones_weights_and_so_does_a_prior_over_it(world, tmp_path):
@@ -141,7 +143,9 @@ def test_a_vqvae_goes_on_from_another_ones_weights_and_so_does_a_prior_over_it(w
     with pytest.raises(ValueError, match="give another folder"):
         train_vqvae(cohort, vqvae, Part(model, hardly), begin=vqvae, progress=False)
     part = Part(first.model, replace(hardly, seed=1))
-    train_prior("transformer", cohort, tmp_path / "vqvae", tmp_path / "second", part, begin=tmp_path / "first", progress=False)
+    train_prior(
+        "transformer", cohort, tmp_path / "vqvae", tmp_path / "second", part, begin=tmp_path / "first", progress=False
+    )
     assert load(tmp_path / "second") is not None
 
 
@@ -150,11 +154,18 @@ def test_weights_over_other_codes_or_of_another_network_are_not_begun_with(world
     part = Part(MODELS["transformer"], replace(TRAINING, steps=1))
     train_prior("transformer", cohort, vqvae, tmp_path / "first", part, progress=False)
     other = tmp_path / "vqvae"
-    train_vqvae(cohort, other, Part(VQVAEConfig(codebook_size=16, code_dim=4, hidden=16, blocks=1), part.training), progress=False)
+    train_vqvae(
+        cohort,
+        other,
+        Part(VQVAEConfig(codebook_size=16, code_dim=4, hidden=16, blocks=1), part.training),
+        progress=False,
+    )
     wider = Part(replace(part.model, width=32), part.training)
     for folder, settings, words in ((other, part, "its vqvae is"), (vqvae, wider, "made otherwise")):
         with pytest.raises(ValueError, match=f"first can't be begun with.*{words}"):
-            train_prior("transformer", cohort, folder, tmp_path / "second", settings, begin=tmp_path / "first", progress=False)
+            train_prior(
+                "transformer", cohort, folder, tmp_path / "second", settings, begin=tmp_path / "first", progress=False
+            )
     with pytest.raises(ValueError, match="give another folder"):
         train_prior("transformer", cohort, vqvae, tmp_path / "first", part, begin=tmp_path / "first", progress=False)
     assert not (tmp_path / "second").exists() and load(tmp_path / "first") is not None
@@ -174,7 +185,9 @@ def test_bits_are_counted_by_subject_and_beside_frequencies(world, tmp_path):
     run.__dict__["cohort"] = cohort
     codes = encode_cohort(vqvae, cohort)
     priors = {
-        "transformer": build("transformer", MODELS["transformer"], grid=(8, 8), codebook_size=16, slice_indices=4, cdrs=1).eval()
+        "transformer": build(
+            "transformer", MODELS["transformer"], grid=(8, 8), codebook_size=16, slice_indices=4, cdrs=1
+        ).eval()
     }
     priors["transformer"].start(torch.from_numpy(codes["train"].astype(np.int64)))
     table = likelihood.bits_table(likelihood.likelihoods(run, priors, codes), 64, 100)
@@ -229,7 +242,9 @@ def test_kept_codes_are_of_these_weights_and_this_cohort(world, tmp_path):
     shutil.copytree(folder, tmp_path / "vqvae")
     vqvae, images = load(tmp_path / "vqvae"), cohort["test"].images
     np.testing.assert_array_equal(codes_of(vqvae, cohort, "test"), encode_images(vqvae, images))
-    assert not list((tmp_path / "vqvae").glob("**/test*")), "a model's folder may be given away: nobody's scans are in it"
+    assert not list((tmp_path / "vqvae").glob("**/test*")), (
+        "a model's folder may be given away: nobody's scans are in it"
+    )
     stored = np.load(tmp_path / "codes" / "test.npy")
     np.testing.assert_array_equal(stored, codes_of(vqvae, cohort, "test"))
     with torch.no_grad():
@@ -246,7 +261,9 @@ def test_variety_is_the_share_of_places_that_differ():
     assert likelihood.differing(np.stack([one, one])) == 0 and likelihood.differing(np.stack([one, other])) == 0.5
     assert likelihood.differing(np.stack([one, one, other])) == pytest.approx(1 / 3)
     subjects = SimpleNamespace(subjects=np.repeat(list("abcd"), 2), slice_indices=np.tile([0, 1], 4))
-    codes = np.repeat(np.arange(4), 2)[:, None, None] * np.ones((1, 2, 2), int)  # everybody is alike at all slice indices
+    codes = np.repeat(np.arange(4), 2)[:, None, None] * np.ones(
+        (1, 2, 2), int
+    )  # everybody is alike at all slice indices
     assert likelihood.differing_subjects(codes, subjects, slice_indices=2) == 1.0, "a subject was compared with himself"
 
 

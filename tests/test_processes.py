@@ -25,7 +25,11 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("processes")
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{PROJECT}{os.pathsep}{TESTS}", "ACCELERATE_USE_CPU": "true"}
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{PROJECT}{os.pathsep}{TESTS}",
+        "ACCELERATE_USE_CPU": "true",
+    }
     for name, start in (("one", [sys.executable]), ("two", TORCHRUN)):
         (root / name).mkdir()
         words = [*start, str(TESTS / "two.py"), str(root / name)]
@@ -60,7 +64,12 @@ def sbatch(script: Path, submitted: Path, given_up: Path) -> tuple[int, str]:
     """
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", script.read_text(), re.M))
     before = re.fullmatch(r"B:(\w+)@\d+", asked["signal"])[1]
-    env = {"SLURM_SUBMIT_DIR": str(submitted), "SLURM_JOB_NAME": asked["job-name"], "PROFILE": "smoke", "OMP_NUM_THREADS": "1"}
+    env = {
+        "SLURM_SUBMIT_DIR": str(submitted),
+        "SLURM_JOB_NAME": asked["job-name"],
+        "PROFILE": "smoke",
+        "OMP_NUM_THREADS": "1",
+    }
     log = submitted / asked["output"].replace("%j", "7")
     with log.open("w") as file:
         options = {"cwd": "/", "env": os.environ | env, "stdout": file, "stderr": file, "start_new_session": True}

@@ -1,4 +1,7 @@
-"""What the repository promises of itself: one list of dependencies, imports that run downward, notebooks that read well."""
+"""What the repository promises of itself.
+
+One list of dependencies, imports that run downward, notebooks that read well.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,20 @@ SOURCES = sorted((PROJECT / "oasis_lib").rglob("*.py"))
 STAGES = ["01_cohort", "02_vqvae", "03_codebook", "04_priors", "05_generation", "06_evaluation"]
 NOTEBOOKS = [PROJECT / "notebooks" / f"{name}.ipynb" for name in STAGES]
 DRIVER = PROJECT / "driver.ipynb"
-MODULES = {"pillow": "PIL", "pytest-xdist": "xdist", "scikit-image": "skimage", "scikit-learn": "sklearn", "umap-learn": "umap"}
-BROUGHT_ALONG = {"nbclient", "pygments", "IPython", "traitlets", "jupyter_client"}  # parts of declared packages, used with them
+MODULES = {
+    "pillow": "PIL",
+    "pytest-xdist": "xdist",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+    "umap-learn": "umap",
+}
+BROUGHT_ALONG = {
+    "nbclient",
+    "pygments",
+    "IPython",
+    "traitlets",
+    "jupyter_client",
+}  # parts of declared packages, used with them
 
 # Imports run downward only: a module may import what stands on a lower line, and what is in its own package.
 LAYERS = [
@@ -47,7 +62,9 @@ def declared(extra: str = "") -> dict[str, str]:
 
 
 def locked() -> dict[str, str]:
-    lines = [line for line in (PROJECT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line for line in (PROJECT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")
+    ]
     return {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
 
 
@@ -116,14 +133,22 @@ def test_nothing_undeclared_is_imported():
     for path in [*NOTEBOOKS, DRIVER]:
         assert imported("\n".join(code_of(path))) <= library, path
     tests = library | {MODULES.get(n, n) for n in declared("test")}
-    beside = [*(PROJECT / "tests").glob("*.py"), *(PROJECT / "benchmarks").glob("*.py"), *(PROJECT / "images").glob("*.py")]
+    beside = [
+        *(PROJECT / "tests").glob("*.py"),
+        *(PROJECT / "benchmarks").glob("*.py"),
+        *(PROJECT / "images").glob("*.py"),
+    ]
     for path in beside:
         assert imported(path.read_text()) <= tests | {other.stem for other in beside}, path
 
 
 def test_every_dependency_is_used():
     used = set().union(*(imported(path.read_text()) for path in SOURCES))
-    indirect = {"ipykernel", "jupyterlab", "openpyxl"}  # the kernel, what `make lab` opens, and pandas' reader of spreadsheets
+    indirect = {
+        "ipykernel",
+        "jupyterlab",
+        "openpyxl",
+    }  # the kernel, what `make lab` opens, and pandas' reader of spreadsheets
     unused = [name for name in declared() if name not in indirect and MODULES.get(name, name) not in used]
     assert not unused
 

@@ -41,9 +41,15 @@ def test_outputs_shrink_and_say_nothing_of_this_machine():
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 3000, 3), np.uint8)).save(file, "png")
     encoded = base64.b64encode(file.getvalue()).decode()
-    output = nbformat.v4.new_output("display_data", {"image/png": encoded, "application/vnd.jupyter.widget-view+json": {}})
-    said = nbformat.v4.new_output("stream", text="kept in /home/me/study/runs/x.png; see https://arxiv.org/abs/1711.00937")
-    linked = nbformat.v4.new_markdown_cell("[a](../docs/references.md#ssim), [b](notebooks/01_cohort.ipynb), [c](02_vqvae.ipynb)")
+    output = nbformat.v4.new_output(
+        "display_data", {"image/png": encoded, "application/vnd.jupyter.widget-view+json": {}}
+    )
+    said = nbformat.v4.new_output(
+        "stream", text="kept in /home/me/study/runs/x.png; see https://arxiv.org/abs/1711.00937"
+    )
+    linked = nbformat.v4.new_markdown_cell(
+        "[a](../docs/references.md#ssim), [b](notebooks/01_cohort.ipynb), [c](02_vqvae.ipynb)"
+    )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output, said]), linked])
     notebook.metadata["widgets"] = {"state": 1}
     made = publish.published(notebook)

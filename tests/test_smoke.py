@@ -23,12 +23,29 @@ STAGES = sorted(p.stem for p in (PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb
 
 
 def papermill(notebook: str, out: Path, *words: str, cwd: Path, data: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "papermill", str(PROJECT / "notebooks" / notebook), str(out), "--no-progress-bar", *words]
-    return subprocess.run(command, cwd=cwd, env=os.environ | {"OASIS_DATA": str(data)}, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(PROJECT / "notebooks" / notebook),
+        str(out),
+        "--no-progress-bar",
+        *words,
+    ]
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | {"OASIS_DATA": str(data)}, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_six_stages_run_and_say_how_long_they_took(smoke: Smoke):
-    assert [re.sub(r"^\d\d_", "", name) for name in STAGES] == ["cohort", "vqvae", "codebook", "priors", "generation", "evaluation"]
+    assert [re.sub(r"^\d\d_", "", name) for name in STAGES] == [
+        "cohort",
+        "vqvae",
+        "codebook",
+        "priors",
+        "generation",
+        "evaluation",
+    ]
     for name in STAGES:
         assert re.search(rf"^{name}\s+[\d.]+ min", smoke.printed, re.M)
     assert str(smoke.folder / "report.html") in smoke.printed and "ssim" in smoke.printed.lower()
@@ -45,7 +62,9 @@ def test_every_cell_completed(smoke: Smoke, name: str):
 
 
 def test_every_promised_file_is_there(smoke: Smoke):
-    models = [f"{kind}/{file}" for kind in ("vqvae", *PRIORS) for file in ("model.safetensors", "config.json", "history.csv")]
+    models = [
+        f"{kind}/{file}" for kind in ("vqvae", *PRIORS) for file in ("model.safetensors", "config.json", "history.csv")
+    ]
     codes = [f"codes/{split}.npy" for split in ("train", "validate", "test", "lesion")]
     pages = [f"{name}.{kind}" for name in STAGES for kind in ("ipynb", "html")]
     for file in [*models, *codes, *pages, "metrics.json", "run.json", "report.html", "driver.ipynb"]:
@@ -101,7 +120,9 @@ def test_pages_load_nothing_from_a_network(smoke: Smoke):
     captions = json.loads((smoke.folder / "figures" / "captions.json").read_text())
     assert report.count("data:image/png;base64,") == len(captions) and "SYNTHETIC" in report
     for name in STAGES:
-        assert f'<a href="{name}.html">' in report and f"{name}\n- " in smoke.printed, "the sentences that it closes with"
+        assert f'<a href="{name}.html">' in report and f"{name}\n- " in smoke.printed, (
+            "the sentences that it closes with"
+        )
     assert len(list((smoke.folder / "tables").glob("*.json"))) >= 6 and report.count("<table") >= 8
 
 
@@ -120,7 +141,9 @@ def test_readme_snippet_runs(monkeypatch):
     snippet = re.search(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.S).group(1)
     found: dict = {}
     exec(snippet, found)
-    assert found["slices"].shape == (4, 1, 128, 128) and found["nats"].shape == (4,) and len(found["tokens"].unique()) > 1
+    assert (
+        found["slices"].shape == (4, 1, 128, 128) and found["nats"].shape == (4,) and len(found["tokens"].unique()) > 1
+    )
 
 
 def test_the_results_and_each_notebooks_headline_stand_first(smoke: Smoke):
@@ -135,7 +158,9 @@ def test_the_results_and_each_notebooks_headline_stand_first(smoke: Smoke):
 
 
 def test_a_second_run_computes_nothing(smoke: Smoke):
-    files = {p: p.stat().st_mtime_ns for p in smoke.folder.rglob("*") if p.suffix in {".safetensors", ".npy", ".npz", ".png"}}
+    files = {
+        p: p.stat().st_mtime_ns for p in smoke.folder.rglob("*") if p.suffix in {".safetensors", ".npy", ".npz", ".png"}
+    }
     printed = oasis("study", "--profile", "smoke", "--run", smoke.folder, data=smoke.data)
     assert all(re.search(rf"^{name}\s+done already", printed, re.M) for name in STAGES)
     assert files == {p: p.stat().st_mtime_ns for p in files}

@@ -72,7 +72,9 @@ def flip(path: Path, place: int) -> None:
 @pytest.mark.parametrize("kind", TINY)
 def test_a_model_of_an_earlier_version_without_a_hash_loads(kind, tmp_path):
     config = read_json(saved(tmp_path, kind) / CONFIG)
-    write_json(tmp_path / CONFIG, {name: value for name, value in config.items() if name not in ("format", "weights", "hash")})
+    write_json(
+        tmp_path / CONFIG, {name: value for name, value in config.items() if name not in ("format", "weights", "hash")}
+    )
     assert load(tmp_path).kind == kind
 
 
@@ -203,7 +205,9 @@ def test_a_damaged_training_state_is_named(tmp_path):
 
 
 def test_json_holds_null_for_what_could_not_be_measured(tmp_path):
-    write_json(tmp_path / "a.json", {"a": np.float32("nan"), 2: (np.arange(2), Path("b")), "c": [float("inf"), 1.5, True]})
+    write_json(
+        tmp_path / "a.json", {"a": np.float32("nan"), 2: (np.arange(2), Path("b")), "c": [float("inf"), 1.5, True]}
+    )
     assert read_json(tmp_path / "a.json") == {"a": None, "2": [[0, 1], "b"], "c": [None, 1.5, True]}
 
 
@@ -307,7 +311,9 @@ def test_decode_and_nll_quote_what_is_wrong_with_tokens(tokens, message):
             ask(tokens)
 
 
-@pytest.mark.parametrize("slice_index, message", [(3, "slice_index=3 must be 0 .. 2"), (1.5, "slice_index must be whole numbers")])
+@pytest.mark.parametrize(
+    "slice_index, message", [(3, "slice_index=3 must be 0 .. 2"), (1.5, "slice_index must be whole numbers")]
+)
 @pytest.mark.parametrize("kind", ["pixelcnn", "transformer", "codegan"])
 def test_sample_names_a_slice_index_that_does_not_exist(kind, slice_index, message):
     with pytest.raises(ValueError, match=message):

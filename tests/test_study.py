@@ -1,4 +1,7 @@
-"""The study's own logic, on notebooks of a few cells: what is run, what is skipped, what is refused, what a failure says."""
+"""The study's own logic, on notebooks of a few cells.
+
+What is run, what is skipped, what is refused, what a failure says.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ class Study:
     def __init__(self, root: Path):
         self.root, self.notebooks, self.run = root, root / "notebooks", root / "run"
         self.notebooks.mkdir()
-        write_json(root / "cohort" / "cohort.json", {"hash": "one", "size": 8, "synthetic": True, "warnings": ["made up"]})
+        write_json(
+            root / "cohort" / "cohort.json", {"hash": "one", "size": 8, "synthetic": True, "warnings": ["made up"]}
+        )
         self.write("01_cohort", FIGURE.format(name="01_look"), TABLE, SENTENCES)
         self.write("02_vqvae", "_ = this.path('codes.npy').write_text('codes')")
         self.write("03_codebook")
@@ -70,7 +75,9 @@ def test_what_is_done_is_not_done_again_unless_something_changed(study: Study):
     everything = ["01_cohort", "02_vqvae", "03_codebook"]
     assert study.go() == everything
     assert study.go() == []
-    assert study.go("vqvae.epochs=9") == everything[1:], "a setting reruns the first stage that reads it, and all that follow"
+    assert study.go("vqvae.epochs=9") == everything[1:], (
+        "a setting reruns the first stage that reads it, and all that follow"
+    )
     assert study.go("vqvae.epochs=9", "evaluation.samples=7") == [], "a setting of a later stage is none of theirs"
     (study.run / "codes.npy").unlink()
     assert study.go("vqvae.epochs=9") == everything[1:], "a file that is gone is made again"
@@ -94,7 +101,9 @@ def test_an_edit_of_the_library_is_told_and_reruns_only_on_demand(study: Study, 
 @pytest.mark.slow
 def test_a_failure_names_notebook_cell_and_cause_and_the_next_call_goes_on(study: Study):
     study.write("02_vqvae", "1 / 0")
-    with pytest.raises(StageFailed, match=r"02_vqvae stopped in cell 6 \(`1 / 0`\): ZeroDivisionError: division by zero"):
+    with pytest.raises(
+        StageFailed, match=r"02_vqvae stopped in cell 6 \(`1 / 0`\): ZeroDivisionError: division by zero"
+    ):
         study.go()
     stages = read_json(study.run / "run.json")["stages"]
     assert stages["01_cohort"]["status"] == "finished" and stages["02_vqvae"]["status"] == "failed"
@@ -209,7 +218,10 @@ def test_the_best_seed_is_not_chosen_by_its_vqvae_alone(tmp_path: Path):
         write_json(run / "run.json", {})
         write_json(run / "metrics.json", {"a": {"b": 1.0}})
     text, best = report.over_seeds(tmp_path, runs)
-    assert best == 1 and "best by validation: seed-1 (vqvae score 0.8000, minus transformer bits -60.0000; mean rank" in text
+    assert (
+        best == 1
+        and "best by validation: seed-1 (vqvae score 0.8000, minus transformer bits -60.0000; mean rank" in text
+    )
 
 
 def test_unknown_and_ill_typed_parameters_are_refused_before_anything_runs(study: Study):
@@ -227,7 +239,9 @@ def test_unknown_and_ill_typed_parameters_are_refused_before_anything_runs(study
 def test_settings_change_the_field_that_they_name_and_mistakes_name_the_nearest():
     changed = profile("smoke", ["vqvae.factor=8", "vqvae.lr = 1e-4", "transformer.compile=True", "cohort.subjects=9"])
     assert changed.vqvae.model.factor == 8 and changed.vqvae.training.lr == 1e-4 and changed.cohort.subjects == 9
-    assert changed.transformer.training.compile is True and changed.transformer.model == profile("smoke").transformer.model
+    assert (
+        changed.transformer.training.compile is True and changed.transformer.model == profile("smoke").transformer.model
+    )
     for setting, said in {
         "vqvae.epcohs=5": "did you mean 'epochs'",
         "vqvea.epochs=5": "did you mean 'vqvae'",
@@ -240,7 +254,9 @@ def test_settings_change_the_field_that_they_name_and_mistakes_name_the_nearest(
             profile("smoke", [setting])
 
 
-@pytest.mark.parametrize("value, kind, fits", [(3, "float", True), (True, "int", False), ("x", "list", False), ([], "list", True)])
+@pytest.mark.parametrize(
+    "value, kind, fits", [(3, "float", True), (True, "int", False), ("x", "list", False), ([], "list", True)]
+)
 def test_types_of_parameters(value, kind, fits):
     if fits:
         check_parameters("a", {"x": value}, {"x": kind})
@@ -251,7 +267,13 @@ def test_types_of_parameters(value, kind, fits):
 
 def test_begin_refuses_what_papermill_only_warns_of():
     cells = ["", 'profile: str = "laptop"', '# Parameters\nepcohs = 5\nprofile = "smoke"\n']
-    namespace = {"In": cells, "epcohs": 5, "profile": "smoke", "epochs": 1, "__annotations__": {"profile": str, "epochs": int}}
+    namespace = {
+        "In": cells,
+        "epcohs": 5,
+        "profile": "smoke",
+        "epochs": 1,
+        "__annotations__": {"profile": str, "epochs": int},
+    }
     with pytest.raises(ValueError, match=r"no 02_vqvae parameter 'epcohs'; did you mean 'epochs'"):
         begin("02_vqvae", namespace)
     namespace |= {"In": cells[:2], "epochs": "five"}

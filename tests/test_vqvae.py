@@ -36,7 +36,9 @@ def test_ema_update_equals_a_computation_by_hand():
     latents = torch.tensor([1.0, 2.0, 9.0]).view(1, 1, 1, 3)
     quantizer.update(latents, quantizer(latents)[1])
     assert quantizer.counts.tolist() == pytest.approx([0.9 + 0.2, 0.9 + 0.1])
-    assert quantizer.codebook.flatten().tolist() == pytest.approx([(0.0 * 0.9 + 0.1 * 3) / 1.1, (10 * 0.9 + 0.1 * 9) / 1.0])
+    assert quantizer.codebook.flatten().tolist() == pytest.approx(
+        [(0.0 * 0.9 + 0.1 * 3) / 1.1, (10 * 0.9 + 0.1 * 9) / 1.0]
+    )
 
 
 def test_an_entry_that_nothing_chose_keeps_its_place():

@@ -208,7 +208,9 @@ def detectability(
     if shared := set(fit.subjects) & (set(real.subjects) | set(generated.subjects)):
         raise ValueError(f"{len(shared)} training subjects are tested as well, such as {sorted(shared)[0]!r}")
     if (folds := min(recipe.folds, len(np.unique(generated.subjects)))) < 2:
-        raise ValueError("detectability needs generated slices of at least two subjects: some to learn on, others to test")
+        raise ValueError(
+            "detectability needs generated slices of at least two subjects: some to learn on, others to test"
+        )
     fold = folds_of(generated.slice_indices, generated.subjects, folds, np.random.default_rng([recipe.seed, 0]))
     jobs = []
     for number in range(folds):

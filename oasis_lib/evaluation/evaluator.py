@@ -153,7 +153,9 @@ class Evaluator:
 
     def counts(self, *sets: Samples) -> dict[int, int]:
         """Slices of each slice index that all sets, the baseline and the real subjects have."""
-        counts = shared_counts(*(one.slice_indices for one in sets), self.real.slice_indices, self.baseline.slice_indices)
+        counts = shared_counts(
+            *(one.slice_indices for one in sets), self.real.slice_indices, self.baseline.slice_indices
+        )
         if (total := sum(counts.values())) < FEWEST:
             where = f"slice indices {sorted(counts)}, where {self.cohort.who(self.split)} are few"
             raise ValueError(f"{total} slices of a set can be compared, {FEWEST} are needed: all are at {where}")

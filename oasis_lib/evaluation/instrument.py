@@ -100,7 +100,10 @@ def balanced_rows(slice_indices: np.ndarray, counts: Mapping[int, int], seed: in
 
 @dataclass(frozen=True)
 class Report:
-    """Results of all sets by size of a pixel, the first set real-vs-real. Pixels are the unit where mm are not known."""
+    """Results of all sets by size of a pixel, the first set real-vs-real.
+
+    Pixels are the unit where mm are not known.
+    """
 
     results: dict[str, dict[float, Result]]
     unit: str
