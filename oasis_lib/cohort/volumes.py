@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import nibabel
 import numpy as np
 import pandas as pd
 from scipy import ndimage
@@ -76,6 +76,8 @@ def _choose(files: list[Path]) -> list[Path]:
 
 def _pixel(file: Path) -> float:
     """The finer side of an axial pixel in mm, from the header alone."""
+    import nibabel  # in functions: a GPU machine that is given a prepared cohort need not have it
+
     image = _opened(file)
     if any(n != 1 for n in image.shape[3:]) or len(image.shape) < 3 or min(image.shape[:3]) < 2:
         what = f"a {len(image.shape)}-D volume ({' x '.join(map(str, image.shape))})"
@@ -88,8 +90,10 @@ def _pixel(file: Path) -> float:
     return float(min(nibabel.affines.voxel_sizes(image.affine)[turn[:, 0] < 2]))
 
 
-def _opened(file: Path) -> nibabel.spatialimages.SpatialImage:
+def _opened(file: Path) -> Any:
     """A volume whose affine is true of an Analyze file's `orient` too."""
+    import nibabel
+
     image = nibabel.load(file)
     if "orient" in image.header:
         code = int.from_bytes(np.asarray(image.header["orient"]).tobytes()[:1], "little")
@@ -137,6 +141,8 @@ def read_volume(root: Path, size: int, pixel: float, item: Item) -> Slices:
 
 def _canonical(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Values as (right, anterior, superior) float32, and the voxel's mm."""
+    import nibabel
+
     with readable(file):
         image = nibabel.as_closest_canonical(_opened(file))
         values = np.asanyarray(image.dataobj).astype(np.float32).reshape(image.shape[:3])
