@@ -60,7 +60,7 @@ def model(image: np.ndarray, shades: np.ndarray, decoded: np.ndarray, codebook: 
 
 def priors(transformer_layers: int, pixelcnn_layers: int) -> Figure:
     """A row a prior, from what it reads to a token."""
-    read = ["tokens before $i$,\nby their codebook\nvectors", "+ position\n+ slice index $s$\n+ CDR $r$"]
+    read = ["tokens before $i$,\nby codebook\nvectors", "+ position\n+ slice index $s$\n+ CDR $r$"]
     end = ["logits of the\nnetwork, from $h_i$\nand $\\phi(e_k)$", "+ log $p_i(k\\,|\\,s)$\ncounted before\ntraining"]
     end += ["softmax:\n$p(q_i\\,|\\,q_{<i}, s, r)$"]
     blocks = f"{transformer_layers} blocks: causal\nattention, then\nfeed-forward"
@@ -86,7 +86,7 @@ def gan(layers: Sequence[Sequence]) -> Figure:
         own = [(kind, size) for layer, kind, size, *_ in main if layer.startswith(name)]
         weighted = [(kind, size) for kind, size in own if kind.startswith(("Linear", "Conv"))]
         chain += [f"{len(list(group))} x\n{kind}\n{size}" for (kind, size), group in groupby(weighted)]
-    rows["generator"].append("token of\nthe nearest\nvector")
+    rows["generator"].append("nearest\nvector's\ntoken")
     rows["discriminator"].append("real or\ngenerated?")
     return _chains(rows, height=2.4)
 
@@ -99,7 +99,7 @@ def _chains(rows: dict[str, list[str]], height: float) -> Figure:
         axis.text(-2.4, y, name, va="center", fontsize=8, color=colour, weight="bold")
         for place, words in enumerate(chain):
             x = 0.9 + wide * place
-            _box(axis, (x, x + 0.88 * wide, y - 1.15, y + 1.15), words, fontsize=7)
+            _box(axis, (x, x + 0.88 * wide, y - 1.15, y + 1.15), words, fontsize=8)
             if place:
                 _arrow(axis, (x - 0.12 * wide, y), (x, y))
     return figure

@@ -126,4 +126,4 @@ def scale_bar(axis: Axes, mm: float, length: int = 50) -> None:
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     left, bottom = left + 0.05 * (right - left), bottom - 0.05 * (bottom - top)
     axis.plot([left, left + length / mm], [bottom, bottom], color="white", lw=2, solid_capstyle="butt")
-    axis.text(left, bottom - 0.02 * abs(top - bottom), f"{length} mm", color="white", fontsize=7, va="bottom")
+    axis.text(left, bottom - 0.02 * abs(top - bottom), f"{length} mm", color="white", fontsize=8, va="bottom")

@@ -53,7 +53,7 @@ def subjects(table: pd.DataFrame, baselines: Mapping[str, float], key: str = "ss
     beside = ", ".join(f"{name} {value:.2f}" for name, value in baselines.items())
     axis.set(ylabel="SSIM (1: identical)", xlabel=f"test subjects, lowest mean first\nbaselines: {beside}")
     labels = means.index if len(means) <= 20 else [""] * len(means)
-    axis.set_xticks(range(len(means)), labels, rotation=90, fontsize=7)
+    axis.set_xticks(range(len(means)), labels, rotation=90, fontsize=8)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
