@@ -1,6 +1,6 @@
 """Seconds to evaluate samples, step by step. The samples are training slices: how long it takes does not hang on what they show.
 
-python benchmarks/evaluation.py --samples 1000 --cohort data/oasis1-256 --vqvae runs/oasis1-f4/vqvae
+python benchmarks/evaluation.py --samples 1000 --cohort data/oasis1 --vqvae runs/o8/vqvae
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from common import cohort_of, limited, options, report
 from oasis_lib.config import profile
 from oasis_lib.evaluation.evaluator import Evaluator
 from oasis_lib.evaluation.features import Samples
-from oasis_lib.evaluation.generation import compare, references
+from oasis_lib.evaluation.generation import compare, detect, references
 from oasis_lib.models import load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, codes_of, train_vqvae
@@ -51,7 +51,8 @@ def main() -> None:
     timed("subjects through the codes, for the audit", lambda: evaluator.audit)
     timed("slice index reader", lambda: evaluator.reader)
     sets = timed("references", references, evaluator)
-    timed("the table, with floor and references", compare, evaluator, {"samples": made} | sets)
+    timed("detectability", detect, evaluator, {"samples": made} | sets)
+    timed("the table, with baseline and references", compare, evaluator, {"samples": made} | sets)
     table = pd.DataFrame({"seconds": seconds})
     table.loc["all but the first"] = table["seconds"].sum() - seconds[KEPT]
     report("evaluation", given, cohort, table, table.round(1))
