@@ -32,7 +32,9 @@ def main() -> None:
     given = parser.parse_args()
     cohort, settings, seconds = cohort_of(given), profile("laptop").evaluation, {}
     rows = np.random.default_rng(given.seed).integers(0, len(cohort["train"]), given.samples)
-    made = Samples.of(cohort["train"], np.sort(rows))
+    made = Samples(
+        cohort["train"].images[np.sort(rows)], cohort["train"].slice_indices[np.sort(rows)]
+    )  # of nobody known
     with TemporaryDirectory() as scratch:
         if not given.vqvae:
             train_vqvae(cohort, scratch, limited(profile("laptop").vqvae, given), progress=False)
