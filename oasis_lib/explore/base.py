@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,7 @@ Tile = tuple[str, np.ndarray]  # a title, and grey (h, w) or colour (h, w, 3), u
 TILE, TITLE, GAP = 256, 22, 6  # pixels of a painted panel
 
 
-class Panel:
+class Panel(ABC):
     """Over a run: its codebook, test slices and tokens. Making one makes its twin; displaying it displays both."""
 
     title, is_synthetic = "", False
@@ -52,9 +53,9 @@ class Panel:
     def work(self, **values: Any) -> Any:
         """What the button does; `draw` is given the result, or None before it."""
 
+    @abstractmethod
     def draw(self, **values: Any) -> tuple[Sequence[Tile], str]:
         """Tiles side by side and the text below them, in a fifth of a second."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it draws")
 
     def examples(self) -> list[dict[str, Any]]:
         """The settings that the twin shows, one a row."""

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ LOOK_EVERY = 20  # steps between looks at the loss: each look waits for the GPU
 WARM_UP = 2  # steps before the clock starts: the first ones compile, choose kernels and fetch memory
 
 
-class Task:
+class Task(ABC):
     """What a model has to say to be trained. `parts` are stepped in their order, each by an optimiser of its own."""
 
     model: nn.Module
@@ -46,15 +47,16 @@ class Task:
     def begin(self, batch: Batch) -> None:
         """Once, before the first step of a fresh run."""
 
+    @abstractmethod
     def loss(self, part: str, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        raise NotImplementedError
+        """To be lowered by the part's optimiser, and what the history keeps of it."""
 
     def after_step(self, step: int) -> None:
         """What moves without a gradient."""
 
+    @abstractmethod
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Of the averaged weights. `score` is what the best is chosen by: higher is better."""
-        raise NotImplementedError
 
     def verdicts(self, row: dict[str, float]) -> list[str]:
         """What the numbers of a validation say in words: collapse, a balance lost."""
