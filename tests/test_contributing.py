@@ -41,7 +41,7 @@ def patched(text: str, diff: str) -> str:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, with every block applied."""
     root = tmp_path_factory.mktemp("copy")
-    for name in ("oasis_lib", "notebooks"):
+    for name in ("oasis_lib", "notebooks", "images"):  # notebooks show diagrams that lie there
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for kind, path, text in BLOCKS:
         file = root / path
