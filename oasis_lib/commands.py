@@ -192,6 +192,7 @@ def trained_with(folder: Path, kind: str) -> Part:
 @click.option("--temperature", default=1.0, help="of the logits; below 1 is more likely")
 @click.option("--top-k", type=int, help="draw from the k likeliest tokens")
 @click.option("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
+@click.option("--guidance", default=0.0, help="above 0, samples show their slice index and CDR more plainly")
 @click.option("--seed", default=0, help="of the random numbers")
 def sample(given: Given) -> None:
     """Draw new token maps from a prior and decode them."""
@@ -203,7 +204,7 @@ def sample(given: Given) -> None:
     from oasis_lib.vision import torchvision
 
     prior, vqvae = load(given.prior), load(given.vqvae or given.prior.parent / "vqvae")
-    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "cdr", "seed")}
+    options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance", "cdr", "seed")}
     slice_indices = sampling.even_slice_indices(given.n, prior.slice_indices)
     if given.slice_index is not None:
         if not 0 <= given.slice_index < prior.slice_indices:

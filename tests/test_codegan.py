@@ -164,7 +164,7 @@ def test_a_gan_takes_temperature_and_no_cuts_and_fills_nothing_in(trained):
         return float((gan.vectors[drawn] - gan.vectors[drawn.roll(1, 0)]).square().mean())
 
     assert apart_at(0.2) < apart_at(1.0)
-    with pytest.raises(ValueError, match="top_k=3, top_p=None: a codegan prior has no logits"):
+    with pytest.raises(ValueError, match="top_k=3, top_p=None, guidance=0: a codegan prior has no logits"):
         gan.sample(2, top_k=3)
     assert len(gan.sample(2, top_p=1.0)) == 2, "as panels ask: nothing is cut"
     assert not hasattr(gan, "fill")

@@ -88,7 +88,7 @@ def test_a_head_of_kept_codes_is_one_map(run):
 def test_the_generator_draws_what_is_asked_for_and_again_the_same(run):
     panel = Generator(run)
     values = {name: control.value for name, control in panel.controls().items()}
-    assert set(values) == {"prior", "slice_index", "temperature", "top_p", "seed", "cdr"}
+    assert set(values) == {"prior", "slice_index", "temperature", "top_p", "guidance", "seed", "cdr"}
     assert "press Draw" in panel.tiles(values | {"seed": 7})[1]
     first = [tile for _, tile in panel.tiles(values, work=True)[0]]
     panel.done.clear()

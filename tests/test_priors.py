@@ -26,6 +26,7 @@ TINY = {
 }
 ONE_BY_ONE = ["transformer", "pixelcnn"]
 OPTIONS = [{}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 0.5, "top_k": 4, "top_p": 0.9}, {"temperature": 0.0}]
+OPTIONS += [{"guidance": 1.0}]
 
 
 def tiny(name: str, grid=(6, 5), codebook_size=7, slice_indices=3, cdrs=2, framed=False):
@@ -213,6 +214,7 @@ def test_filling_leaves_the_rest_alone(name):
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
+        ({"guidance": -0.5}, "guidance=-0.5"),
     ],
 )
 @pytest.mark.parametrize("name", ["transformer", "codegan"])
@@ -243,6 +245,30 @@ def test_top_k_and_top_p_cut_the_tail_and_nothing_else():
     ):
         found = torch.bincount(Sampler(**options)(logits, noise), minlength=4) / 6000
         np.testing.assert_allclose(found, wanted, atol=0.03)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_guidance_moves_logits_away_from_those_of_open_labels(name):
+    """By so many times their distance; by nothing where no label is given."""
+    prior, codes = tiny(name), torch.randint(7, (4, 6, 5), generator=seed())
+    slice_index, left_open = torch.tensor([0, 1, 2, -1]), torch.full((4,), -1)
+    with torch.no_grad():
+        asked, without = (prior(codes, labels, left_open).flatten(1, 2) for labels in (slice_index, left_open))
+        step = prior.guided(slice_index, left_open, 2.0)
+        found = torch.stack([step(codes.flatten(1), t) for t in range(30)], 1)
+    torch.testing.assert_close(found, asked + 2 * (asked - without), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[3], asked[3], atol=1e-4, rtol=1e-4)
+
+
+def test_guided_samples_show_their_slice_index_more_plainly():
+    prior = tiny("transformer", slice_indices=2, cdrs=0)
+    asked = torch.arange(400) % 2
+    shares = []
+    for guidance in (0.0, 2.0):
+        drawn = prior.sample(400, slice_index=asked, guidance=guidance, generator=seed())
+        sure = torch.stack([-prior.nll(drawn, torch.full((400,), label)) for label in (0, 1)], 1).softmax(1)
+        shares.append(float(sure.gather(1, asked[:, None]).mean()))
+    assert shares[1] > shares[0] + 0.02
 
 
 def test_counts_know_each_slice_index_what_lies_between_and_what_is_left_open():

@@ -36,10 +36,10 @@ TARGETS = {  # measure -> relation to the far end of real-vs-real's interval
 UNKNOWN = "not measurable at this size"
 SETTINGS: dict[str, dict[str, float]] = {  # that are tried
     "as learned": {},
-    "temperature 0.8": {"temperature": 0.8},
     "temperature 0.9": {"temperature": 0.9},
-    "top-p 0.9": {"top_p": 0.9},
     "top-p 0.95": {"top_p": 0.95},
+    "guidance 0.5": {"guidance": 0.5},
+    "temperature 0.9, guidance 0.5": {"temperature": 0.9, "guidance": 0.5},
 }
 
 

@@ -124,6 +124,19 @@ class Autoregressive(Prior):
         """A function (codes (B, h * w), position) -> logits (B, K), called for each foreground position in turn."""
         return lambda flat, t: self(flat.view(-1, *self.grid), slice_index, cdr).flatten(1, 2)[:, t]
 
+    def guided(self, slice_index: Tensor, cdr: Tensor, guidance: float) -> Step:
+        """A stepper whose logits move on, away from those of open labels: samples that show their labels more plainly."""
+        asked = self.stepper(slice_index, cdr)
+        if not guidance:
+            return asked
+        left_open = self.stepper(torch.full_like(slice_index, -1), torch.full_like(cdr, -1))
+
+        def step(flat: Tensor, t: int) -> Tensor:
+            logits = asked(flat, t)
+            return logits + guidance * (logits - left_open(flat, t))
+
+        return step
+
     @torch.no_grad()
     def log_probs(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:
         """(B, h, w): natural logarithm of each token's probability given the tokens before it."""
@@ -151,12 +164,12 @@ class Autoregressive(Prior):
         labels, seeds = self.labels(len(codes), slice_index, cdr), image_seeds(len(codes), how.generator, self.device)
         end = int(wanted.any(0).nonzero().max()) + 1 if bool(wanted.any()) else 0
         order = [t for t in self.background.positions().tolist() if t < end]
-        size = 4 * wanted.shape[1] * max(self.kept, self.codebook_size)
+        size = 4 * wanted.shape[1] * max(self.kept, self.codebook_size) * (2 if how.guidance else 1)
         parts = torch.arange(len(codes), device=self.device).split(how.batch or together(self.device, 64, size))
         done = []
         with drawing(self, len(parts) * len(order), "token", how.progress) as bar, sampling_precision(self.device):
             for part in parts:
-                flat, step = codes[part].flatten(1), self.stepper(*(label[part] for label in labels))
+                flat, step = codes[part].flatten(1), self.guided(*(label[part] for label in labels), how.guidance)
                 self.background.draw(flat, wanted[part], seeds[part], how)
                 for t in order:
                     drawn = how(step(flat, t), gumbel(seeds[part], t, self.codebook_size)[:, 0])

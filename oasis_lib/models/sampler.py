@@ -15,6 +15,7 @@ class Sampler:
     temperature: float = 1.0  # 0: always the likeliest token
     top_k: int | None = None  # draw from the k likeliest
     top_p: float | None = None  # draw from the likeliest that together have this probability
+    guidance: float = 0.0  # how far logits go beyond those of open labels (Ho & Salimans 2022, arXiv:2207.12598)
     generator: torch.Generator | None = None
     batch: int = 0  # images drawn together; 0: as suits the device
     progress: bool | None = None
@@ -24,6 +25,7 @@ class Sampler:
             "temperature": (not self.temperature >= 0, "0 (always the likeliest) or more"),
             "top_k": (self.top_k is not None and self.top_k < 1, "at least 1, or None"),
             "top_p": (self.top_p is not None and not 0 < self.top_p <= 1, "above 0 and at most 1, or None"),
+            "guidance": (not self.guidance >= 0, "0 (none) or more"),
         }
         for name, (is_so, range_) in wrong.items():
             if is_so:
