@@ -17,7 +17,7 @@ from oasis_lib.models import KINDS, VQVAE, ResidualBlock
 from oasis_lib.models.pixelcnn import GatedPixelCNN, Layer, Reach
 
 PLAIN = {"weight_decay": 0.0, "beta2": 0.999, "warmup": 0.0, "clip": 0.0, "ema": 0.0}  # Adam, the last weights
-PLAIN |= {"shift": 0, "flip": False, "intensity": 0.0}  # images as they are
+PLAIN |= {"flip": False}  # images as they are
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class BaselinePixelCNN(GatedPixelCNN):
             nn.init.zeros_(table.weight)
 
     def start(
-        self, codes: Tensor, slice_index: Tensor | None = None, shifted: Tensor | None = None, vectors=None
+        self, codes: Tensor, slice_index: Tensor | None = None, mirrored: Tensor | None = None, vectors=None
     ) -> None:
         """Nothing is counted, no position is background, and no token knows its codebook vector."""
 

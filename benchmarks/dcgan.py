@@ -43,7 +43,7 @@ class DCGANConfig:
 
 
 # Adam (.5, .999) at 2e-4, as both projects have it
-TRAINING = TrainingConfig(lr=2e-4, beta1=0.5, beta2=0.999, weight_decay=0.0, ema=0.99, shift=0, intensity=0.0)
+TRAINING = TrainingConfig(lr=2e-4, beta1=0.5, beta2=0.999, weight_decay=0.0, ema=0.99)
 
 
 def halvings(grid: tuple[int, int]) -> int:

@@ -39,16 +39,11 @@ from oasis_lib.paths import user_path
 from oasis_lib.run import Run
 from oasis_lib.training import best_device, encode_cohort, train_prior, train_vqvae
 
-OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, shift=0, intensity=0.0, validate_every=100)
+OURS = TrainingConfig(lr=1.5e-3, weight_decay=0.05, validate_every=100)
 GAN = TrainingConfig(**ADVERSARIAL)
 ROWS = {
     "transformer": ("transformer", TransformerConfig(), OURS),
     "transformer, not counted by slice index": ("transformer", TransformerConfig(knots=0), OURS),
-    "transformer, images shifted": (
-        "transformer",
-        TransformerConfig(),
-        dataclasses.replace(OURS, shift=4, intensity=0.05),
-    ),
     "pixelcnn": ("pixelcnn", PixelCNNConfig(), OURS),
     "pixelcnn of seed 002": ("pixelcnn-002", PIXELCNNS["pixelcnn-002"].model, PIXELCNNS["pixelcnn-002"].training),
     "pixelcnn of seed 004": ("pixelcnn-004", PIXELCNNS["pixelcnn-004"].model, PIXELCNNS["pixelcnn-004"].training),

@@ -187,7 +187,7 @@ def trained_with(folder: Path, kind: str) -> Part:
 @click.option("--vqvae", **FOLDER, help="the VQ-VAE's folder, where it is not beside the prior's")
 @click.option("--out", required=True, **NEW, help="takes samples.npz and samples.png")
 @click.option("--n", type=click.IntRange(1), default=32, help="number of samples")
-@click.option("--slice-index", type=int, help="slice index, from 0; without it, all slice indices evenly")
+@click.option("--slice-index", type=click.IntRange(0), help="slice index, from 0; without it, all slice indices evenly")
 @click.option("--cdr", type=int, help="index of a CDR, where the prior knows them")
 @click.option("--temperature", default=1.0, help="of the logits; below 1 is more likely")
 @click.option("--top-k", type=int, help="draw from the k likeliest tokens")
@@ -207,8 +207,6 @@ def sample(given: Given) -> None:
     options = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p", "guidance", "cdr", "seed")}
     slice_indices = sampling.even_slice_indices(given.n, prior.slice_indices)
     if given.slice_index is not None:
-        if not 0 <= given.slice_index < prior.slice_indices:
-            raise ValueError(f"--slice-index {given.slice_index} must be from 0 to {prior.slice_indices - 1}")
         slice_indices = np.full(given.n, given.slice_index)
     drawn = sampling.draw(prior, vqvae, slice_indices, progress=not given.quiet, **options)
     sampling.save(given.out / "samples.npz", drawn)
@@ -221,7 +219,6 @@ def sample(given: Given) -> None:
 @click.option("--cohort", required=True, **FOLDER, help="a prepared cohort")
 @click.option("--vqvae", required=True, **FOLDER, help="the VQ-VAE's folder")
 @click.option("--samples", type=user_path, metavar="FILE", help="an .npz of `oasis sample`")
-@click.option("--prior", **FOLDER, help="or a prior's folder, to draw samples from")
 @click.option("--split", type=click.Choice(("test", "validate")), default="test", help="the subjects to measure on")
 @click.option("--out", required=True, **NEW, help="a JSON file")
 @settings
@@ -246,17 +243,12 @@ def evaluate(given: Given) -> None:
     print(f"  mean {ssim.mean():.4f}   sd {ssim.std():.4f}   min {ssim.min():.4f}   max {ssim.max():.4f}")
     print(f"  at least 0.6: {int((ssim >= 0.6).sum())} ({(ssim >= 0.6).mean():.2%})")
     print(f"\nby subject, with 95 % intervals:\n{reconstruction.readable(summary).to_string()}")
-    found, progress = {"reconstruction": summary.to_dict("index")}, not given.quiet
+    found = {"reconstruction": summary.to_dict("index")}
     if given.samples:
         drawn = sampling.read(given.samples)
-    elif given.prior:
-        prior = load(given.prior)
-        slice_indices = sampling.even_slice_indices(config.samples, prior.slice_indices)
-        drawn = sampling.draw(prior, vqvae, slice_indices, seed=config.seed, progress=progress)
-    if given.samples or given.prior:
-        options = {"device": str(best_device()), "config": config, "vqvae": vqvae, "cache": given.out.parent}
-        options |= {"split": given.split, "progress": progress}
-        made = evaluate_generation(drawn["images"], drawn["slice_index"], cohort, **options)
+        how = {"config": config, "split": given.split, "progress": not given.quiet}
+        how |= {"device": str(best_device()), "vqvae": vqvae, "cache": given.out.parent}
+        made = evaluate_generation(drawn["images"], drawn["slice_index"], cohort, **how)
         print(f"\n{len(drawn['images'])} samples. ROC area of detectors, 0.5 is chance, by size of a pixel:")
         print(pd.DataFrame(made["summary"]).T.astype(float).round(2).to_string() + "\n")
         targets = pd.DataFrame(made["targets"]).T[["value", "real", "target", "verdict"]]

@@ -150,9 +150,9 @@ class TrainingConfig(Checked):
     precision: Literal["auto", "bf16", "no"] = "auto"
     compile: bool = False
     validate_every: int = 0  # steps; 0 is once an epoch
-    shift: int = 4  # pixels, either way
+    shift: int = 0  # pixels, either way; a VQ-VAE's
     flip: bool = True  # left-right
-    intensity: float = 0.05  # relative scale, either way
+    intensity: float = 0.0  # relative scale, either way; a VQ-VAE's
     seed: int = 0
 
 
@@ -197,11 +197,11 @@ PRIORS = {
     "codegan": CodeGANConfig,
 }
 MODEL_CONFIGS = {"vqvae": VQVAEConfig} | PRIORS
-# Small batches: more steps. No shifts: a prior trained on shifted brains draws shifted brains.
-FEW_EPOCHS = {"batch": 8, "validate_every": 16, "shift": 0, "intensity": 0.0}
+VARIED = {"shift": 4, "intensity": 0.05}
+FEW_EPOCHS = {"batch": 8, "validate_every": 16}  # small batches: more steps
 FULL = FEW_EPOCHS | {"batch": 16, "validate_every": 200}
-ADVERSARIAL = {"lr": 3e-4, "beta1": 0.0, "weight_decay": 0.0, "clip": 0.0, "ema": 0.998}  # no momentum, as is usual
-ADVERSARIAL |= {"batch": 16, "validate_every": 250, "shift": 0, "intensity": 0.0}
+ADVERSARIAL = {"lr": 3e-4, "beta1": 0.0, "weight_decay": 0.0, "clip": 0.0, "ema": 0.998}  # no momentum
+ADVERSARIAL |= {"batch": 16, "validate_every": 250}
 
 
 SMOKE_VQVAE = VQVAEConfig(codebook_size=64, hidden=32, autoencoder_steps=12, adversarial=0.5)
@@ -212,16 +212,16 @@ PROFILES = {
     "smoke": Profile(
         name="smoke",
         cohort=CohortConfig(size=64, subjects=10, lesions=2),
-        vqvae=Part.of(SMOKE_VQVAE, epochs=4, batch=16, lr=2e-3, shift=2),
-        pixelcnn=Part.of(PixelCNNConfig(hidden=16, layers=5), epochs=1, lr=2e-3, shift=2),
-        transformer=Part.of(TransformerConfig(width=32, layers=2, heads=2), epochs=2, batch=16, lr=4e-3, shift=2),
+        vqvae=Part.of(SMOKE_VQVAE, epochs=4, batch=16, lr=2e-3, shift=2, intensity=0.05),
+        pixelcnn=Part.of(PixelCNNConfig(hidden=16, layers=5), epochs=1, lr=2e-3),
+        transformer=Part.of(TransformerConfig(width=32, layers=2, heads=2), epochs=2, batch=16, lr=4e-3),
         codegan=Part.of(CodeGANConfig(hidden=16), epochs=2, **ADVERSARIAL),
         evaluation=EvaluationConfig(samples=64, bootstrap=200, feature_steps=40, detector_steps=20),
     ),
     "laptop": Profile(
         name="laptop",
         cohort=CohortConfig(size=128, subjects=60, lesions=8),
-        vqvae=Part.of(VQVAEConfig(adversarial=0.6), minutes=1.0, batch=16, lr=2e-3, validate_every=100),
+        vqvae=Part.of(VQVAEConfig(adversarial=0.6), minutes=1.0, batch=16, lr=2e-3, validate_every=100, **VARIED),
         pixelcnn=Part.of(PixelCNNConfig(layers=10, knots=4), minutes=0.25, **FEW_EPOCHS),
         transformer=Part.of(LAPTOP_TRANSFORMER, minutes=1.4, lr=1.5e-3, **FEW_EPOCHS | {"validate_every": 200}),
         codegan=Part.of(CodeGANConfig(noise=32, knots=6), minutes=0.2, **ADVERSARIAL),
@@ -230,7 +230,7 @@ PROFILES = {
     "full": Profile(
         name="full",
         cohort=CohortConfig(size=256, subjects=150, lesions=15),
-        vqvae=Part.of(FULL_VQVAE, minutes=1.25, validate_every=200),
+        vqvae=Part.of(FULL_VQVAE, minutes=1.25, validate_every=200, **VARIED),
         pixelcnn=Part.of(PixelCNNConfig(hidden=128, layers=16), minutes=0.5, **FULL),
         transformer=Part.of(FULL_TRANSFORMER, minutes=2.5, lr=6e-4, weight_decay=0.05, compile=True, **FULL),
         codegan=Part.of(CodeGANConfig(hidden=96), minutes=0.2, **ADVERSARIAL),

@@ -29,9 +29,7 @@ import diagrams
 LEVELS = 6
 MODEL = CodeGANConfig(hidden=16, noise=6, knots=4, code_dim=4)
 VQVAE = VQVAEConfig(codebook_size=32, code_dim=4, hidden=16, blocks=1, autoencoder_steps=5, adversarial=0.0)
-TRAINING = TrainingConfig(
-    steps=40, batch=8, lr=4e-4, beta1=0.0, shift=0, intensity=0.0, precision="no", validate_every=20
-)
+TRAINING = TrainingConfig(steps=40, batch=8, lr=4e-4, beta1=0.0, precision="no", validate_every=20)
 
 
 def growing_discs(folder, subjects=12, size=32) -> Cohort:
@@ -164,7 +162,7 @@ def test_a_gan_takes_temperature_and_no_cuts_and_fills_nothing_in(trained):
         return float((gan.vectors[drawn] - gan.vectors[drawn.roll(1, 0)]).square().mean())
 
     assert apart_at(0.2) < apart_at(1.0)
-    with pytest.raises(ValueError, match="top_k=3, top_p=None, guidance=0: a codegan prior has no logits"):
+    with pytest.raises(ValueError, match="a codegan prior has no logits"):
         gan.sample(2, top_k=3)
     assert len(gan.sample(2, top_p=1.0)) == 2, "as panels ask: nothing is cut"
     assert not hasattr(gan, "fill")

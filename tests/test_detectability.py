@@ -49,7 +49,8 @@ def real() -> list[Samples]:
 def compared(real: list[Samples], change=lambda images: images, recipe=QUICK) -> Result:
     """The third set, changed, against the others, at full resolution."""
     box, changed = content_box(real[0].images, 2, 8), replace(real[2], images=change(real[2].images))
-    return detectability(*(prepare(side, box, (1,)) for side in (*real[:2], changed)), recipe)[1]
+    fit, held, ready = (prepare(side, box, (1,)) for side in (*real[:2], changed))
+    return detectability(fit, held, {"changed": ready}, recipe)["changed"][1]
 
 
 def test_auc_with_weights_is_scikit_learns():
@@ -94,7 +95,7 @@ def test_crops_lie_inside_the_brain_and_have_one_size(real):
 def test_subjects_that_are_learned_on_may_not_be_tested(real):
     ready = prepare(real[0], content_box(real[0].images, 2, 8), (1,))
     with pytest.raises(ValueError, match="tested as well"):
-        detectability(ready, ready, ready, QUICK)
+        detectability(ready, ready, {"same": ready}, QUICK)
 
 
 def test_other_real_subjects_are_not_detected_and_blur_is(real):
@@ -162,7 +163,18 @@ def test_two_generated_slices_make_two_folds_and_one_is_refused(real):
     fit, held = (prepare(side, box, (1,)) for side in real[:2])
     pair, alone = (prepare(real[2].some(np.arange(count) * 4), box, (1,)) for count in (2, 1))
     few = replace(QUICK, steps=2)
-    found = detectability(fit, held, pair, few)[1]
+    found = detectability(fit, held, {"pair": pair}, few)["pair"][1]
     assert np.isfinite([found.auc, found.accuracy]).all()
     with pytest.raises(ValueError, match="at least two subjects"):
-        detectability(fit, held, alone, few)
+        detectability(fit, held, {"alone": alone}, few)
+
+
+def test_sets_are_judged_alike_alone_and_beside_others_and_none_more_often_than_needed(real):
+    """What one network finds without fail, no second is asked to confirm; all others are judged by three."""
+    box, trained = content_box(real[0].images, 2, 8), []
+    blurred = replace(real[2], images=np.stack([gaussian_filter(image, 1.5) for image in real[2].images]))
+    fit, held, same, blurred = (prepare(side, box, (1,)) for side in (*real[:2], real[2], blurred))
+    both = detectability(fit, held, {"same": same, "blurred": blurred}, QUICK, trained.append)
+    assert both["same"] == detectability(fit, held, {"same": same}, QUICK)["same"]
+    assert both["blurred"][1].auc >= QUICK.sure > both["same"][1].auc
+    assert sum(trained) == 2 * QUICK.folds and trained.count(1) == 1 + QUICK.folds, "a skipped network counts as done"

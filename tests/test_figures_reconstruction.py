@@ -78,7 +78,7 @@ def trained(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     out = tmp_path_factory.mktemp("trained") / "vqvae"
     part = Part(
         VQVAEConfig(codebook_size=16, code_dim=4, hidden=8, blocks=1, autoencoder_steps=1),
-        TrainingConfig(epochs=4, batch=8, shift=0),
+        TrainingConfig(epochs=4, batch=8),
     )
     return out, train_vqvae(cohort, out, part, progress=False), part
 

@@ -32,7 +32,7 @@ sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu
 from gpu_bench import Waits
 
-STEPS = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=12)
+STEPS = TrainingConfig(steps=12, batch=8, precision="no", validate_every=12)
 PRIORS = {
     "transformer": TransformerConfig(width=16, layers=1, heads=2),
     "pixelcnn": PixelCNNConfig(hidden=8, layers=4),

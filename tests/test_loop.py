@@ -23,7 +23,8 @@ from oasis_lib.training.data import content_box, ends, vary
 from oasis_lib.training.data import mirrored as mirror
 
 MODEL = VQVAEConfig(codebook_size=32, code_dim=4, hidden=16, blocks=1, autoencoder_steps=5)
-TRAINING = TrainingConfig(steps=12, batch=8, shift=1, precision="no", validate_every=4)
+TRAINING = TrainingConfig(steps=12, batch=8, precision="no", validate_every=4)
+VARIED = replace(TRAINING, shift=1)
 
 
 def made_cohort(folder, subjects=6, slices=4, size=32, grain=0) -> Cohort:
@@ -55,7 +56,7 @@ def weights(folder):
 
 def test_a_run_that_is_stopped_ends_with_the_same_weights_and_history(tmp_path, monkeypatch):
     cohort = made_cohort(tmp_path)
-    whole = train_vqvae(cohort, tmp_path / "whole", Part(MODEL, TRAINING), progress=False)
+    whole = train_vqvae(cohort, tmp_path / "whole", Part(MODEL, VARIED), progress=False)
 
     monkeypatch.setattr(loop, "SAVE_EVERY", -1)  # at every validation
     validate, calls = loop.save_state, []
@@ -68,9 +69,9 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights_and_history(tmp_path, 
 
     monkeypatch.setattr(loop, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
-        train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False)
+        train_vqvae(cohort, tmp_path / "broken", Part(MODEL, VARIED), progress=False)
     assert json.loads((tmp_path / "broken/request.json").read_text())["finished"] is False
-    assert_alike(whole, train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False), tmp_path)
+    assert_alike(whole, train_vqvae(cohort, tmp_path / "broken", Part(MODEL, VARIED), progress=False), tmp_path)
 
 
 def assert_alike(whole, broken, folder):
@@ -82,7 +83,7 @@ def assert_alike(whole, broken, folder):
 
 def test_a_signal_stops_after_the_step_and_nothing_is_lost(tmp_path, monkeypatch):
     cohort, real, handler = made_cohort(tmp_path), Batches.batch, signal.getsignal(signal.SIGTERM)
-    whole = train_vqvae(cohort, tmp_path / "whole", Part(MODEL, TRAINING), progress=False)
+    whole = train_vqvae(cohort, tmp_path / "whole", Part(MODEL, VARIED), progress=False)
     asked = {2: signal.SIGTERM, 5: signal.SIGINT, 9: signal.SIGUSR1}  # none of them a step of validation
 
     def interrupted(self, step):
@@ -93,9 +94,9 @@ def test_a_signal_stops_after_the_step_and_nothing_is_lost(tmp_path, monkeypatch
     monkeypatch.setattr(Batches, "batch", interrupted)
     for step in (3, 6, 10):
         with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step}; the same command goes on"):
-            train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False)
+            train_vqvae(cohort, tmp_path / "broken", Part(MODEL, VARIED), progress=False)
         assert signal.getsignal(signal.SIGTERM) == handler
-    assert_alike(whole, train_vqvae(cohort, tmp_path / "broken", Part(MODEL, TRAINING), progress=False), tmp_path)
+    assert_alike(whole, train_vqvae(cohort, tmp_path / "broken", Part(MODEL, VARIED), progress=False), tmp_path)
 
 
 def test_the_state_is_saved_between_validations_too(tmp_path, monkeypatch):
@@ -103,7 +104,7 @@ def test_the_state_is_saved_between_validations_too(tmp_path, monkeypatch):
     saved, save = [], loop.save_state
     monkeypatch.setattr(loop, "SAVE_EVERY", -1)
     monkeypatch.setattr(loop, "save_state", lambda out, state: (saved.append(state["step"]), save(out, state)))
-    training = replace(TRAINING, steps=50, validate_every=50)
+    training = replace(VARIED, steps=50, validate_every=50)
     train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, training), progress=False)
     assert saved == [20, 40, 50]
 
@@ -111,19 +112,19 @@ def test_the_state_is_saved_between_validations_too(tmp_path, monkeypatch):
 def test_a_run_too_short_for_its_head_start_has_a_codebook_all_the_same(tmp_path):
     """Found on a slow machine, whose minute ended after half of the head start."""
     cohort = made_cohort(tmp_path)
-    train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, autoencoder_steps=60), TRAINING), progress=False)
+    train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, autoencoder_steps=60), VARIED), progress=False)
     model = load(tmp_path / "m")
     assert model.quantizer.started and len(model.encode(to_images(cohort["test"].images)).unique()) > 4
 
 
 def test_what_is_finished_is_not_trained_again_and_replaced_only_on_demand(tmp_path, monkeypatch):
     cohort = made_cohort(tmp_path)
-    first = train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    first = train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED), progress=False)
     monkeypatch.setattr("oasis_lib.training.once.fit", lambda *a, **k: pytest.fail("trained again"))
-    again = train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    again = train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED), progress=False)
     pd.testing.assert_frame_equal(first, again, check_dtype=False)
     monkeypatch.undo()
-    other, weights = Part(replace(MODEL, hidden=8), replace(TRAINING, steps=8)), tmp_path / "m" / "model.safetensors"
+    other, weights = Part(replace(MODEL, hidden=8), replace(VARIED, steps=8)), tmp_path / "m" / "model.safetensors"
     before = weights.read_bytes()
     for request in (tmp_path / "m" / "request.json").read_bytes(), b"{}":  # lost, config.json says it as well
         (tmp_path / "m" / "request.json").write_bytes(request)
@@ -138,19 +139,19 @@ def test_what_is_finished_is_not_trained_again_and_replaced_only_on_demand(tmp_p
 
 def test_an_edit_of_the_library_is_told_and_retrains_only_on_demand(tmp_path, monkeypatch, capsys):
     cohort, weights = made_cohort(tmp_path), tmp_path / "m" / "model.safetensors"
-    train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED), progress=False)
     stamp = weights.stat().st_mtime_ns
     monkeypatch.setattr("oasis_lib.training.once.library_digest", lambda: "another")
-    train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING))
+    train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED))
     assert "another version of the library" in capsys.readouterr().out and weights.stat().st_mtime_ns == stamp
     monkeypatch.setenv("OASIS_OVERWRITE", "1")
-    train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED), progress=False)
     assert weights.stat().st_mtime_ns > stamp
 
 
 def test_the_loop_overfits_ten_slices_and_its_codes_are_kept(tmp_path):
     cohort = made_cohort(tmp_path, subjects=5, slices=2)
-    training = replace(TRAINING, steps=400, lr=4e-3, ema=0.9, shift=0, flip=False, intensity=0.0, validate_every=400)
+    training = replace(VARIED, steps=400, lr=4e-3, ema=0.9, shift=0, flip=False, validate_every=400)
     train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, hidden=32, codebook_size=128), training), progress=False)
     vqvae = load(tmp_path / "m")
     images = to_images(cohort["train"].images)
@@ -177,7 +178,7 @@ def test_nan_stops_with_words_and_the_good_weights_stay(tmp_path, monkeypatch):
     with pytest.raises(
         FloatingPointError, match=r"at step \d+, at a learning rate of .*kept in .*smaller learning rate"
     ):
-        train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+        train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED), progress=False)
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "m").values())
 
 
@@ -191,11 +192,11 @@ def test_a_second_training_of_one_folder_is_refused_and_a_killed_ones_rest_is_re
     try:
         first.stdout.readline()
         with pytest.raises(ValueError, match=f"process {first.pid} on .* is training here"):
-            train_vqvae(cohort, folder, Part(MODEL, TRAINING), progress=False)
+            train_vqvae(cohort, folder, Part(MODEL, VARIED), progress=False)
     finally:
         first.kill()
         first.communicate()
-    train_vqvae(cohort, folder, Part(MODEL, replace(TRAINING, steps=1)), progress=False)
+    train_vqvae(cohort, folder, Part(MODEL, replace(VARIED, steps=1)), progress=False)
     assert not list(folder.glob(".*.part"))
 
 
@@ -214,9 +215,9 @@ def test_a_full_memory_or_disk_is_said_and_the_run_goes_on_later(error, message,
 
     monkeypatch.setattr(loop, "save_model", full)
     with pytest.raises(ValueError, match=message):
-        train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+        train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED), progress=False)
     monkeypatch.setattr(loop, "save_model", save)
-    assert train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)["step"].iloc[-1] == 12
+    assert train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED), progress=False)["step"].iloc[-1] == 12
 
 
 def test_a_codebook_that_collapses_is_said_in_words_and_kept(tmp_path, monkeypatch):
@@ -228,7 +229,7 @@ def test_a_codebook_that_collapses_is_said_in_words_and_kept(tmp_path, monkeypat
         UserWarning,
         match="the codebook collapses: its use equals that of 1.2 of 32 tokens; raise vqvae.dead_code_threshold",
     ):
-        train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+        train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, VARIED), progress=False)
     assert "step 12: the codebook collapses" in (tmp_path / "m" / loop.WARNINGS).read_text()
 
 
@@ -237,7 +238,7 @@ def test_the_best_weights_are_those_of_the_highest_score(tmp_path, monkeypatch):
 
     scores = iter([0.3, 0.9, 0.5])
     monkeypatch.setattr(VQVAETask, "validate", lambda self, model: {"score": next(scores), "perplexity": 32.0})
-    train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    train_vqvae(made_cohort(tmp_path), tmp_path / "m", Part(MODEL, VARIED), progress=False)
     kept = json.loads((tmp_path / "m/config.json").read_text())
     assert (kept["step"], kept["score"]) == (8, 0.9)
 
@@ -249,20 +250,20 @@ def test_training_without_an_end_is_refused(tmp_path):
 
 def test_batches_cover_an_epoch_once_and_depend_on_the_step_alone(tmp_path):
     cohort = made_cohort(tmp_path)
-    batches = Batches(cohort, TRAINING, torch.device("cpu"))
+    batches = Batches(cohort, VARIED, torch.device("cpu"))
     seen = torch.cat([batches.batch(step).rows for step in range(batches.steps_an_epoch)])
     assert sorted(seen.tolist()) == list(range(24))
-    fresh = Batches(cohort, TRAINING, torch.device("cpu"))
+    fresh = Batches(cohort, VARIED, torch.device("cpu"))
     assert torch.equal(fresh.batch(7).images, batches.batch(7).images)
-    shares = [Batches(cohort, TRAINING, torch.device("cpu"), rank, 2).batch(7) for rank in (0, 1)]
+    shares = [Batches(cohort, VARIED, torch.device("cpu"), rank, 2).batch(7) for rank in (0, 1)]
     assert torch.equal(torch.cat([s.images for s in shares]).sort(0).values, batches.batch(7).images.sort(0).values)
 
 
 def test_streamed_batches_equal_those_held_in_memory(tmp_path, monkeypatch):
     cohort = made_cohort(tmp_path)
-    held = Batches(cohort, TRAINING, torch.device("cpu")).batch(3)
+    held = Batches(cohort, VARIED, torch.device("cpu")).batch(3)
     monkeypatch.setattr("oasis_lib.training.data.card_memory", lambda device: (0, 0))
-    assert torch.equal(Batches(cohort, TRAINING, torch.device("cpu")).batch(3).images, held.images)
+    assert torch.equal(Batches(cohort, VARIED, torch.device("cpu")).batch(3).images, held.images)
 
 
 def test_variation_shifts_flips_and_scales_each_image_on_its_own():
@@ -285,7 +286,7 @@ def test_the_content_box_holds_all_that_is_lit():
 
 def test_cards_lie_beside_the_weights(tmp_path):
     cohort = made_cohort(tmp_path)
-    train_vqvae(cohort, tmp_path / "m", Part(MODEL, TRAINING), progress=False)
+    train_vqvae(cohort, tmp_path / "m", Part(MODEL, VARIED), progress=False)
     card = (tmp_path / "m/README.md").read_text()
     assert card.startswith("---\nlibrary_name: oasis_lib") and "SYNTHETIC" in card and "| validate_ssim |" in card
     assert "Not for** clinical use" in card and "Hash `made`" in (tmp_path / "m/DATA.md").read_text()
@@ -301,7 +302,7 @@ def test_a_mirror_leaves_heads_in_place():
     mirrored = vary(
         torch.from_numpy(head),
         torch.full((5, 4), 0.5),
-        TrainingConfig(shift=0, intensity=0.0),
+        TrainingConfig(),
         torch.ones(5, dtype=torch.bool),
         ends(head),
     )

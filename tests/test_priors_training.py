@@ -33,7 +33,7 @@ MODELS = {
     "pixelcnn": PixelCNNConfig(hidden=8, layers=4, code_dim=4),
     "codegan": CodeGANConfig(hidden=8, noise=8),
 }
-TRAINING = TrainingConfig(steps=8, batch=8, shift=1, precision="no", validate_every=4)
+TRAINING = TrainingConfig(steps=8, batch=8, precision="no", validate_every=4)
 
 
 @pytest.fixture(scope="module")
@@ -208,21 +208,20 @@ def test_bits_are_counted_by_subject_and_beside_frequencies(world, tmp_path):
     assert list(costs["prior"]) == ["other subjects", "transformer"] and costs["misplaced"].between(0, 1).all()
 
 
-@pytest.mark.parametrize("still", [True, False])
-def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, world, tmp_path, monkeypatch):
+def test_slices_and_their_mirror_images_are_encoded_once_for_all_priors(world, tmp_path, monkeypatch):
     cohort, folder = world
     monkeypatch.setitem(cohort.info, "left_right", "columns")
-    training, cpu = replace(TRAINING, shift=0 if still else 1, intensity=0.0), torch.device("cpu")
+    cpu = torch.device("cpu")
     asked, encode = [], VQVAE.tokens
 
     def task(kind: str) -> LikelihoodTask:
         model = build(kind, MODELS[kind], grid=(8, 8), codebook_size=16, slice_indices=4, cdrs=1)
-        return LikelihoodTask(model, load(vqvae), cohort, cpu, training, tmp_path)
+        return LikelihoodTask(model, load(vqvae), cohort, cpu, TRAINING, tmp_path)
 
     vqvae = tmp_path / "vqvae"
     shutil.copytree(folder, vqvae)
     monkeypatch.setattr(VQVAE, "tokens", lambda self, images: asked.append(len(images)) or encode(self, images))
-    first, batches = task("transformer"), Batches(cohort, training, cpu)
+    first, batches = task("transformer"), Batches(cohort, TRAINING, cpu)
     first.begin(batches.batch(0))
     asked.clear()
     other = task("pixelcnn")
@@ -231,7 +230,9 @@ def test_images_that_only_get_mirrored_are_encoded_once_for_all_priors(still, wo
         batch = batches.batch(step)
         for each in (first, other):
             assert torch.equal(each.encode(batch), encode(each.vqvae, batch.images))
-    assert sum(asked) == (0 if still else 2 * 12 * batches.steps_an_epoch * batches.size)
+    assert not asked
+    with pytest.raises(ValueError, match="transformer: shift and intensity must be 0"):
+        LikelihoodTask(first.model, load(vqvae), cohort, cpu, replace(TRAINING, shift=1), tmp_path)
     first.fraction = 0.8  # of the run: slices as they are, so that samples are not mirrored or moved either
     plain = encode(first.vqvae, to_images(cohort["train"].images))
     assert batch.mirrored.any() and torch.equal(first.encode(batch), plain[batch.rows])

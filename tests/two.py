@@ -37,9 +37,7 @@ real, loop.Task.__init__ = loop.Task.__init__, Noted.__init__
 cohort = made_cohort(folder, grain=40)
 sys.addaudithook(heard)
 train_vqvae(cohort, folder / "vqvae", Part(replace(MODEL, adversarial=0.5), TRAINING), progress=False)
-prior = Part(
-    TransformerConfig(width=16, layers=1, heads=2, token_dropout=0.0), replace(TRAINING, shift=0, intensity=0.0)
-)
+prior = Part(TransformerConfig(width=16, layers=1, heads=2, token_dropout=0.0), TRAINING)
 train_prior("transformer", cohort, folder / "vqvae", folder / "transformer", prior, progress=False)
 held = {name: fingerprint(task.model) for name, task in tasks.items()}
 (folder.parent / f"{folder.name}-{rank}.json").write_text(json.dumps({"held": held, "written": sorted(written)}))

@@ -7,7 +7,7 @@ Fine scales show texture, coarse scales anatomy. See Lopez-Paz & Oquab 2017 (cla
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -84,9 +84,10 @@ class Recipe:
     steps: int = 200
     batch: int = 32  # half real, half generated
     lr: float = 2e-3
-    solved: float = 0.03  # training loss (nats) at which training stops
-    crops: int = 4  # of a test slice, averaged
+    solved: float = 0.03  # training loss (nats) at which it stops
+    crops: int = 4  # of a slice, averaged
     folds: int = 3  # of the generated side; every network has its own seed
+    sure: float = 0.99  # AUC of the first network that no other is asked to confirm
     most: int = 1024  # slices of a set
     draws: int = 1000  # of the bootstrap over subjects
     seed: int = 0
@@ -198,36 +199,45 @@ class Result:
 
 
 def detectability(
-    fit: Prepared, real: Prepared, generated: Prepared, recipe: Recipe, progress: Callable = lambda: None
-) -> dict[int, Result]:
-    """scale -> how well `generated` is told from `real`.
+    fit: Prepared, real: Prepared, sets: Mapping[str, Prepared], recipe: Recipe, progress: Callable = lambda count: None
+) -> dict[str, dict[int, Result]]:
+    """Set -> scale -> how well it is told from `real`.
 
-    Detectors learn on `fit` and two of three folds of `generated`. They are tested on the third fold and on `real`,
-    whose subjects must not be in `fit`. Subjects of `generated` are never on both sides either.
+    Detectors learn on `fit` and two of three folds of a set. They are tested on the third fold and on `real`, whose
+    subjects must not be in `fit`. Nor are subjects of a set on both sides. Where the first network finds all,
+    no other is trained.
     """
-    if shared := set(fit.subjects) & (set(real.subjects) | set(generated.subjects)):
-        raise ValueError(f"{len(shared)} training subjects are tested as well, such as {sorted(shared)[0]!r}")
-    if (folds := min(recipe.folds, len(np.unique(generated.subjects)))) < 2:
-        raise ValueError(
-            "detectability needs generated slices of at least two subjects: some to learn on, others to test"
-        )
-    fold = folds_of(generated.slice_indices, generated.subjects, folds, np.random.default_rng([recipe.seed, 0]))
-    jobs = []
-    for number in range(folds):
-        seed = recipe.seed * 1000 + number  # networks are made here: the global generator serves one thread
-        jobs += [(scale, seed, fold == number, new_detector(seed)) for scale in real.scales]
+    folds = {name: _folds(fit, real, generated, recipe) for name, generated in sets.items()}
+    tested: dict[tuple[str, int], list] = {(name, scale): [] for name in sets for scale in real.scales}
 
-    def work(job: tuple[int, int, np.ndarray, Detector]) -> tuple[np.ndarray, np.ndarray]:
-        scale, seed, held, net = job
+    def work(job: tuple[str, int, int, Detector]) -> tuple[np.ndarray, np.ndarray]:
+        name, scale, number, net = job
+        generated, held, seed = sets[name], folds[name] == number, recipe.seed * 1000 + number
         net, ours = train(net, (fit.at(scale), generated.at(scale, ~held)), seed, recipe), np.full(len(held), np.nan)
         ours[held] = crop_scores(net, *generated.at(scale, held), recipe.crops)[0].mean(1)
         theirs = crop_scores(net, *real.at(scale), recipe.crops)[0].mean(1)
-        progress()
+        progress(1)
         return theirs, ours
 
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        done = list(pool.map(work, jobs))
-    return {s: _result([d for j, d in zip(jobs, done) if j[0] == s], real, generated, recipe) for s in real.scales}
+        for numbers in (range(1), range(1, recipe.folds)):
+            found = {key: _result(scores, real, sets[key[0]], recipe) for key, scores in tested.items() if scores}
+            unsure = [key for key in tested if key not in found or found[key].auc < recipe.sure]
+            progress(len(numbers) * (len(tested) - len(unsure)))
+            jobs = [(*key, number) for key in unsure for number in numbers if number <= folds[key[0]].max()]
+            jobs = [(*job, new_detector(recipe.seed * 1000 + job[2])) for job in jobs]
+            for job, scores in zip(jobs, pool.map(work, jobs)):
+                tested[job[:2]].append(scores)
+    return {n: {s: _result(tested[n, s], real, sets[n], recipe) for s in real.scales} for n in sets}
+
+
+def _folds(fit: Prepared, real: Prepared, generated: Prepared, recipe: Recipe) -> np.ndarray:
+    """The fold of each generated slice."""
+    if shared := set(fit.subjects) & (set(real.subjects) | set(generated.subjects)):
+        raise ValueError(f"{len(shared)} training subjects are tested as well, such as {sorted(shared)[0]!r}")
+    if (folds := min(recipe.folds, len(np.unique(generated.subjects)))) < 2:
+        raise ValueError("detectability needs generated slices of at least two subjects")
+    return folds_of(generated.slice_indices, generated.subjects, folds, np.random.default_rng([recipe.seed, 0]))
 
 
 def _result(tested: list, real: Prepared, generated: Prepared, recipe: Recipe) -> Result:

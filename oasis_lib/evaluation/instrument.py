@@ -23,7 +23,7 @@ class Instrument:
     """Real slices of a cohort, prepared once; then `compare` puts sets beside real-vs-real at the same numbers.
 
     Detectors learn on half of the training subjects and are tested on those of `split`. The other half of the training
-    subjects stands in for a generator: real-vs-real. Reconstructions and spoiled slices are made of that half as well.
+    subjects stands in for a generator: real-vs-real. Reconstructions and spoiled slices are made of it as well.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Instrument:
 
     def compare(self, sets: Mapping[str, Samples], progress: bool = False) -> Report:
         """Every set at every scale, real-vs-real first."""
-        counts, found = self.counts([samples.slice_indices for samples in sets.values()]), {}
+        counts, ready = self.counts([samples.slice_indices for samples in sets.values()]), {}
         sets = {BASELINE: Samples.of(self.cohort["train"], self.others(counts))} | dict(sets)
         networks = self.recipe.folds * len(self.scales)
         with tqdm(total=len(sets) * networks, disable=not progress, desc="detectors", mininterval=1) as bar:
             for name, samples in sets.items():
-                bar.set_postfix_str(name)
-                chosen = self.prepare(samples.some(balanced_rows(samples.slice_indices, counts, self.recipe.seed)))
-                results = detectors.detectability(self.fit, self.real, chosen, self.recipe, bar.update)
-                found[name] = {scale * (self.mm or 1): result for scale, result in results.items()}
+                rows = balanced_rows(samples.slice_indices, counts, self.recipe.seed)
+                ready[name] = self.prepare(samples.some(rows))
+            results = detectors.detectability(self.fit, self.real, ready, self.recipe, bar.update)
+        found = {name: {scale * (self.mm or 1): one[scale] for scale in one} for name, one in results.items()}
         return Report(found, "mm" if self.mm else "px")
 
 
@@ -100,13 +100,10 @@ def balanced_rows(slice_indices: np.ndarray, counts: Mapping[int, int], seed: in
 
 @dataclass(frozen=True)
 class Report:
-    """Results of all sets by size of a pixel, the first set real-vs-real.
-
-    Pixels are the unit where mm are not known.
-    """
+    """Results of all sets by size of a pixel, the first set real-vs-real."""
 
     results: dict[str, dict[float, Result]]
-    unit: str
+    unit: str  # mm, or px where those are not known
 
     def table(self) -> pd.DataFrame:
         """One row a set and scale: size of a pixel, AUC with its interval, balanced accuracy, and whether it passes."""

@@ -84,8 +84,8 @@ def bit_maps(prior: Any, codes: np.ndarray, slice_indices: np.ndarray) -> np.nda
 def influence(prior: Any, codes: np.ndarray, row: int, column: int, every: int = 1) -> np.ndarray:
     """(h, w) total variation, 0 to 1, of the prediction at one position when each other token is changed.
 
-    With `every`, only each second, third ... row and column is tried: (h / every, w / every). The unchanged map is part
-    of each batch, since a GPU rounds otherwise in a batch of another size.
+    With `every`, of each so many rows and columns: (h / every, w / every). The unchanged map is part of each batch: a
+    GPU rounds by its size.
     """
     maps = tensor(codes).to(prior.device)
     h, w = maps.shape

@@ -28,7 +28,7 @@ class PriorPanel(Panel):
             "slice_index": slider("slice index", 0, slice_indices - 1, slice_indices // 2),
             "temperature": FloatSlider(description="temperature", max=1.5, **shares),
             "top_p": FloatSlider(description="top-p", max=1.0, **shares),
-            "guidance": FloatSlider(description="guidance", **shares | {"min": 0.0, "max": 2.0, "step": 0.1, "value": 0.0}),
+            "guidance": FloatSlider(description="guidance", max=2.0, **shares | {"min": 0.0, "value": 0.0}),
             "seed": IntText(description="seed", value=0),
         }
 
@@ -52,8 +52,8 @@ class Generator(PriorPanel):
         return sampling.draw(self.priors[prior], self.book.model, indices, cdr=cdr, **how)
 
     def draw(self, result: dict | None, **values) -> tuple[list[Tile], str]:
-        words = "{prior}, slice index {slice_index}\ntemperature {temperature:g}, top-p {top_p:g}, guidance {guidance:g}\nseed {seed}"
-        words = words.format(**values)
+        words = "{prior}, slice index {slice_index}, seed {seed}\n".format(**values)
+        words += "temperature {temperature:g}, top-p {top_p:g}, guidance {guidance:g}".format(**values)
         if result is None:
             return [("press Draw", np.zeros((8, 8), np.uint8))] * (SHOWN + 1), f"{words}\nnot drawn yet: press Draw"
         tiles = [("tokens of sample 0", self.token_map(result["codes"][0]))]

@@ -263,8 +263,7 @@ class CodeGAN(Prior):
             raise ValueError(f"n={n} must be at least 1")
         how = Sampler(**options)
         if how.top_k is not None or (how.top_p or 1.0) < 1 or how.guidance:
-            asked = f"top_k={how.top_k}, top_p={how.top_p}, guidance={how.guidance:g}"
-            raise ValueError(f"{asked}: a codegan prior has no logits; it takes a temperature alone")
+            raise ValueError("a codegan prior has no logits: it takes a temperature, but no top-k, top-p or guidance")
         (slice_index, cdr), seeds = self.labels(n, slice_index, cdr), image_seeds(n, how.generator, self.device)
         drawn = (uniform(seeds, -1)[:, 0, 0] * max(self.slice_indices, 1)).long()
         slice_index = torch.where(slice_index < 0, drawn, slice_index)

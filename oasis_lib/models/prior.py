@@ -63,9 +63,8 @@ class Prior(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def start(self, codes: Tensor, slice_index: Label = None, shifted: Tensor | None = None, vectors=None) -> None:
-        """Counting before the first step: training maps (n, h, w), their slice indices, more maps as training shifts
-        and mirrors them, and the codebook (K, D)."""
+    def start(self, codes: Tensor, slice_index: Label = None, mirrored: Tensor | None = None, vectors=None) -> None:
+        """Counting before the first step: training maps (n, h, w), slice indices, mirrored maps, codebook (K, D)."""
 
     @abstractmethod
     def sample(self, n: int, slice_index: Label = None, cdr: Label = None, **options: Any) -> Tensor:
@@ -106,8 +105,8 @@ class Autoregressive(Prior):
         logits = self.inner(codes, slice_index, cdr) + self.position_prior(self.background.positions(), slice_index)
         return logits if self.training else self.background.around(logits)
 
-    def start(self, codes: Tensor, slice_index: Label = None, shifted: Tensor | None = None, vectors=None) -> None:
-        self.background.start(codes if shifted is None else torch.cat([codes, shifted]))
+    def start(self, codes: Tensor, slice_index: Label = None, mirrored: Tensor | None = None, vectors=None) -> None:
+        self.background.start(codes if mirrored is None else torch.cat([codes, mirrored]))
         self.position_prior.start(codes, slice_index)
         if vectors is not None:
             self.features.copy_(features_of(vectors))
@@ -125,17 +124,13 @@ class Autoregressive(Prior):
         return lambda flat, t: self(flat.view(-1, *self.grid), slice_index, cdr).flatten(1, 2)[:, t]
 
     def guided(self, slice_index: Tensor, cdr: Tensor, guidance: float) -> Step:
-        """A stepper whose logits move on, away from those of open labels: samples that show their labels more plainly."""
+        """A stepper whose logits move on from those of open labels: samples show their labels more plainly."""
         asked = self.stepper(slice_index, cdr)
         if not guidance:
             return asked
         left_open = self.stepper(torch.full_like(slice_index, -1), torch.full_like(cdr, -1))
 
-        def step(flat: Tensor, t: int) -> Tensor:
-            logits = asked(flat, t)
-            return logits + guidance * (logits - left_open(flat, t))
-
-        return step
+        return lambda flat, t: torch.lerp(left_open(flat, t), asked(flat, t), 1 + guidance)
 
     @torch.no_grad()
     def log_probs(self, codes: Tensor, slice_index: Label = None, cdr: Label = None, batch: int = 64) -> Tensor:

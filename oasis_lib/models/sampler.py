@@ -15,7 +15,7 @@ class Sampler:
     temperature: float = 1.0  # 0: always the likeliest token
     top_k: int | None = None  # draw from the k likeliest
     top_p: float | None = None  # draw from the likeliest that together have this probability
-    guidance: float = 0.0  # how far logits go beyond those of open labels (Ho & Salimans 2022, arXiv:2207.12598)
+    guidance: float = 0.0  # how far logits go beyond those without labels (Ho & Salimans 2022, arXiv:2207.12598)
     generator: torch.Generator | None = None
     batch: int = 0  # images drawn together; 0: as suits the device
     progress: bool | None = None

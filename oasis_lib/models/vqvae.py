@@ -110,5 +110,6 @@ class VQVAE(nn.Module):
         images = self.scaled(self.decoder(quantized)).clamp(0, 1)
         if not crisp:
             return images
-        brain = F.max_pool2d((images.amax(1, keepdim=True) > BLACK).float(), 9, stride=1, padding=4)
+        brain = F.max_pool2d((images.amax(1, keepdim=True) > BLACK).float(), (9, 1), 1, (4, 0))
+        brain = F.max_pool2d(brain, (1, 9), 1, (0, 4))  # a square in two passes: a fifth of the time
         return self.scaled(self.crisp(quantized)).clamp(0, 1) * brain

@@ -29,7 +29,7 @@ class Batches:
     """`batch(step)` depends on nothing but the seed and the step, so a resumed run needs no state of its own.
 
     Of `world` processes each takes its share of the same global batch, variation included. `crop` leaves out the frame
-    that is black in every training slice: half of a 256 x 256 head, and a convolution learns nothing there.
+    that is black in every training slice: a convolution learns nothing there.
     """
 
     def __init__(self, cohort: Cohort, training: TrainingConfig, device: torch.device, rank=0, world=1, *, crop=False):
@@ -76,8 +76,7 @@ class Batches:
 def vary(pixels: Tensor, draws: Tensor, training: TrainingConfig, mirrored: Tensor, ends: int) -> Tensor:
     """(B, H, W) uint8 and (B, 4) uniform draws -> (B, 1, H, W): each image its own shift and brightness, some mirrored.
 
-    A mirror puts column x at `ends` - x. One gather shifts and mirrors all; torchvision's transforms draw once a batch
-    or go image by image.
+    A mirror puts column x at `ends` - x. torchvision draws once a batch, or goes image by image.
     """
     count, height, width = pixels.shape
     span = 2 * training.shift + 1

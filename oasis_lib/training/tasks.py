@@ -1,10 +1,9 @@
-"""What priors learn from: token maps of training slices, varied as the settings say, through the frozen VQ-VAE."""
+"""What priors learn from: the token maps of training slices, as they are and mirrored, by the frozen VQ-VAE."""
 
 from __future__ import annotations
 
 import math
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,15 @@ from oasis_lib.models import VQVAE
 from oasis_lib.models.position_prior import PositionPrior
 from oasis_lib.models.prior import Autoregressive, Prior
 from oasis_lib.training import data
-from oasis_lib.training.codes import Device, codes_of, encode_images
-from oasis_lib.training.data import Batch, in_channels, labels_of, linspace_rows
+from oasis_lib.training.codes import Device, codes_of
+from oasis_lib.training.data import Batch, labels_of, linspace_rows
 from oasis_lib.training.loop import Task
 from oasis_lib.training.progress import SHOWN, SNAPSHOTS, keep_snapshot
 
 VALIDATED = 192  # slices looked at while training; the reported numbers are of all
 BATCH = 32  # of validation
 COUNTED = 4096  # training slices whose tokens are counted before the first step
-SHIFTED = 96  # training slices that a model is shown before the first step in four other places too
-VARIED = 0.7  # of the run: from here on slices are as they are, for a prior draws what it was shown last
+MIRRORED = 0.7  # of the run: from here on slices are as they are, for a prior draws what it was shown last
 OPEN = 0.1  # how often a label is left open in training, so that it may be at sampling
 MEANT = 200  # steps before which no bits are judged
 
@@ -37,26 +35,23 @@ class PriorTask(Task):
 
     def __init__(self, model: Prior, vqvae: VQVAE, cohort: Cohort, device: Device, training: TrainingConfig, out: Path):
         super().__init__(model)
-        self.shift, self.cohort, self.flips = training.shift, cohort, data.flips(cohort, training)
+        if training.shift or training.intensity:
+            raise ValueError(f"{model.kind}: shift and intensity must be 0; a prior draws brains as it was shown them")
+        self.cohort = cohort
         self.vqvae, self.device, self.out = vqvae.to(device).eval().requires_grad_(False), device, out
         rows = linspace_rows(len(cohort["validate"]), VALIDATED)
         self.codes = self._all("validate")[rows].long()
         self.slice_index, self.cdr = (label[rows] for label in labels_of(cohort, "validate", device))
-        self.still = not (training.shift or training.intensity)  # each slice is encoded once, as it is and mirrored
-        sides = [False, True] if self.still and self.flips else [False]
+        sides = [False, True] if data.flips(cohort, training) else [False]
         self.maps = torch.stack([self._all("train", side) for side in sides])  # (1 or 2, N, h, w)
 
     def _all(self, split: str, mirrored: bool = False) -> Tensor:
         codes = codes_of(self.vqvae, self.cohort, split, self.device, mirrored=mirrored)
         return torch.from_numpy(codes).to(self.device)
 
-    @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        """Codes as everywhere else."""
-        varied = self.fraction < VARIED
-        if self.still or not varied:
-            return self.maps[(batch.mirrored & varied).long(), batch.rows].long()
-        return self.vqvae.tokens(in_channels(batch.images, self.vqvae))
+        """(B, h, w) tokens."""
+        return self.maps[(batch.mirrored & (self.fraction < MIRRORED)).long(), batch.rows].long()
 
     def labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Slice index and CDR, each left open now and then."""
@@ -64,23 +59,11 @@ class PriorTask(Task):
         return tuple(label.masked_fill(chance < OPEN, -1) for label, chance in zip(labels, batch.chance))
 
     def begin(self, batch: Batch) -> None:
-        """Show the model some training maps, also as training varies them."""
+        """Show the model some training maps, mirrored ones too if training mirrors."""
         rows = linspace_rows(self.maps.shape[1], COUNTED)
         slice_index = labels_of(self.cohort, "train", self.device)[0][rows]
-        varied = torch.cat([self.maps[1:, rows].flatten(0, 1).long(), self._shifted()])
-        self.model.start(self.maps[0, rows].long(), slice_index, varied, self.vqvae.quantizer.codebook.detach())
-
-    def _shifted(self) -> Tensor:
-        """A few brains at the corners of where training shifts them, on either side; none where it doesn't."""
-        if not self.shift:
-            return self.codes[:0]
-        train = self.cohort["train"].images
-        images = train[linspace_rows(len(train), SHIFTED)]
-        if self.flips:
-            images = np.concatenate([images, data.mirrored(images, train)])
-        corners = product((-self.shift, self.shift), repeat=2)
-        moved = np.concatenate([np.roll(images, move, axis=(1, 2)) for move in corners])
-        return torch.from_numpy(encode_images(self.vqvae, moved, self.device)).long().to(self.device)
+        plain, mirrored = self.maps[0, rows].long(), self.maps[1:, rows].flatten(0, 1).long()
+        self.model.start(plain, slice_index, mirrored, self.vqvae.quantizer.codebook.detach())
 
     @torch.no_grad()
     def validate(self, model: Prior) -> dict[str, float]:
