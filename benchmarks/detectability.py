@@ -14,15 +14,15 @@ import numpy as np
 from common import keep
 
 from oasis_lib import sampling
-from oasis_lib.cohort import open_cohort
+from oasis_lib.cohort import Cohort, Split, open_cohort
 from oasis_lib.evaluation.detectability import Recipe
 from oasis_lib.evaluation.features import Samples
 from oasis_lib.evaluation.generation import as_samples
 from oasis_lib.evaluation.instrument import Instrument
-from oasis_lib.models import load
+from oasis_lib.models import VQVAE, load
 from oasis_lib.paths import user_path
 from oasis_lib.training import best_device, decode_codes
-from oasis_lib.training.codes import encode_images
+from oasis_lib.training.codes import codes_of, encode_images
 
 
 def main() -> None:
@@ -37,18 +37,23 @@ def main() -> None:
     parser.add_argument("--cohort", required=True)
     parser.add_argument("--mm", type=float, default=0, help="across a pixel, where the cohort does not tell")
     parser.add_argument("--vqvae", default="", help="for reconstructions and unigram tokens")
+    parser.add_argument(
+        "--decoded", action="store_true", help="real slices through tokens and decoder too: what is seen is the prior's"
+    )
     parser.add_argument("--split", default="validate", help="whose subjects the detectors are tested on")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     given = parser.parse_args()
     cohort, device, begun = open_cohort(user_path(given.cohort)), str(best_device()), time.perf_counter()
     recipe = Recipe(steps=given.steps, seed=given.seed)
+    if given.decoded:
+        cohort = decoded(cohort, load(user_path(given.vqvae)), device)
     instrument = Instrument(cohort, given.split, recipe, device=device, mm=given.mm)
     sets: dict[str, Samples] = {}
     for item in given.samples:
         name, _, path = item.rpartition("=")
         sets[name or f"{Path(path).parent.name}/{Path(path).stem}"] = as_samples(sampling.read(user_path(path)))
-    if given.vqvae:
+    if given.vqvae and not given.decoded:
         rows = instrument.others(instrument.counts([one.slice_indices for one in sets.values()]))
         real, vqvae = Samples.of(cohort["train"], rows), load(user_path(given.vqvae)).to(device).eval()
         codes = encode_images(vqvae, real.images, device)
@@ -64,6 +69,15 @@ def main() -> None:
     print(found.table().round(3).to_string(index=False))
     print("\n" + found.summary().round(3).to_string())
     keep(f"detectability-{cohort.folder.name}", given, found.table().set_index("set"), cohort=cohort.info["hash"])
+
+
+def decoded(cohort: Cohort, vqvae: VQVAE, device: str) -> Cohort:
+    """The cohort as its tokens decode: by the crisp decoder, where there is one."""
+
+    def through(split: Split) -> Split:
+        return replace(split, images=decode_codes(vqvae, codes_of(vqvae, cohort, split.name, device), device))
+
+    return replace(cohort, splits={name: through(split) for name, split in cohort.splits.items()})
 
 
 if __name__ == "__main__":
