@@ -39,7 +39,6 @@ SETTINGS: dict[str, dict[str, float]] = {  # that are tried
     "temperature 0.9": {"temperature": 0.9},
     "top-p 0.95": {"top_p": 0.95},
     "guidance 0.5": {"guidance": 0.5},
-    "temperature 0.9, guidance 0.5": {"temperature": 0.9, "guidance": 0.5},
 }
 
 
