@@ -169,7 +169,7 @@ def test_panels_in_a_browser(smoke, tmp_path):
 
 
 def test_generator_and_painter_in_a_browser(smoke, tmp_path):
-    with ran("05_generation", "Best sampling setting on validation subjects", smoke, tmp_path) as page:
+    with ran("05_generation", "Sampling setting chosen on validation subjects", smoke, tmp_path) as page:
         panels = page.locator(".oasis-panel")
         assert panels.count() == 2
         for panel, label in zip(panels.all(), ("Draw", "Fill in")):
