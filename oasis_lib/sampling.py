@@ -23,8 +23,7 @@ Drawn = dict[str, np.ndarray]  # as stored: `codes` (N, h, w) int16, `slice_inde
 def draw(prior: Any, vqvae: Any, slice_indices: np.ndarray, *, seed: int = 0, **options: Any) -> Drawn:
     """One sample for each slice index (-1 where open). Options are those of the prior's `sample`: cdr, top_p ..."""
     device, slice_indices = best_device(), np.asarray(slice_indices, np.int64)
-    asked = torch.as_tensor(slice_indices) if prior.slice_indices else None
-    options |= {"slice_index": asked, "generator": seeded(seed)}
+    options |= {"slice_index": torch.as_tensor(slice_indices), "generator": seeded(seed)}
     tokens = prior.to(device).sample(len(slice_indices), **options)
     codes = tokens.cpu().numpy().astype(np.int16)
     return {"codes": codes, "slice_index": slice_indices.astype(np.int16), "images": decode_codes(vqvae, codes, device)}

@@ -151,7 +151,7 @@ def test_an_edit_of_the_library_is_told_and_retrains_only_on_demand(tmp_path, mo
 
 def test_the_loop_overfits_ten_slices_and_its_codes_are_kept(tmp_path):
     cohort = made_cohort(tmp_path, subjects=5, slices=2)
-    training = replace(VARIED, steps=400, lr=4e-3, ema=0.9, shift=0, flip=False, validate_every=400)
+    training = replace(TRAINING, steps=400, lr=4e-3, ema=0.9, flip=False, validate_every=400)
     train_vqvae(cohort, tmp_path / "m", Part(replace(MODEL, hidden=32, codebook_size=128), training), progress=False)
     vqvae = load(tmp_path / "m")
     images = to_images(cohort["train"].images)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from oasis_lib import sampling
 from oasis_lib.config import CodeGANConfig, PixelCNNConfig, TransformerConfig
 from oasis_lib.models import build, load
 from oasis_lib.models.pixelcnn import plan
@@ -231,6 +232,11 @@ def test_senseless_codes_are_refused():
         prior.nll(torch.full((1, 6, 5), 7).index_fill(1, torch.tensor([0]), 0))
     with pytest.raises(ValueError, match="n=0"):
         prior.sample(0)
+
+
+def test_a_slice_index_is_refused_by_a_prior_that_was_trained_without():
+    with pytest.raises(ValueError, match="slice_index=1 must be left open"):
+        sampling.draw(tiny("transformer", slice_indices=0), None, np.array([1]))
 
 
 def test_top_k_and_top_p_cut_the_tail_and_nothing_else():

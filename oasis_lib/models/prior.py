@@ -129,7 +129,6 @@ class Autoregressive(Prior):
         if not guidance:
             return asked
         left_open = self.stepper(torch.full_like(slice_index, -1), torch.full_like(cdr, -1))
-
         return lambda flat, t: torch.lerp(left_open(flat, t), asked(flat, t), 1 + guidance)
 
     @torch.no_grad()
